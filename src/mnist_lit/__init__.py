@@ -1,0 +1,1 @@
+"""Compact MNIST classifiers, trained with PyTorch Lightning and configured with Hydra."""

@@ -1,0 +1,59 @@
+"""Which epochs of a run are kept on disk."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from mnist_lit.classifier import CheckpointError
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt``, the epoch with the fewest validation errors, and ``last.ckpt``.
+
+    Among epochs with equally many errors the one with the lowest validation loss is best.
+
+    Args:
+        folder: Where the two files go.
+        resumed_from: The ``last.ckpt`` of the run that this one continues; its best epoch is taken
+            over from the ``best.ckpt`` beside it.
+    """
+
+    def __init__(self, folder: Path, resumed_from: str | None = None) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor="val/rank",
+            mode="min",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self._resumed_from = resumed_from
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Carry the best epoch so far into this run's folder."""
+        assert self._resumed_from is not None
+        assert self.dirpath is not None
+        before = Path(self._resumed_from).with_name("best.ckpt")
+        now = Path(self.dirpath) / "best.ckpt"
+        if not before.is_file():
+            raise CheckpointError(
+                f"{before} is not there; a run is resumed from its last.ckpt with the best.ckpt "
+                "beside it"
+            )
+        if before.resolve() != now.resolve():
+            now.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(before, now)
+        score = state_dict["best_model_score"]
+        super().load_state_dict(
+            {
+                **state_dict,
+                "dirpath": self.dirpath,
+                "best_model_path": str(now),
+                "kth_best_model_path": str(now),
+                "best_k_models": {str(now): score},
+                "last_model_path": str(now.with_name("last.ckpt")),
+            }
+        )

@@ -1,0 +1,49 @@
+"""Where and in what arithmetic to compute."""
+
+from typing import Any
+
+import torch
+
+from mnist_lit.config import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """Resolve a device's name; ``auto`` is the GPU when there is one.
+
+    Raises:
+        ConfigError: There is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name}: not available here ({reason})") from None
+    return device
+
+
+def pick_precision(name: str, accelerator: str) -> Any:
+    """Resolve a precision in Lightning's terms.
+
+    ``auto`` is bfloat16 where the hardware computes in it and 32 bit elsewhere.
+    """
+    if name != "auto":
+        return name
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        in_hardware = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        in_hardware = accelerator in ("auto", "cpu") and (
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
+    return "bf16-mixed" if in_hardware else "32-true"
+
+
+def describe(device: torch.device) -> str:
+    """Name a device for a report."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return str(device)

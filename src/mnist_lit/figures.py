@@ -1,0 +1,152 @@
+"""The pictures that a run leaves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
+from torch import Tensor
+
+from mnist_lit.data import MNISTDataModule
+from mnist_lit.evaluation import Evaluation
+from mnist_lit.progress import History
+
+
+def write(folder: Path, history: History, evaluation: Evaluation, data: MNISTDataModule) -> None:
+    """Draw all figures of a run.
+
+    Args:
+        folder: Where the PNG files go; it is made if it is not there.
+        history: The epochs, for the curves.
+        evaluation: The best epoch's weights on the test images.
+        data: Where the test images are, and how training images were augmented.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "curves.png": learning_curves(history),
+        "learning_rate.png": learning_rate(history),
+        "confusion.png": confusion(evaluation),
+        "mistakes.png": mistakes(evaluation, data.test.images),
+        "augmentation.png": augmented_samples(data),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=120)
+
+
+def learning_curves(history: History) -> Figure:
+    """Plot training and validation loss and validation error against the epoch."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row.epoch for row in history.epochs]
+    left.plot(epochs, [row.train_loss for row in history.epochs], "o-", ms=3, label="training")
+    left.plot(epochs, [row.val_loss for row in history.epochs], "o-", ms=3, label="validation")
+    left.set(title="Loss", xlabel="epoch", ylabel="mean cross-entropy", yscale="log")
+    left.legend()
+    best = history.best
+    errors = [100 * (1 - row.val_accuracy) for row in history.epochs]
+    right.plot(epochs, errors, "o-", ms=3, color="tab:orange")
+    right.plot(
+        best.epoch,
+        100 * (1 - best.val_accuracy),
+        "*",
+        ms=14,
+        color="tab:red",
+        label=f"best: epoch {best.epoch}, {best.val_accuracy:.2%} right",
+    )
+    right.set(title="Validation error", xlabel="epoch", ylabel="% of images wrong")
+    if all(errors):
+        right.set_yscale("log")
+        right.yaxis.set_major_formatter("{x:g}")
+        right.yaxis.set_minor_formatter("{x:g}")
+        right.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    right.legend()
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def learning_rate(history: History) -> Figure:
+    """Plot the learning rate against the training step."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(history.learning_rates)
+    axes.set(title="Learning rate", xlabel="training step", ylabel="learning rate")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def confusion(evaluation: Evaluation) -> Figure:
+    """Draw the confusion matrix; only mistakes are coloured, as the diagonal would drown them."""
+    counts = evaluation.confusion
+    wrong = counts.clone().fill_diagonal_(0)
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(wrong, cmap="Reds", vmax=max(1, int(wrong.max())) * 1.3)
+    for true in range(10):
+        for predicted in range(10):
+            count = int(counts[true, predicted])
+            if count:
+                weight = "bold" if true == predicted else "normal"
+                axes.text(
+                    predicted, true, str(count), ha="center", va="center", weight=weight, size=8
+                )
+    axes.set(
+        title=f"{evaluation.correct} of {evaluation.total} test digits right",
+        xlabel="predicted digit",
+        ylabel="true digit",
+        xticks=range(10),
+        yticks=range(10),
+    )
+    return figure
+
+
+def mistakes(evaluation: Evaluation, images: Tensor) -> Figure:
+    """Draw every wrongly read test digit, the most confident mistake first.
+
+    At most 400 are drawn; the title says how many there are.
+    """
+    wrong = (evaluation.predictions != evaluation.labels).nonzero().flatten()
+    confidence = evaluation.probabilities.amax(dim=1)
+    shown = wrong[confidence[wrong].argsort(descending=True)][:400]
+    title = f"{len(wrong)} of {evaluation.total} test digits read wrongly"
+    if len(shown) < len(wrong):
+        title += f", the {len(shown)} most confident of them"
+    captions = [
+        f"{evaluation.labels[i]} read as {evaluation.predictions[i]}\n{confidence[i]:.0%} sure"
+        for i in shown
+    ]
+    return _sheet(images[shown, 0], title, captions)
+
+
+def augmented_samples(data: MNISTDataModule) -> Figure:
+    """Draw ten training digits, one a row: as it is, then as training may see it."""
+    first = torch.stack([(data.train.labels == digit).nonzero()[0, 0] for digit in range(10)])
+    digits = data.train.images[first].float() / 255
+    if data.augmentation is None:
+        return _sheet(digits[:, 0], "Training digits (not augmented)")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        columns = [digits, *(data.augmentation(digits) for _ in range(9))]
+    return _sheet(torch.cat(columns, dim=1).flatten(0, 1), "Training digits: original, 9 variants")
+
+
+def _sheet(images: Tensor, title: str, captions: Sequence[str] = ()) -> Figure:
+    """Lay images out ten a row, each with its caption above it."""
+    columns, width, height = 10, 36, 48 if captions else 32
+    rows = max(1, -(-len(images) // columns))
+    sheet = torch.zeros(rows * height, columns * width)
+    figure = Figure(figsize=(9, 9 * rows * height / (columns * width) + 0.5), layout="constrained")
+    axes = figure.subplots()
+    for position, image in enumerate(images):
+        top, left = position // columns * height, position % columns * width
+        sheet[top + height - 30 : top + height - 2, left + 4 : left + 32] = image
+        if captions:
+            axes.text(
+                left + width / 2, top + 9, captions[position], ha="center", va="center", size=7
+            )
+    axes.imshow(sheet, cmap="gray_r")
+    axes.set_title(title)
+    axes.set_axis_off()
+    return figure

@@ -1,0 +1,82 @@
+"""The network: blocks described by data, global average pooling, one linear layer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mnist_lit.config import Block, check_blocks
+
+CLASSES = 10
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch norm and ReLU, with an optional 2×2 max-pool and dropout.
+
+    Args:
+        in_channels: Channels of the map that comes in.
+        block: The description of the rest.
+    """
+
+    def __init__(self, in_channels: int, block: Block) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, block.channels, block.kernel, padding=block.kernel // 2, bias=block.bias
+        )
+        self.norm = nn.BatchNorm2d(block.channels)
+        self.pool = block.pool
+        self.dropout = nn.Dropout(block.dropout)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Map ``[B, C, H, W]`` to ``[B, D, H, W]``, or to half of H and W where it pools."""
+        x = self.conv(x)
+        if self.pool == "after_conv":
+            x = F.max_pool2d(x, 2)
+        x = F.relu(self.norm(x), inplace=True)
+        if self.pool == "after_activation":
+            x = F.max_pool2d(x, 2)
+        return self.dropout(x)
+
+
+class CompactCNN(nn.Module):
+    """A stack of :class:`ConvBlock`, global average pooling, dropout and one linear layer.
+
+    A variant is nothing but a list of blocks; see ``conf/model``.
+
+    Args:
+        blocks: The blocks in order, as :class:`~mnist_lit.config.Block` or as mappings of its
+            fields.
+        dropout: Probability of zeroing an element of the pooled features.
+
+    Raises:
+        TypeError: A block has an unknown field.
+        ConfigError: The blocks cannot be stacked on a 28×28 image.
+    """
+
+    def __init__(self, blocks: Sequence[Block | Mapping[str, Any]], dropout: float = 0.0) -> None:
+        super().__init__()
+        stack = [b if isinstance(b, Block) else Block(**b) for b in blocks]
+        check_blocks(stack)
+        self.description = {"blocks": [asdict(b) for b in stack], "dropout": dropout}
+        widths = [1, *(b.channels for b in stack)]
+        self.blocks = nn.Sequential(
+            *(ConvBlock(width, block) for width, block in zip(widths, stack, strict=False))
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(widths[-1], CLASSES)
+        # NHWC is the layout in which CPUs and tensor cores convolve fastest.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 10"]:
+        """Map normalised images ``[B, 1, 28, 28]`` to logits ``[B, 10]``."""
+        x = self.blocks(images.contiguous(memory_format=torch.channels_last))
+        return self.linear(self.dropout(x.mean(dim=(2, 3))))
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Count the trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)

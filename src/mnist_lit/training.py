@@ -1,0 +1,204 @@
+"""From a config to a trained, checked and reported network: the one place where objects are made."""
+
+import inspect
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from mnist_lit import devices, figures, reporting, summary
+from mnist_lit.checkpoints import BestCheckpoint
+from mnist_lit.classifier import LitClassifier
+from mnist_lit.config import Config, ConfigError, parse, unknown_key
+from mnist_lit.data import MNISTDataModule
+from mnist_lit.evaluation import evaluate
+from mnist_lit.progress import History
+from mnist_lit.requirements import check_accuracy, check_before, refuse
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run came to.
+
+    Attributes:
+        report: The content of ``report.json``.
+        run_dir: Where everything lies.
+        objective: The entry of the report that ``optimized_metric`` names.
+    """
+
+    report: reporting.Report
+    run_dir: Path
+    objective: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every requirement is met."""
+        return self.report.passed
+
+
+def train(cfg: DictConfig) -> TrainingResult:
+    """Train, reload the best epoch, test it, and leave checkpoints, report and figures.
+
+    Args:
+        cfg: A config composed from ``conf/``.
+
+    Raises:
+        ConfigError: The config cannot be run.
+        RequirementsError: The network or the training is over budget, and
+            ``requirements.enforce`` is true.
+        CheckpointError: ``ckpt_path`` is not a checkpoint of this network.
+        DataError: MNIST cannot be read.
+    """
+    config = parse(cfg)
+    run_dir = Path(config.run_dir).resolve()
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    classifier = build_classifier(config)
+    checks = check_before(classifier.network, config.trainer.max_epochs, config.requirements)
+    if config.requirements.enforce:
+        refuse(checks)
+    data = build_data(config)
+    history = History()
+    best = BestCheckpoint(run_dir / "checkpoints", resumed_from=config.ckpt_path)
+    with quiet_lightning():
+        trainer = build_trainer(config, run_dir, [history, best])
+        rank_zero_only(print)(
+            summary.table(
+                classifier.network, config.model.name, config.requirements.max_parameters
+            ),
+            f"training on {describe_device(trainer)} in {trainer.precision} precision, {run_dir}",
+            sep="\n",
+            flush=True,
+        )
+        started = time.perf_counter()
+        trainer.fit(classifier, data, ckpt_path=config.ckpt_path, weights_only=True)
+        wall_seconds = time.perf_counter() - started
+
+    device = trainer.strategy.root_device
+    kept = LitClassifier.load_from_checkpoint(best.best_model_path)
+    evaluation = evaluate(kept.network, data.test, data.eval_batch_size, device)
+    checks.insert(0, check_accuracy(history.best.val_accuracy, config.requirements))
+    report = reporting.make_report(
+        model=config.model.name,
+        protocol=data.protocol,
+        checks=checks,
+        history=history,
+        evaluation=evaluation,
+        wall_seconds=wall_seconds,
+        seed=config.seed,
+        device=describe_device(trainer),
+        precision=str(trainer.precision),
+    )
+    if trainer.is_global_zero:
+        reporting.write(report, run_dir)
+        figures.write(run_dir / "figures", history, evaluation, data)
+        print(reporting.text(report), f"{run_dir}: checkpoints, report, figures", sep="\n")
+    objective = getattr(report, config.optimized_metric)
+    return TrainingResult(report, run_dir, objective)
+
+
+def build_classifier(config: Config) -> LitClassifier:
+    """Make the network with its optimizer and scheduler, weights drawn from the global seed."""
+    return LitClassifier(
+        network={"blocks": config.model.blocks, "dropout": config.model.dropout},
+        optimizer=_build(config.optimizer, "optimizer"),
+        scheduler=_build(config.scheduler.build, "scheduler.build"),
+        interval=config.scheduler.interval,
+        seed=config.seed,
+    )
+
+
+def build_data(config: Config) -> MNISTDataModule:
+    """Make the data module; no file is read yet."""
+    augmentation = _build(config.augmentation, "augmentation") if config.augmentation else None
+    return MNISTDataModule(**vars(config.data), augmentation=augmentation, seed=config.seed)
+
+
+def build_trainer(config: Config, run_dir: Path, callbacks: list[Callback]) -> pl.Trainer:
+    """Make Lightning's trainer, with the configured callbacks after the given ones."""
+    callbacks = callbacks + [
+        _build(node, f"callbacks.{name}") for name, node in config.callbacks.items() if node
+    ]
+    loggers: list[Logger] = [
+        _build(node, f"logger.{name}") for name, node in config.logger.items() if node
+    ]
+    options = {k: v for k, v in vars(config.trainer).items() if v is not None}
+    options["precision"] = devices.pick_precision(
+        config.trainer.precision, config.trainer.accelerator
+    )
+    try:
+        return pl.Trainer(
+            **options,
+            callbacks=callbacks,
+            logger=loggers or False,
+            default_root_dir=run_dir,
+            enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            use_distributed_sampler=False,
+        )
+    except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"trainer={vars(config.trainer)}: Lightning refuses it: {reason}"
+        ) from None
+
+
+def describe_device(trainer: pl.Trainer) -> str:
+    """Name what a trainer computes on."""
+    name = devices.describe(trainer.strategy.root_device)
+    return name if trainer.world_size == 1 else f"{trainer.world_size} × {name}"
+
+
+def _build(node: Mapping[str, Any], path: str) -> Any:
+    """Instantiate a node that has a ``_target_``, with a mistake in it told as a config error."""
+    try:
+        built = instantiate(dict(node), _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        group, _, name = path.partition(".")
+        if isinstance(cause, ModuleNotFoundError) and group == "logger":
+            raise ConfigError(
+                f"{path}: its package is not installed; pip install 'mnist-lit[{name}]'"
+            ) from None
+        reason = str(cause or error).splitlines()[0]
+        raise ConfigError(f"{path}={node['_target_']}: cannot be built: {reason}") from None
+    if node.get("_partial_"):
+        parameters = inspect.signature(built.func).parameters
+        for key in built.keywords:
+            if key not in parameters:
+                raise ConfigError(unknown_key(f"{path}.{key}", list(parameters)))
+    return built
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep from the console what a normal run need not say."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # hardware found and not found, tips
+    with warnings.catch_warnings():
+        # Batches are slices of tensors in memory: worker processes would only copy them about.
+        warnings.filterwarnings("ignore", ".*does not have many workers")
+        # The run's folder holds Hydra's files before the CSV logger comes.
+        warnings.filterwarnings("ignore", ".*Experiment logs directory .* exists")
+        # The folder of a resumed run holds the best checkpoint so far.
+        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
+        # Lightning 2.6 on torch 2.15; nothing here uses it.
+        warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
