@@ -9,13 +9,31 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from mnist_lit.classifier import CheckpointError
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``, the last epoch; stands after :class:`BestCheckpoint`.
+
+    Lightning's ``save_last`` would not do: it saves only when the best checkpoint changes.
+
+    Args:
+        folder: Where the file goes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="last",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt``, the epoch with the fewest validation errors, and ``last.ckpt``.
+    """Keeps ``best.ckpt``, the epoch with the fewest validation errors.
 
     Among epochs with equally many errors the one with the lowest validation loss is best.
 
     Args:
-        folder: Where the two files go.
+        folder: Where the file goes.
         resumed_from: The ``last.ckpt`` of the run that this one continues; its best epoch is taken
             over from the ``best.ckpt`` beside it.
     """
@@ -26,7 +44,6 @@ class BestCheckpoint(ModelCheckpoint):
             filename="best",
             monitor="val/rank",
             mode="min",
-            save_last=True,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
@@ -54,6 +71,5 @@ class BestCheckpoint(ModelCheckpoint):
                 "best_model_path": str(now),
                 "kth_best_model_path": str(now),
                 "best_k_models": {str(now): score},
-                "last_model_path": str(now.with_name("last.ckpt")),
             }
         )

@@ -120,7 +120,7 @@ class LitClassifier(pl.LightningModule):
         self.log("val/errors", errors)
         self.log("val/loss", loss)
         # Fewest errors first and, among equals, the lower loss: one number to order epochs by.
-        self.log("val/rank", errors + loss / (1 + loss))
+        self.log("val/rank", errors + loss / (1 + loss), logger=False)
 
     test_step = validation_step
 

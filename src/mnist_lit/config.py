@@ -363,9 +363,9 @@ def _typed(schema: type, cfg: DictConfig, path: str) -> Any:
         raise ConfigError(f"{full(key)}={_select(cfg, key)}: {allowed} is expected") from None
     except OmegaConfBaseException as error:
         raise ConfigError(f"{full(error.full_key)}: {str(error.msg).splitlines()[0]}") from None
-    for key, value, allowed in _limits(result):
-        if value is not None and not allowed.test(value):
-            raise ConfigError(f"{full(key)}={value}: {allowed.words} is expected")
+    for key, value, limits in _limits(result):
+        if value is not None and not limits.test(value):
+            raise ConfigError(f"{full(key)}={value}: {limits.words} is expected")
     return result
 
 

@@ -30,7 +30,7 @@ class Digits(Dataset[Batch]):
         labels: ``int64 [N]``.
     """
 
-    def __init__(self, images: UInt8[Tensor, "n 1 28 28"], labels: Int64[Tensor, "n"]) -> None:
+    def __init__(self, images: UInt8[Tensor, "n 1 28 28"], labels: Int64[Tensor, " n"]) -> None:
         self.images = images
         self.labels = labels
 
@@ -55,7 +55,7 @@ def normalize(images: UInt8[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 1 28 28"]:
     return (images.float() / 255 - MEAN) / STD
 
 
-def load_digits(root: Path | None, split: Split, split_seed: int = 0) -> Digits:
+def load_digits(root: str | Path | None, split: Split, split_seed: int = 0) -> Digits:
     """Read one split of MNIST.
 
     Args:
@@ -67,15 +67,22 @@ def load_digits(root: Path | None, split: Split, split_seed: int = 0) -> Digits:
     Raises:
         DataError: The files are missing or damaged and cannot be restored.
     """
-    ready = archives.prepare(Path(root) if root else archives.default_root())
-    source = MNIST(str(ready), train=split != "test")
-    digits = Digits(source.data.unsqueeze(1), source.targets)
+    digits = _read(_prepare(root), train=split != "test")
     if split == "holdout":
         return digits.subset(stratified(digits.labels, HOLDOUT_SIZE, split_seed))
     return digits
 
 
-def stratified(labels: Int64[Tensor, "n"], size: int, seed: int) -> Int64[Tensor, "m"]:
+def _prepare(root: str | Path | None) -> Path:
+    return archives.prepare(Path(root) if root else archives.default_root())
+
+
+def _read(ready: Path, train: bool) -> Digits:
+    source = MNIST(str(ready), train=train)
+    return Digits(source.data.unsqueeze(1), source.targets)
+
+
+def stratified(labels: Int64[Tensor, " n"], size: int, seed: int) -> Int64[Tensor, " m"]:
     """Draw positions at random, as many of each digit as ``size`` allows (remainders from 0 up).
 
     Raises:
@@ -112,7 +119,7 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        root: Path | None = None,
+        root: str | Path | None = None,
         validation: Literal["test", "holdout"] = "test",
         batch_size: int = 128,
         eval_batch_size: int = 1000,
@@ -147,12 +154,12 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Verify and unpack, in one process."""
-        archives.prepare(Path(self.root) if self.root else archives.default_root())
+        _prepare(self.root)
 
     def setup(self, stage: str) -> None:
         """Read the splits into memory."""
-        train = load_digits(self.root, "train")
-        self.test = load_digits(self.root, "test")
+        ready = _prepare(self.root)
+        train, self.test = _read(ready, train=True), _read(ready, train=False)
         if self.validation == "holdout":
             held_out = stratified(train.labels, HOLDOUT_SIZE, self.split_seed)
             self.val = train.subset(held_out)
@@ -205,5 +212,5 @@ class MNISTDataModule(pl.LightningDataModule):
         return normalize(images), labels
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -23,11 +23,11 @@ class Evaluation:
     """
 
     probabilities: Float[Tensor, "n 10"]
-    labels: Int64[Tensor, "n"]
+    labels: Int64[Tensor, " n"]
     loss: float
 
     @property
-    def predictions(self) -> Int64[Tensor, "n"]:
+    def predictions(self) -> Int64[Tensor, " n"]:
         """The most probable digit of each image."""
         return self.probabilities.argmax(dim=1)
 
@@ -77,7 +77,7 @@ def evaluate(
         logits = torch.cat(
             [
                 network(normalize(images.to(device))).cpu()
-                for images in digits.images.split(batch_size)
+                for images in torch.split(digits.images, batch_size)
             ]
         )
     loss = F.cross_entropy(logits, digits.labels).item()

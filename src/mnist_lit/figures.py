@@ -83,7 +83,7 @@ def confusion(evaluation: Evaluation) -> Figure:
     wrong = counts.clone().fill_diagonal_(0)
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(wrong, cmap="Reds", vmax=max(1, int(wrong.max())) * 1.3)
+    axes.imshow(wrong.numpy(), cmap="Reds", vmax=max(1, int(wrong.max())) * 1.3)
     for true in range(10):
         for predicted in range(10):
             count = int(counts[true, predicted])
@@ -146,7 +146,7 @@ def _sheet(images: Tensor, title: str, captions: Sequence[str] = ()) -> Figure:
             axes.text(
                 left + width / 2, top + 9, captions[position], ha="center", va="center", size=7
             )
-    axes.imshow(sheet, cmap="gray_r")
+    axes.imshow(sheet.numpy(), cmap="gray_r")
     axes.set_title(title)
     axes.set_axis_off()
     return figure

@@ -27,7 +27,7 @@ class Epoch:
     @property
     def val_accuracy(self) -> float:
         """The share of validation images that were right."""
-        return 1 - self.val_errors / self.val_count
+        return (self.val_count - self.val_errors) / self.val_count
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -167,8 +167,9 @@ class EpochProgressBar(ProgressBar):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the epoch's line above the bar."""
-        history = next(c for c in trainer.callbacks if isinstance(c, History))
         if self._enabled:
+            # `trainer.callbacks` exists, but Lightning's types do not declare it.
+            history = next(c for c in vars(trainer)["callbacks"] if isinstance(c, History))
             assert trainer.max_epochs is not None
             tqdm.write(history.epochs[-1].line(trainer.max_epochs), file=sys.stdout)
 

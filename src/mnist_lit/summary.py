@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from mnist_lit.config import IMAGE_SIZE
-from mnist_lit.network import CompactCNN, count_parameters
+from mnist_lit.network import CompactCNN, ConvBlock, count_parameters
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def layers(network: CompactCNN) -> Iterator[Layer]:
         return Layer(name, channels, size, parameters, uses, min(field, IMAGE_SIZE))
 
     for number, block in enumerate(network.blocks, 1):
+        assert isinstance(block, ConvBlock)
         channels, kernel = block.conv.out_channels, block.conv.kernel_size[0]
         field += (kernel - 1) * stride
         uses = block.conv.weight.numel() * size * size

@@ -1,4 +1,4 @@
-"""From a config to a trained, checked and reported network: the one place where objects are made."""
+"""From a config to a trained, checked and reported network: where all objects are made."""
 
 import inspect
 import logging
@@ -19,8 +19,8 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from mnist_lit import devices, figures, reporting, summary
-from mnist_lit.checkpoints import BestCheckpoint
-from mnist_lit.classifier import LitClassifier
+from mnist_lit.checkpoints import BestCheckpoint, LastCheckpoint
+from mnist_lit.classifier import CheckpointError, LitClassifier
 from mnist_lit.config import Config, ConfigError, parse, unknown_key
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.evaluation import evaluate
@@ -68,11 +68,14 @@ def train(cfg: DictConfig) -> TrainingResult:
     checks = check_before(classifier.network, config.trainer.max_epochs, config.requirements)
     if config.requirements.enforce:
         refuse(checks)
+    if config.ckpt_path is not None:
+        _check_resumable(Path(config.ckpt_path), classifier)
     data = build_data(config)
     history = History()
-    best = BestCheckpoint(run_dir / "checkpoints", resumed_from=config.ckpt_path)
+    folder = run_dir / "checkpoints"
+    best = BestCheckpoint(folder, resumed_from=config.ckpt_path)
     with quiet_lightning():
-        trainer = build_trainer(config, run_dir, [history, best])
+        trainer = build_trainer(config, run_dir, [history, best, LastCheckpoint(folder)])
         rank_zero_only(print)(
             summary.table(
                 classifier.network, config.model.name, config.requirements.max_parameters
@@ -106,6 +109,15 @@ def train(cfg: DictConfig) -> TrainingResult:
         print(reporting.text(report), f"{run_dir}: checkpoints, report, figures", sep="\n")
     objective = getattr(report, config.optimized_metric)
     return TrainingResult(report, run_dir, objective)
+
+
+def _check_resumable(checkpoint: Path, classifier: LitClassifier) -> None:
+    saved = LitClassifier.load_from_checkpoint(checkpoint)
+    if saved.hparams != classifier.hparams:
+        raise CheckpointError(
+            f"ckpt_path={checkpoint} is of another network than this config's; "
+            "resume it with the model that it was trained with"
+        )
 
 
 def build_classifier(config: Config) -> LitClassifier:
@@ -149,7 +161,7 @@ def build_trainer(config: Config, run_dir: Path, callbacks: list[Callback]) -> p
             log_every_n_steps=1,
             use_distributed_sampler=False,
         )
-    except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
+    except (pl.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"trainer={vars(config.trainer)}: Lightning refuses it: {reason}"
@@ -196,6 +208,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*Experiment logs directory .* exists")
         # The folder of a resumed run holds the best checkpoint so far.
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
+        # A resumed run writes to a folder of its own; its best epoch so far is carried over.
+        warnings.filterwarnings("ignore", ".*The dirpath has changed from")
         # Lightning 2.6 on torch 2.15; nothing here uses it.
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
         try:

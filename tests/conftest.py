@@ -1,0 +1,66 @@
+"""What the tests share: the composed config of a small run, and the command line in a subprocess."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from mnist_lit.data import MNISTDataModule
+
+PROJECT = Path(__file__).parents[1]
+
+# Two epochs of five batches: everything happens, nothing is learned.
+TINY = (
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=2",
+    "data.train_size=320",
+    "data.batch_size=64",
+    "trainer.limit_val_batches=1",
+    "logger=none",
+    "callbacks=none",
+    "requirements.enforce=false",
+)
+
+
+def compose_config(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., DictConfig]:
+    """Compose the config of a run that takes about a second."""
+
+    def make(*overrides: str, run_dir: str = "run") -> DictConfig:
+        return compose_config(*TINY, f"run_dir={tmp_path / run_dir}", *overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mnist() -> MNISTDataModule:
+    """The real images, read once."""
+    data = MNISTDataModule()
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def run_train(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run ``python train.py`` as a user does."""
+    return _run(str(PROJECT / "train.py"), *arguments, cwd=cwd)
+
+
+def run_cli(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run ``python -m mnist_lit`` as a user does."""
+    return _run("-m", "mnist_lit", *arguments, cwd=cwd)
+
+
+def _run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300
+    )

@@ -1,0 +1,78 @@
+import pytest
+import torch
+from torch import Tensor
+
+from mnist_lit.augmentation import RandomAffine
+
+
+def square(batch: int) -> Tensor:
+    images = torch.zeros(batch, 1, 28, 28)
+    images[:, :, 9:19, 9:19] = 1
+    return images
+
+
+def centre(images: Tensor) -> Tensor:
+    """Centre of mass in pixels, ``[B, 2]`` as (x, y)."""
+    mass = images.sum(dim=(1, 2, 3))
+    height, width = images.shape[2:]
+    x = (images.sum(dim=(1, 2)) * torch.arange(width)).sum(dim=1) / mass
+    y = (images.sum(dim=(1, 3)) * torch.arange(height)).sum(dim=1) / mass
+    return torch.stack([x, y], dim=1)
+
+
+def test_no_distortion_returns_the_images() -> None:
+    images = torch.rand(4, 1, 28, 28)
+    torch.testing.assert_close(RandomAffine()(images), images, atol=1e-5, rtol=0)
+
+
+def test_translation_stays_in_its_range_and_uses_it() -> None:
+    torch.manual_seed(0)
+    moved = centre(RandomAffine(translate=2)(square(1000))) - 13.5
+    assert moved.abs().max() <= 2.001
+    assert moved.abs().amax(dim=0).min() > 1.9
+    assert moved.mean().abs() < 0.1
+
+
+def test_scale_changes_the_area_by_its_square() -> None:
+    torch.manual_seed(0)
+    area = RandomAffine(scale=0.2)(square(1000)).sum(dim=(1, 2, 3)) / 100
+    assert 0.8**2 * 0.95 < area.min() < 0.8**2 * 1.1
+    assert 1.2**2 * 0.9 < area.max() < 1.2**2 * 1.05
+
+
+def test_rotation_keeps_the_area_and_turns_by_at_most_its_angle() -> None:
+    torch.manual_seed(0)
+    bar = torch.zeros(500, 1, 28, 28)
+    bar[:, :, 13:15, 4:24] = 1
+    turned = RandomAffine(degrees=15)(bar)
+    torch.testing.assert_close(
+        turned.sum(dim=(1, 2, 3)), torch.full((500,), 40.0), atol=2.0, rtol=0
+    )
+    y, x = torch.meshgrid(torch.arange(28.0) - 13.5, torch.arange(28.0) - 13.5, indexing="ij")
+    angle = torch.rad2deg(
+        torch.atan2((turned * x * y).sum((1, 2, 3)), (turned * x * x).sum((1, 2, 3)))
+    )
+    assert 13 < angle.max() < 16
+    assert -16 < angle.min() < -13
+
+
+def test_shear_moves_rows_sideways_and_not_up() -> None:
+    torch.manual_seed(0)
+    bar = torch.zeros(500, 1, 28, 28)
+    bar[:, :, 4:24, 13:15] = 1
+    sheared = RandomAffine(shear=0.2)(bar)
+    assert torch.equal(sheared[:, :, :3], torch.zeros(500, 1, 3, 28))
+    top, bottom = centre(sheared[:, :, :14])[:, 0], centre(sheared[:, :, 14:])[:, 0]
+    assert 1.8 < (top - bottom).abs().max() <= 0.2 * 10 + 0.05
+
+
+@pytest.mark.parametrize(
+    "amounts", [{"degrees": 15}, {"translate": 2}, {"scale": 0.1}, {"shear": 0.2}]
+)
+def test_every_image_gets_its_own_amount_and_a_seed_repeats_it(amounts: dict[str, float]) -> None:
+    affine = RandomAffine(**amounts)
+    torch.manual_seed(1)
+    first = affine(square(8))
+    torch.manual_seed(1)
+    assert torch.equal(first, affine(square(8)))
+    assert len({tuple(image.flatten().tolist()) for image in first}) == 8
