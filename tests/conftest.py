@@ -1,4 +1,4 @@
-"""What the tests share: the composed config of a small run, and the command line in a subprocess."""
+"""What the tests share: the config of a small run, and the command line in a subprocess."""
 
 import subprocess
 import sys

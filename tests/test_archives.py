@@ -110,9 +110,9 @@ def test_a_folder_that_cannot_be_written_to_is_unpacked_to_the_cache(
 
 
 def test_processes_that_start_at_once_do_not_trip_over_each_other(root: Path) -> None:
-    code = f"from pathlib import Path; from mnist_lit.archives import prepare; prepare(Path({str(root)!r}))"
+    code = "import sys, pathlib, mnist_lit.archives as a; a.prepare(pathlib.Path(sys.argv[1]))"
     processes = [
-        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", code, str(root)], stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
     for process in processes:

@@ -198,7 +198,9 @@ class MNISTDataModule(pl.LightningDataModule):
         return self._loader(digits, batch_size=self.eval_batch_size, sampler=share)
 
     def _loader(self, digits: Digits, **options: Any) -> DataLoader[Batch]:
-        return DataLoader(digits, collate_fn=_as_it_is, **options)
+        # A loader draws a number when its iteration starts. With a generator of its own it leaves
+        # the global one, which augmentation and dropout draw from, where the epoch put it.
+        return DataLoader(digits, collate_fn=_as_it_is, generator=torch.Generator(), **options)
 
     @property
     def _place(self) -> tuple[int, int]:

@@ -61,7 +61,8 @@ class CompactCNN(nn.Module):
         super().__init__()
         stack = [b if isinstance(b, Block) else Block(**b) for b in blocks]
         check_blocks(stack)
-        self.description = {"blocks": [asdict(b) for b in stack], "dropout": dropout}
+        described = [asdict(block) for block in stack]
+        self.description: dict[str, Any] = {"blocks": described, "dropout": dropout}
         widths = [1, *(b.channels for b in stack)]
         self.blocks = nn.Sequential(
             *(ConvBlock(width, block) for width, block in zip(widths, stack, strict=False))
