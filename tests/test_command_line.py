@@ -1,0 +1,243 @@
+"""The two commands as a user types them, each in a process of its own."""
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from mnist_lit.classifier import CheckpointError, LitClassifier
+from mnist_lit.cli import main
+from mnist_lit.training import TrainingResult, train
+
+from .conftest import PROJECT, TINY, compose_config, run_cli, run_train
+
+ENFORCED = [option for option in TINY if "enforce" not in option]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    run_dir = tmp_path_factory.mktemp("trained")
+    return train(compose_config(*TINY, f"run_dir={run_dir}"))
+
+
+@pytest.mark.parametrize("command", [["train.py", "--help"], ["-m", "mnist_lit", "--help"]])
+def test_help_explains_without_loading_torch(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "train.py" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in imported
+    assert not imported & {"torch", "pytorch_lightning", "torchvision", "matplotlib"}
+
+
+def test_help_names_every_group_with_an_example(tmp_path: Path) -> None:
+    text = run_train("--help", cwd=tmp_path).stdout
+    for group in (PROJECT / "conf").iterdir():
+        if group.is_dir() and group.name != "hydra":
+            assert re.search(rf"^  {group.name} .*python train.py .*{group.name}", text, re.M), (
+                group
+            )
+
+
+def test_cfg_job_prints_the_composed_config(tmp_path: Path) -> None:
+    text = run_train("--cfg", "job", "model=optimized", cwd=tmp_path).stdout
+    assert "name: optimized" in text
+    assert "max_parameters: 20000" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["optimizer=sgdd"],
+            "error: optimizer=sgdd: no such choice; did you mean sgd? allowed here: ",
+        ),
+        (["optimizer.lrr=1"], "error: optimizer.lrr: no such key; did you mean lr? allowed here: "),
+        (["optimiser=sgd"], "error: optimiser: no such key; did you mean optimizer? "),
+        (["optimizer.lr=-1"], "error: optimizer.lr=-1.0: a number above 0 is expected"),
+        (["-m", "seed=0,1", "optimizer.lr=0.1,-1"], "error: optimizer.lr=-1.0: a number above 0"),
+        (["seed"], "error: Error parsing override 'seed'"),
+        (["trainer.max_epochs=21"], "error: requirements.max_epochs=20, but this run has 21"),
+        (["ckpt_path=gone.ckpt"], "error: gone.ckpt is not there; "),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_non_zero_exit(
+    tmp_path: Path, arguments: list[str], line: str
+) -> None:
+    done = run_train(*arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_mistake_in_the_config_leaves_no_folder_behind(tmp_path: Path) -> None:
+    run_train("optimizer.lr=-1", cwd=tmp_path)
+    run_train("-m", "seed=0,1", "optimizer.lr=-1", cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missed_requirement_exits_non_zero_after_saving_everything(tmp_path: Path) -> None:
+    done = run_train(*ENFORCED, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == f"error: requirements not met (see report.md) in {tmp_path / 'run'}\n"
+    run = tmp_path / "run"
+    report = json.loads((run / "report.json").read_text())
+    assert report["passed"] is False
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "figures/curves.png"):
+        assert (run / name).is_file()
+    assert "✗ Validation Accuracy ≥ 99.4%: FAIL" in done.stdout
+    assert "Epochs ≤ 20: PASS (2)" in done.stdout
+
+
+def test_a_normal_run_says_nothing_on_standard_error(tmp_path: Path) -> None:
+    options = [option for option in TINY if not option.startswith(("callbacks", "logger"))]
+    done = run_train(*options, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    epochs = [line for line in done.stdout.splitlines() if line.startswith("epoch ")]
+    assert len(epochs) == 2
+    assert all(re.search(r"loss .* val accuracy .*% +lr .* s$", line) for line in epochs)
+    assert "warn" not in done.stdout.lower()
+
+
+def test_a_sweep_runs_every_job_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    done = run_train("-m", *ENFORCED, "model=optimized,final", "optimizer=sgd,adamw", cwd=tmp_path)
+    assert done.returncode == 1, "the tiny runs miss 99.4 %, and every one of them must still run"
+    reports = sorted(tmp_path.glob("multirun/*/*/*/report.json"))
+    assert [path.parent.name for path in reports] == ["0", "1", "2", "3"]
+    models = [json.loads(path.read_text())["model"] for path in reports]
+    assert models == ["optimized", "optimized", "final", "final"]
+    assert done.stderr.count("/report.md") == 0
+    assert done.stderr.count(str(tmp_path)) == 4
+
+
+def test_two_processes_train_one_network(tmp_path: Path) -> None:
+    done = run_train(*TINY, "trainer=ddp", "trainer.devices=2", "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["device"].startswith("2 × cpu")
+    assert done.stdout.count("REQUIREMENTS CHECK") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_evaluate_repeats_the_count_of_the_report(trained: TrainingResult, tmp_path: Path) -> None:
+    checkpoint = str(trained.run_dir / "checkpoints/best.ckpt")
+    done = run_cli("evaluate", checkpoint, "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    outcome = json.loads(done.stdout)
+    assert outcome["correct"] == trained.report.test_correct
+    assert outcome["total"] == 10_000
+    classifier = LitClassifier.load_from_checkpoint(checkpoint)
+    assert classifier.network.description["blocks"][0]["channels"] == 12
+
+
+def test_evaluate_takes_split_and_batch_size(
+    trained: TrainingResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = str(trained.run_dir / "checkpoints/best.ckpt")
+    main(["evaluate", checkpoint, "--split", "holdout", "--batch-size", "333", "--device", "cpu"])
+    assert re.search(r"Accuracy: \d+/5000 \(\d+\.\d\d%\)", capsys.readouterr().out)
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, sentinel: Path) -> None:
+        self.sentinel = sentinel
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.sentinel,)
+
+
+def broken_checkpoints(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
+    """Make files that are not checkpoints of this project, each with what is said of it."""
+    text = folder / "text.ckpt"
+    text.write_text("not a checkpoint\n")
+    empty = folder / "empty.ckpt"
+    empty.touch()
+    truncated = folder / "truncated.ckpt"
+    truncated.write_bytes(good.read_bytes()[:20_000])
+    foreign = folder / "foreign.ckpt"
+    torch.save({"state_dict": {"layer": torch.ones(3)}, "hyper_parameters": {"width": 3}}, foreign)
+    bare = folder / "bare.ckpt"
+    torch.save(torch.ones(3), bare)
+    resized = folder / "resized.ckpt"
+    state = torch.load(good, weights_only=True)
+    state["hyper_parameters"]["network"]["blocks"][0]["channels"] = 13
+    torch.save(state, resized)
+    trap = folder / "trap.ckpt"
+    torch.save({"state_dict": {}, "hyper_parameters": Trap(folder / "sentinel")}, trap)
+    raw = folder / "raw.ckpt"
+    raw.write_bytes(pickle.dumps(Trap(folder / "sentinel")))
+    return {
+        "gone": (folder / "gone.ckpt", "is not there"),
+        "folder": (folder, "is a folder"),
+        "text": (text, "is not a checkpoint"),
+        "empty": (empty, "is not a checkpoint"),
+        "truncated": (truncated, "truncated or damaged"),
+        "foreign": (foreign, "not one that this project's train.py wrote"),
+        "bare": (bare, "is not a checkpoint of this project"),
+        "resized": (resized, "not one that this project's train.py wrote"),
+        "trap": (trap, "carries Python objects"),
+        "raw": (raw, "is not a checkpoint"),
+    }
+
+
+def test_a_bad_checkpoint_is_named_in_one_line_and_runs_nothing(
+    trained: TrainingResult, tmp_path: Path
+) -> None:
+    cases = broken_checkpoints(tmp_path, trained.run_dir / "checkpoints/best.ckpt")
+    for name, (path, words) in cases.items():
+        with pytest.raises(CheckpointError) as caught:
+            LitClassifier.load_from_checkpoint(path)
+        message = str(caught.value)
+        assert words in message, name
+        assert str(path) in message, name
+        assert "\n" not in message, name
+        with pytest.raises(SystemExit) as exit_:
+            main(["evaluate", str(path)])
+        assert exit_.value.code == f"error: {message}"
+    assert not (tmp_path / "sentinel").exists()
+
+
+def test_another_lightning_projects_checkpoint_is_refused(tmp_path: Path) -> None:
+    class Other(pl.LightningModule):
+        def __init__(self, network: dict[str, int]) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.layer = torch.nn.Linear(2, 2)
+
+    path = tmp_path / "other.ckpt"
+    torch.save(
+        {"state_dict": Other({"width": 1}).state_dict(), "hyper_parameters": {"network": {"w": 1}}},
+        path,
+    )
+    with pytest.raises(CheckpointError, match="not one that this project"):
+        LitClassifier.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("device", ["quantum", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(trained: TrainingResult, device: str) -> None:
+    checkpoint = str(trained.run_dir / "checkpoints/best.ckpt")
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", checkpoint, "--device", device])
+    assert str(caught.value.code).startswith(f"error: device {device}: not available here")
+
+
+def test_train_is_a_function_of_a_config(tiny: Callable[..., DictConfig]) -> None:
+    result = train(tiny("optimized_metric=last_val_accuracy"))
+    assert result.objective == result.report.last_val_accuracy
+    assert 0 < result.objective < 1
