@@ -1,15 +1,21 @@
 """What the tests share: the config of a small run, and the command line in a subprocess."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from mnist_lit.data import MNISTDataModule
+
+# Batches this small take longer on two threads than on one; subprocesses inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 PROJECT = Path(__file__).parents[1]
 

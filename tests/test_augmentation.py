@@ -1,8 +1,16 @@
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+import pytorch_lightning as pl
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 
-from mnist_lit.augmentation import RandomAffine
+from mnist_lit.augmentation import FadeOut, RandomAffine
+from mnist_lit.config import parse
+from mnist_lit.data import MNISTDataModule
+from mnist_lit.training import build_classifier, build_trainer, quiet_lightning
 
 
 def square(batch: int) -> Tensor:
@@ -76,3 +84,23 @@ def test_every_image_gets_its_own_amount_and_a_seed_repeats_it(amounts: dict[str
     torch.manual_seed(1)
     assert torch.equal(first, affine(square(8)))
     assert len({tuple(image.flatten().tolist()) for image in first}) == 8
+
+
+def test_distortions_fade_out_towards_the_end(
+    tiny: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    config = parse(tiny("trainer.max_epochs=4", "trainer.limit_train_batches=1"))
+    affine = RandomAffine(translate=4)
+    strengths = []
+
+    class Note(pl.Callback):
+        def on_train_batch_end(self, *_: object) -> None:
+            strengths.append(affine.strength)
+            moved = centre(affine(square(500))) - 13.5
+            assert moved.abs().max() <= 4 * affine.strength + 0.001
+
+    trainer = build_trainer(config, tmp_path, [FadeOut(start=0.5), Note()])
+    data = MNISTDataModule(train_size=64, batch_size=64, augmentation=affine)
+    with quiet_lightning():
+        trainer.fit(build_classifier(config), data)
+    assert strengths == [1.0, 1.0, 1.0, 0.5]

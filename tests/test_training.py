@@ -106,7 +106,7 @@ def test_weights_decay_and_biases_and_norms_do_not(tiny: Make) -> None:
     assert sum(p.numel() for g in (decayed, spared) for p in g["params"]) == 7_034
 
 
-@pytest.mark.parametrize("callbacks", ["none", "ema"])
+@pytest.mark.parametrize("callbacks", ["none", "default"])
 def test_a_seed_fixes_everything(tiny: Make, callbacks: str) -> None:
     one = train(tiny(f"callbacks={callbacks}", "seed=3", run_dir="one"))
     same = train(tiny(f"callbacks={callbacks}", "seed=3", run_dir="same"))
@@ -132,7 +132,7 @@ class CopyAfter(pl.Callback):
     "overrides",
     [
         *([f"scheduler={name}"] for name in choices("scheduler")),
-        ["callbacks=ema", "model=optimized", "optimizer=adamw"],
+        ["callbacks=default", "model=optimized", "optimizer=adamw"],
         ["scheduler=plateau", "scheduler.build.patience=0", "+scheduler.build.threshold=1e6"],
     ],
     ids=" ".join,
@@ -171,7 +171,7 @@ def test_what_cannot_be_resumed_is_said_in_one_line(tiny: Make, tmp_path: Path) 
 
 def test_moving_average_is_what_is_validated_and_kept(tiny: Make) -> None:
     result = train(
-        tiny("callbacks=ema", "callbacks.progress=null", "trainer.limit_val_batches=null")
+        tiny("callbacks=default", "callbacks.progress=null", "trainer.limit_val_batches=null")
     )
     last = torch.load(result.run_dir / "checkpoints/last.ckpt", weights_only=True)
     current, average = last["current_model_state"], last["state_dict"]

@@ -2,6 +2,7 @@
 
 import math
 
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -18,6 +19,9 @@ class RandomAffine:
         translate: Largest shift along each axis, in pixels.
         scale: Largest relative change of size: 0.15 allows 85 % to 115 %.
         shear: Largest horizontal shift of a row per pixel of its height above the centre.
+
+    Attributes:
+        strength: What all amounts are multiplied by; 1 unless :class:`FadeOut` lowers it.
     """
 
     def __init__(
@@ -27,11 +31,12 @@ class RandomAffine:
         self.translate = translate
         self.scale = scale
         self.shear = shear
+        self.strength = 1.0
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Distort float images whose background is 0; what comes from outside is background."""
         batch, _, height, width = images.shape
-        amounts = torch.rand(5, batch, device=images.device) * 2 - 1
+        amounts = (torch.rand(5, batch, device=images.device) * 2 - 1) * self.strength
         angle, size, shear = amounts[0] * self.angle, 1 + amounts[1] * self.scale, amounts[2]
         shear = shear * self.shear
         # affine_grid maps output to input coordinates, in units of half the image's side.
@@ -42,3 +47,24 @@ class RandomAffine:
         theta = torch.stack(rows, dim=1).view(batch, 2, 3)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, align_corners=False)
+
+
+class FadeOut(pl.Callback):
+    """Shrink the distortions linearly towards the end, so that training ends on real digits.
+
+    Does nothing where images are not augmented by a :class:`RandomAffine`.
+
+    Args:
+        start: The share of the epochs, from 0 to 1, after which they begin to shrink.
+    """
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set the epoch's strength."""
+        augmentation = getattr(getattr(trainer, "datamodule", None), "augmentation", None)
+        if isinstance(augmentation, RandomAffine):
+            assert trainer.max_epochs is not None
+            left = 1 - trainer.current_epoch / trainer.max_epochs
+            augmentation.strength = min(1.0, left / (1 - self.start))

@@ -204,8 +204,8 @@ def _read(path: Path, map_location: Any) -> dict[str, Any]:
         )
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    except PermissionError:
+        raise CheckpointError(f"{path} cannot be read: permission denied") from None
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() and path.read_bytes()[:2] == b"PK":
             raise CheckpointError(

@@ -254,6 +254,11 @@ class _MovingAverage(_Target):
     decay: float = limit(FRACTION)
 
 
+@dataclass
+class _FadeOut(_Target):
+    start: float = limit(FRACTION)
+
+
 # What the shipped YAML files may say beside `_target_`. The arguments of any other target are
 # compared with its signature when it is built, which is also before data or GPU are touched.
 _TARGETS: dict[str, type[_Target]] = {
@@ -268,6 +273,7 @@ _TARGETS: dict[str, type[_Target]] = {
     "torch.optim.lr_scheduler.ReduceLROnPlateau": _Plateau,
     "torch.optim.lr_scheduler.ConstantLR": _Constant,
     "mnist_lit.augmentation.RandomAffine": _RandomAffine,
+    "mnist_lit.augmentation.FadeOut": _FadeOut,
     "mnist_lit.averaging.MovingAverage": _MovingAverage,
 }
 
