@@ -70,6 +70,10 @@ def test_cfg_job_prints_the_composed_config(tmp_path: Path) -> None:
         (["optimiser=sgd"], "error: optimiser: no such key; did you mean optimizer? "),
         (["optimizer.lr=-1"], "error: optimizer.lr=-1.0: a number above 0 is expected"),
         (["-m", "seed=0,1", "optimizer.lr=0.1,-1"], "error: optimizer.lr=-1.0: a number above 0"),
+        (
+            ["-m", "seed=0,1", "trainer=ddp"],
+            "error: trainer.strategy=ddp: a sweep (-m) trains in one ",
+        ),
         (["seed"], "error: Error parsing override 'seed'"),
         (["trainer.max_epochs=21"], "error: requirements.max_epochs=20, but this run has 21"),
         (["ckpt_path=gone.ckpt"], "error: gone.ckpt is not there; "),

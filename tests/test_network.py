@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from torch import nn
 
 from mnist_lit import summary
@@ -109,3 +110,8 @@ def test_description_rebuilds_the_network() -> None:
 def test_impossible_blocks_are_refused(blocks: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         CompactCNN(blocks)
+
+
+def test_shapes_are_checked_at_run_time_here() -> None:
+    with pytest.raises(TypeCheckError):
+        variant("final")(torch.zeros(2, 28, 28))

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mnist_lit.classifier import CheckpointError, LitClassifier, decay_weights_only
-from mnist_lit.config import parse
+from mnist_lit.config import ConfigError, parse
 from mnist_lit.progress import History
 from mnist_lit.requirements import RequirementsError
 from mnist_lit.training import build_classifier, build_data, build_trainer, quiet_lightning, train
@@ -82,6 +82,11 @@ def test_plateau_divides_the_rate_when_the_loss_stops_falling(tiny: Make) -> Non
     state = torch.load(train(cfg).run_dir / "checkpoints/last.ckpt", weights_only=True)
     rates = [row["learning_rate"] for row in state["callbacks"]["History"]["epochs"]]
     assert rates == pytest.approx([0.5, 0.1, 0.02])
+
+
+def test_a_training_too_short_for_its_scheduler_is_refused(tiny: Make) -> None:
+    with pytest.raises(ConfigError, match="training of 5 steps"):
+        train(tiny("scheduler=onecycle", "trainer.max_epochs=1"))
 
 
 def test_it_learns(tiny: Make) -> None:

@@ -149,9 +149,14 @@ class LitClassifier(pl.LightningModule):
             "max_lr": [group["lr"] for group in optimizer.param_groups],
         }
         accepted = inspect.signature(self.scheduler).parameters
-        scheduler = self.scheduler(
-            optimizer, **{name: value for name, value in filled.items() if name in accepted}
-        )
+        arguments = {name: value for name, value in filled.items() if name in accepted}
+        try:
+            scheduler = self.scheduler(optimizer, **arguments)
+        except (ValueError, ZeroDivisionError) as error:
+            raise ConfigError(
+                f"scheduler: cannot be built for a training of {length} {self.interval}s ({error}); "
+                "train longer or choose another"
+            ) from None
         return {
             "optimizer": optimizer,
             "lr_scheduler": {

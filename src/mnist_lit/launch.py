@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from mnist_lit.config import parse, unknown_key
+from mnist_lit.config import ConfigError, parse, unknown_key
 
 
 class CheckConfig(Callback):
@@ -42,7 +42,9 @@ class CheckConfig(Callback):
             )
             for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
                 for job in batch:
-                    _check(loader.load_sweep_config(config, list(job)))
+                    job_config = loader.load_sweep_config(config, list(job))
+                    _check(job_config)
+                    _check_processes(job_config.trainer.strategy)
 
 
 def _check(config: DictConfig) -> None:
@@ -52,6 +54,15 @@ def _check(config: DictConfig) -> None:
         del run["hydra"]
         run.run_dir = "not made yet"
     parse(run)
+
+
+def _check_processes(strategy: str) -> None:
+    # Lightning starts the other processes with this one's arguments: each would run the sweep.
+    if strategy.startswith("ddp"):
+        raise ConfigError(
+            f"trainer.strategy={strategy}: a sweep (-m) trains in one process; "
+            "start runs of several processes one by one"
+        )
 
 
 @contextmanager
