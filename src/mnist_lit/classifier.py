@@ -154,8 +154,8 @@ class LitClassifier(pl.LightningModule):
             scheduler = self.scheduler(optimizer, **arguments)
         except (ValueError, ZeroDivisionError) as error:
             raise ConfigError(
-                f"scheduler: cannot be built for a training of {length} {self.interval}s ({error}); "
-                "train longer or choose another"
+                f"scheduler: cannot be built for a training of {length} {self.interval}s "
+                f"({error}); train longer or choose another"
             ) from None
         return {
             "optimizer": optimizer,
