@@ -168,6 +168,8 @@ def test_what_cannot_be_resumed_is_said_in_one_line(tiny: Make, tmp_path: Path) 
     last = other.run_dir / "checkpoints/last.ckpt"
     with pytest.raises(CheckpointError, match="is of another network"):
         train(tiny(f"ckpt_path={last}"))
+    with pytest.raises(CheckpointError, match="is of another optimizer"):
+        train(tiny("model=optimized", "optimizer=adamw", f"ckpt_path={last}"))
     alone = tmp_path / "alone.ckpt"
     shutil.copyfile(last, alone)
     with pytest.raises(CheckpointError, match="is not there; a run is resumed"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -20,7 +21,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from mnist_lit import devices, figures, reporting, summary
 from mnist_lit.checkpoints import BestCheckpoint, LastCheckpoint
-from mnist_lit.classifier import CheckpointError, LitClassifier
+from mnist_lit.classifier import CheckpointError, LitClassifier, decay_weights_only
 from mnist_lit.config import Config, ConfigError, parse, unknown_key
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.evaluation import evaluate
@@ -112,12 +113,20 @@ def train(cfg: DictConfig) -> TrainingResult:
 
 
 def _check_resumable(checkpoint: Path, classifier: LitClassifier) -> None:
-    saved = LitClassifier.load_from_checkpoint(checkpoint)
-    if saved.hparams != classifier.hparams:
-        raise CheckpointError(
-            f"ckpt_path={checkpoint} is of another network than this config's; "
-            "resume it with the model that it was trained with"
-        )
+    same_network = LitClassifier.load_from_checkpoint(checkpoint).hparams == classifier.hparams
+    assert classifier.optimizer is not None
+    optimizer = classifier.optimizer(decay_weights_only(classifier.network))
+    states = torch.load(checkpoint, weights_only=True).get("optimizer_states", [])
+    same_optimizer = bool(states) and all(
+        set(group) <= set(saved)
+        for group, saved in zip(optimizer.param_groups, states[0]["param_groups"], strict=True)
+    )
+    for same, what in ((same_network, "network"), (same_optimizer, "optimizer")):
+        if not same:
+            raise CheckpointError(
+                f"ckpt_path={checkpoint} is of another {what} than this config's; "
+                "resume it with the options that it was trained with"
+            )
 
 
 def build_classifier(config: Config) -> LitClassifier:
