@@ -29,19 +29,17 @@ def main() -> None:
         config = yaml.safe_load((path.parent / ".hydra/config.yaml").read_text(encoding="utf-8"))
         optimizer = config["optimizer"]["_target_"].rpartition(".")[2]
         groups[report["model"], optimizer].append(report)
-    print("| network | parameters | optimizer | last epoch, % by seed | mean ± s.d. | passed | s |")
-    print("|---|---|---|---|---|---|---|")
+    print("| network | parameters | optimizer | last epoch, % by seed | mean ± s.d. | passed |")
+    print("|---|---|---|---|---|---|")
     for (model, optimizer), reports in sorted(groups.items()):
         reports.sort(key=lambda report: report["seed"])
         last = [100 * report["last_val_accuracy"] for report in reports]
         spread = statistics.stdev(last) if len(last) > 1 else float("nan")
         passed = sum(report["passed"] for report in reports)
-        seconds = statistics.median(report["wall_seconds"] for report in reports)
         print(
             f"| `{model}` | {reports[0]['parameters']:,} | {optimizer} "
             f"| {', '.join(f'{value:.2f}' for value in last)} "
-            f"| {statistics.mean(last):.2f} ± {spread:.2f} | {passed} of {len(last)} "
-            f"| {seconds:.0f} |"
+            f"| {statistics.mean(last):.2f} ± {spread:.2f} | {passed} of {len(last)} |"
         )
 
 
