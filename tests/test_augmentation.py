@@ -104,3 +104,4 @@ def test_distortions_fade_out_towards_the_end(
     with quiet_lightning():
         trainer.fit(build_classifier(config), data)
     assert strengths == [1.0, 1.0, 1.0, 0.5]
+    assert affine.strength == 1.0, "the figure of augmented samples comes after training"

@@ -123,7 +123,7 @@ def test_targets_of_ones_own_are_checked_when_they_are_built(
 @pytest.mark.skipif(find_spec("mlflow") is not None, reason="mlflow is installed")
 def test_a_logger_without_its_package_says_what_to_install(tmp_path: Path) -> None:
     config = parse(compose_config("logger=mlflow", f"run_dir={tmp_path}"))
-    with pytest.raises(ConfigError, match=r"logger.mlflow: .*pip install 'mnist-lit\[mlflow\]'"):
+    with pytest.raises(ConfigError, match=r"logger.mlflow: .*pip install -e '.\[mlflow\]'"):
         build_trainer(config, tmp_path, [])
 
 

@@ -63,8 +63,16 @@ class FadeOut(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the epoch's strength."""
-        augmentation = getattr(getattr(trainer, "datamodule", None), "augmentation", None)
-        if isinstance(augmentation, RandomAffine):
-            assert trainer.max_epochs is not None
-            left = 1 - trainer.current_epoch / trainer.max_epochs
-            augmentation.strength = min(1.0, left / (1 - self.start))
+        assert trainer.max_epochs is not None
+        left = 1 - trainer.current_epoch / trainer.max_epochs
+        _set_strength(trainer, min(1.0, left / (1 - self.start)))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore full strength, for whoever uses the augmentation next."""
+        _set_strength(trainer, 1.0)
+
+
+def _set_strength(trainer: pl.Trainer, strength: float) -> None:
+    augmentation = getattr(getattr(trainer, "datamodule", None), "augmentation", None)
+    if isinstance(augmentation, RandomAffine):
+        augmentation.strength = strength

@@ -59,10 +59,10 @@ def learning_curves(history: History) -> Figure:
         right.set_yscale("log")
         right.yaxis.set_major_formatter("{x:g}")
         right.yaxis.set_minor_formatter("{x:g}")
-        right.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        right.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 4, 5, 7)))
     right.legend()
     for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
     return figure
 

@@ -192,7 +192,7 @@ def _build(node: Mapping[str, Any], path: str) -> Any:
         group, _, name = path.partition(".")
         if isinstance(cause, ModuleNotFoundError) and group == "logger":
             raise ConfigError(
-                f"{path}: its package is not installed; pip install 'mnist-lit[{name}]'"
+                f"{path}: its package is not installed; pip install -e '.[{name}]'"
             ) from None
         reason = str(cause or error).splitlines()[0]
         raise ConfigError(f"{path}={node['_target_']}: cannot be built: {reason}") from None
