@@ -76,7 +76,7 @@ def test_cfg_job_prints_the_composed_config(tmp_path: Path) -> None:
         ),
         (["seed"], "error: Error parsing override 'seed'"),
         (["trainer.max_epochs=21"], "error: requirements.max_epochs=20, but this run has 21"),
-        (["ckpt_path=gone.ckpt"], "error: gone.ckpt is not there; "),
+        (["ckpt_path=gone.ckpt"], "error: ckpt_path=gone.ckpt is not there; "),
     ],
 )
 def test_a_mistake_is_one_line_and_a_non_zero_exit(
@@ -90,6 +90,7 @@ def test_a_mistake_is_one_line_and_a_non_zero_exit(
 
 def test_a_mistake_in_the_config_leaves_no_folder_behind(tmp_path: Path) -> None:
     run_train("optimizer.lr=-1", cwd=tmp_path)
+    run_train("ckpt_path=gone.ckpt", cwd=tmp_path)
     run_train("-m", "seed=0,1", "optimizer.lr=-1", cwd=tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -53,7 +54,9 @@ def _check(config: DictConfig) -> None:
     with open_dict(run):
         del run["hydra"]
         run.run_dir = "not made yet"
-    parse(run)
+    checkpoint = parse(run).ckpt_path
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        raise ConfigError(f"ckpt_path={checkpoint} is not there; give the path of a last.ckpt")
 
 
 def _check_processes(strategy: str) -> None:
