@@ -120,6 +120,7 @@ def test_targets_of_ones_own_are_checked_when_they_are_built(
     assert str(caught.value).startswith(message)
 
 
+# With the optional package installed there is nothing to say.
 @pytest.mark.skipif(find_spec("mlflow") is not None, reason="mlflow is installed")
 def test_a_logger_without_its_package_says_what_to_install(tmp_path: Path) -> None:
     config = parse(compose_config("logger=mlflow", f"run_dir={tmp_path}"))

@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DistributedSampler
 
 from mnist_lit.data import MNISTDataModule, load_digits, normalize, stratified
 
@@ -34,8 +36,8 @@ def test_holdout_takes_a_stratified_5000_out_of_training() -> None:
 
 
 @pytest.mark.parametrize("validation", ["test", "holdout"])
-def test_no_test_image_is_trained_on(validation: str) -> None:
-    data = MNISTDataModule(validation=validation)  # type: ignore[arg-type]
+def test_no_test_image_is_trained_on(validation: Literal["test", "holdout"]) -> None:
+    data = MNISTDataModule(validation=validation)
     data.setup("fit")
     assert not as_set(data.train.images) & as_set(data.test.images)
 
@@ -73,7 +75,8 @@ def test_order_depends_on_seed_and_epoch_alone(mnist: MNISTDataModule) -> None:
     def first_labels(seed: int, epoch: int) -> Tensor:
         mnist.seed = seed
         loader = mnist.train_dataloader()
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        assert isinstance(loader.sampler, DistributedSampler)
+        loader.sampler.set_epoch(epoch)
         return next(iter(loader))[1]
 
     assert torch.equal(first_labels(0, 0), first_labels(0, 0))

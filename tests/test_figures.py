@@ -55,7 +55,7 @@ def test_a_perfect_network_has_an_empty_sheet(mnist: MNISTDataModule) -> None:
 
 def test_learning_curves_show_every_epoch_and_the_best() -> None:
     left, right = figures.learning_curves(history()).axes
-    assert [len(line.get_xdata()) for line in left.lines] == [5, 5]  # type: ignore[arg-type]
+    assert [np.size(line.get_xdata()) for line in left.lines] == [5, 5]
     legend = right.get_legend()
     assert legend is not None
     assert legend.get_texts()[0].get_text() == "best: epoch 5, 99.80% right"
