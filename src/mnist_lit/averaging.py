@@ -1,7 +1,9 @@
 """An exponential moving average of the weights, as a Lightning callback."""
 
-from collections.abc import Sequence
+from itertools import chain, compress
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
@@ -18,15 +20,42 @@ class MovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
+        super().__init__()
         self.decay = decay
-        super().__init__(multi_avg_fn=self._average)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the average beside the weights; Lightning makes it before it moves them."""
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)
+        average, current = _state(self._average_model.module), _state(pl_module)
+        real = [tensor.is_floating_point() for tensor in average]
+        self._averages, self._weights = list(compress(average, real)), list(compress(current, real))
+        # Batch norm counts its steps.
+        whole = [not yes for yes in real]
+        self._counters = list(zip(compress(average, whole), compress(current, whole), strict=True))
 
     @torch.no_grad()
-    def _average(
-        self, averages: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor | int
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        if not averages[0].is_floating_point():  # batch norm's step counters
-            torch._foreach_copy_(list(averages), list(current))
+        """Update the average if the optimizer has made a step.
+
+        Lightning's own update looks every parameter up again and asks the device how many updates
+        there were, which makes a GPU wait.
+        """
+        if trainer.global_step == self._latest_update_step:
             return
-        kept = min(self.decay, (1 + int(steps)) / (10 + int(steps)))
-        torch._foreach_lerp_(list(averages), list(current), 1 - kept)
+        before, self._latest_update_step = self._latest_update_step, trainer.global_step
+        kept = min(self.decay, (1 + before) / (10 + before)) if before else 0.0
+        torch._foreach_lerp_(self._averages, self._weights, 1 - kept)
+        for average, current in self._counters:
+            average.copy_(current)
+
+
+def _state(module: torch.nn.Module) -> list[Tensor]:
+    return list(chain(module.parameters(), module.buffers()))

@@ -1,6 +1,6 @@
 """MNIST in memory: verified files in, augmented and normalised batches out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.datasets import MNIST
 
 from mnist_lit import archives
@@ -37,17 +37,55 @@ class Digits(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.images[index], self.labels[index]
+    def __getitem__(self, positions: Int64[Tensor, " b"]) -> Batch:
+        """Return the batch of the digits at these positions."""
+        return self.images.index_select(0, positions), self.labels.index_select(0, positions)
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """Return a whole batch by one indexing operation; DataLoader calls this if it is there."""
-        index = torch.tensor(indices)
-        return self.images[index], self.labels[index]
+    def to(self, device: torch.device) -> "Digits":
+        """Return the digits in the memory of this device."""
+        return Digits(self.images.to(device), self.labels.to(device))
 
     def subset(self, indices: Tensor) -> "Digits":
         """Return the digits at these positions."""
         return Digits(self.images[indices], self.labels[indices])
+
+
+class ShuffledBatches(Sampler[Tensor]):
+    """The positions of each batch of an epoch, in an order that seed and epoch alone decide.
+
+    A resumed run therefore sees what an uninterrupted one does. Only full batches are made.
+
+    Args:
+        size: How many images there are.
+        batch_size: How many of them make a batch.
+        seed: Decides the order, with the epoch.
+        rank: Which of the processes that share an epoch this is.
+        world: How many processes these are; each makes equally many batches.
+        device: Where the positions are put.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, seed: int, rank: int, world: int, device: torch.device
+    ) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.device = device
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size // self.world // self.batch_size
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(self.size, generator=generator)[self.rank :: self.world]
+        return iter(order.to(self.device).split(self.batch_size)[: len(self)])
 
 
 def normalize(images: UInt8[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 1 28 28"]:
@@ -174,13 +212,9 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled full batches; the order depends on seed and epoch alone."""
-        # On one device too: DistributedSampler is the sampler whose order is a function of the
-        # epoch, so that a resumed run sees what an uninterrupted one does.
-        rank, world = self._place
-        sampler: DistributedSampler[Batch] = DistributedSampler(
-            self.train, num_replicas=world, rank=rank, seed=self.seed
-        )
-        return self._loader(self.train, batch_size=self.batch_size, sampler=sampler, drop_last=True)
+        rank, world, device = self._place
+        batches = ShuffledBatches(len(self.train), self.batch_size, self.seed, rank, world, device)
+        return self._loader(self.train, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the validation images in order."""
@@ -192,19 +226,29 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def _eval_loader(self, digits: Digits) -> DataLoader[Batch]:
         # Every process takes its share, and nobody an image twice, so that sums over processes are
-        # exact; DistributedSampler would repeat images to make the shares equal.
-        rank, world = self._place
-        share = range(rank, len(digits), world)
-        return self._loader(digits, batch_size=self.eval_batch_size, sampler=share)
+        # exact.
+        rank, world, device = self._place
+        share = torch.arange(rank, len(digits), world, device=device)
+        return self._loader(digits, share.split(self.eval_batch_size))
 
-    def _loader(self, digits: Digits, **options: Any) -> DataLoader[Batch]:
-        # A loader draws a number when its iteration starts. With a generator of its own it leaves
-        # the global one, which augmentation and dropout draw from, where the epoch put it.
-        return DataLoader(digits, collate_fn=_as_it_is, generator=torch.Generator(), **options)
+    def _loader(self, digits: Digits, batches: Iterable[Tensor]) -> DataLoader[Batch]:
+        # The images lie where they are needed, so that nothing waits for a transfer. A loader draws
+        # a number when its iteration starts: with a generator of its own it leaves the global one,
+        # which augmentation and dropout draw from, where the epoch put it.
+        return DataLoader(
+            digits.to(self._place[2]),
+            batch_size=None,
+            sampler=batches,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),
+        )
 
     @property
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def _place(self) -> tuple[int, int, torch.device]:
+        if self.trainer is None:
+            return 0, 1, torch.device("cpu")
+        device = self.trainer.strategy.root_device
+        return self.trainer.global_rank, self.trainer.world_size, device
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment (in training) and normalise on the device."""

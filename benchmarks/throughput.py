@@ -1,0 +1,505 @@
+"""Training speed, side by side: the convolutions alone, a bare loop, mnist-lit, a usual project.
+
+``python benchmarks/throughput.py`` prints tables and writes ``results/throughput.json`` beside it.
+All four train ``final`` on MNIST with the same batch size and the same amount of augmentation, in
+one process, an epoch each in turns, so that whatever else the machine does falls on all alike:
+
+- *floor*: the five convolutions, forward and backward, on activations that lie in memory;
+- *bare*: a loop by hand, with no Lightning, metrics, logging, progress or checkpoints;
+- *ours*: ``mnist_lit.training.train`` with all that ``python train.py`` gives;
+- *conventional*: torchvision's data set and per-image transforms, a ``DataLoader`` with workers,
+  torchmetrics and Lightning's defaults, in 32 bit, as project templates have it.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from clock import Clock
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+from torchvision import transforms
+from torchvision.datasets import MNIST
+
+from mnist_lit import archives, augmentation, devices
+from mnist_lit.augmentation import RandomAffine
+from mnist_lit.classifier import decay_weights_only
+from mnist_lit.config import parse
+from mnist_lit.data import MEAN, STD, Digits, MNISTDataModule, load_digits
+from mnist_lit.evaluation import evaluate
+from mnist_lit.network import CompactCNN
+from mnist_lit.training import build_classifier, build_trainer, quiet_lightning, train
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "throughput.json"
+CPU = torch.device("cpu")
+FACTORS = (1, 2, 5, 10)
+BATCH_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
+TARGETS = {("ours", "bare"): 0.95, ("ours", "conventional"): 5.0, ("bare", "floor"): 0.65}
+
+
+def main() -> None:
+    """Measure the parts that the command line names."""
+    parts: dict[str, Callable[[int], dict[str, Any]]] = {
+        "compare": compare,
+        "start": start,
+        "growth": growth,
+        "batches": batches,
+        "levers": levers,
+    }
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(parts)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
+    options = parser.parse_args()
+    for part in options.parts or parts:
+        if part not in parts:
+            parser.error(f"{part}: no such part; there are {', '.join(parts)}")
+        found = parts[part](options.rounds)
+        results = json.loads(options.output.read_text()) if options.output.is_file() else {}
+        results[part] = {**conditions(options.rounds), **found}
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def conditions(rounds: int) -> dict[str, Any]:
+    """Say when and on what was measured."""
+    return {
+        "command": " ".join(["python", "benchmarks/throughput.py", *sys.argv[1:]]),
+        "date": date.today().isoformat(),
+        "rounds": rounds,
+        "machine": f"{platform.machine()}, {devices.describe(CPU)}",
+        "precision": devices.pick_precision("auto", "cpu"),
+        "versions": {name: version(name) for name in ("torch", "pytorch-lightning", "torchvision")},
+    }
+
+
+def configure(folder: str = "nowhere") -> DictConfig:
+    """Compose the config of one epoch of ``final`` on the CPU, run in a folder."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(
+            "config",
+            [
+                "trainer=cpu",
+                "trainer.max_epochs=1",
+                "requirements.enforce=false",
+                "+callbacks.clock._target_=clock.Clock",
+                f"run_dir={folder}",
+            ],
+        )
+
+
+def interleave(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
+    """Run each in turn, and that ``rounds`` times after one turn to warm up."""
+    found: dict[str, list[Any]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        for name, run in contestants.items():
+            print(
+                f"\r{f'round {turn} of {rounds}: {name}':60}", end="", file=sys.stderr, flush=True
+            )
+            result = run()
+            if turn:
+                found[name].append(result)
+    print(f"\r{'':60}\r", end="", file=sys.stderr)
+    return found
+
+
+def compare(rounds: int) -> dict[str, Any]:
+    """Floor, bare, ours, conventional."""
+    runs = {"floor": floor, "bare": BareLoop().epoch, "ours": ours, "conventional": conventional}
+    found = interleave(runs, rounds)
+    speed = {n: statistics.median(r["images"] / r["training"] for r in f) for n, f in found.items()}
+    memory = {name: child(name)["peak_mb"] for name in ("bare", "ours", "conventional")}
+    print("| | images/s | of bare | validation, s | peak memory, MB |\n|---|---|---|---|---|")
+    validation = {}
+    for name, runs_found in found.items():
+        seconds = [r["validation"] for r in runs_found if "validation" in r]
+        validation[name] = statistics.median(seconds) if seconds else None
+        print(
+            f"| {name} | {speed[name]:,.0f} | {speed[name] / speed['bare']:.2f} "
+            f"| {validation[name] or float('nan'):.2f} | {memory.get(name, float('nan')):,.0f} |"
+        )
+    ratios = {}
+    for (a, b), target in TARGETS.items():
+        pairs = zip(found[a], found[b], strict=True)
+        ratio = statistics.median(
+            (x["images"] / x["training"]) / (y["images"] / y["training"]) for x, y in pairs
+        )
+        ratios[f"{a} / {b}"] = ratio
+        print(f"{a} / {b}: {ratio:.2f} (wanted: {target}) {'✓' if ratio >= target else '✗'}")
+    return {
+        "images_per_second": speed,
+        "ratios": ratios,
+        "validation_seconds": validation,
+        "peak_mb": memory,
+        "turns": found,
+    }
+
+
+def floor() -> dict[str, Any]:
+    """Convolve forward and backward, each layer on an input of its own that is there already."""
+    config = parse(configure())
+    network = CompactCNN(config.model.blocks).to(torch.bfloat16 if low_precision() else None)
+    batch, steps, size = config.data.batch_size, 60_000 // config.data.batch_size, 28
+    layers = []
+    for block, description in zip(network.blocks, config.model.blocks, strict=True):
+        weight = block.conv.weight
+        shape = (batch, weight.shape[1], size, size)
+        x = torch.randn(shape, dtype=weight.dtype).to(memory_format=torch.channels_last)
+        gradient = torch.randn_like(F.conv2d(x, weight, padding="same"))
+        wanted = [weight] if weight.shape[1] == 1 else [x.requires_grad_(), weight]
+        layers.append((x, weight, gradient, wanted))
+        size //= 1 if description.pool == "none" else 2
+    started = time.perf_counter()
+    for _ in range(steps):
+        for x, weight, gradient, wanted in layers:
+            y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+            torch.autograd.grad(y, wanted, gradient)
+    return {"images": steps * batch, "training": time.perf_counter() - started}
+
+
+def low_precision() -> bool:
+    """Say whether training computes in bfloat16 here."""
+    return bool(devices.pick_precision("auto", "cpu") == "bf16-mixed")
+
+
+class BareLoop:
+    """The same training as ours, by hand; each lever can be let go of by its name."""
+
+    def __init__(self, without: str = "") -> None:
+        self.without = without
+        config = parse(configure())
+        blocks = config.model.blocks
+        if without == "pooling before normalising":
+            for block in blocks:
+                block.pool = block.pool.replace("after_conv", "after_activation")
+        torch.manual_seed(0)
+        self.network = CompactCNN(blocks, config.model.dropout)
+        if without == "channels-last":
+            self.network.to(memory_format=torch.contiguous_format)
+        if without == "spare channels":
+            for block in self.network.blocks:
+                block.spare = 0
+        self.batch_size = config.data.batch_size
+        self.train, self.test = load_digits(None, "train"), load_digits(None, "test")
+        self.augment = RandomAffine(**without_target(config.augmentation))
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+
+    def epoch(self) -> dict[str, Any]:
+        """Train and validate once."""
+        if self.without != "grid in one product":
+            return self._epoch()
+        with patch.object(augmentation, "affine_grid", usual_affine_grid):
+            return self._epoch()
+
+    def _epoch(self) -> dict[str, Any]:
+        network, steps = self.network.train(), len(self.train) // self.batch_size
+        fused = self.without != "fused optimizer"
+        optimizer = torch.optim.SGD(
+            decay_weights_only(network),  # type: ignore[arg-type]
+            lr=0.5,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=5e-4,
+            fused=fused,
+        )
+        schedule = OneCycleLR(optimizer, 0.5, steps, pct_start=0.2, cycle_momentum=False)
+        autocast = low_precision() and self.without != "bfloat16"
+        averages = [p.detach() for p in self.average.module.parameters()]
+        weights = [p.detach() for p in network.parameters()]
+        started = time.perf_counter()
+        order = torch.randperm(len(self.train))
+        for positions in order.split(self.batch_size)[:steps]:
+            pixels, labels = self.train[positions]
+            images = (self.augment(pixels.float() / 255) - MEAN) / STD
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                loss = F.cross_entropy(network(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if self.without == "lean average":
+                self.average.update_parameters(network)
+            else:
+                torch._foreach_lerp_(averages, weights, 0.001)
+        trained = time.perf_counter()
+        evaluate(network, self.test)
+        return {
+            "images": steps * self.batch_size,
+            "training": trained - started,
+            "validation": time.perf_counter() - trained,
+        }
+
+
+def usual_affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
+    """Return where each pixel comes from, as torch does it."""
+    return F.affine_grid(theta, [len(theta), 1, height, width], align_corners=False)
+
+
+def without_target(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a config node gives to its target."""
+    return {name: value for name, value in node.items() if name != "_target_"}
+
+
+def ours() -> dict[str, Any]:
+    """One epoch of ``train``."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        train(configure(folder))
+    return clocked()
+
+
+def clocked() -> dict[str, Any]:
+    """Return what the clock says of the training before."""
+    return {
+        "images": Clock.images[0],
+        "training": Clock.training[0],
+        "validation": Clock.validation[0],
+    }
+
+
+class Conventional(pl.LightningModule):
+    """A LightningModule as project templates have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = parse(configure())
+        layers: list[nn.Module] = []
+        width = 1
+        for block in config.model.blocks:
+            padding = block.kernel // 2
+            layers.append(
+                nn.Conv2d(width, block.channels, block.kernel, padding=padding, bias=False)
+            )
+            layers += [nn.MaxPool2d(2)] if block.pool == "after_conv" else []
+            layers += [nn.BatchNorm2d(block.channels), nn.ReLU()]
+            width = block.channels
+        tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(config.model.dropout)]
+        self.network = nn.Sequential(*layers, *tail, nn.Linear(width, 10))
+        self.train_accuracy, self.val_accuracy = MulticlassAccuracy(10), MulticlassAccuracy(10)
+        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch and log it."""
+        logits = self.network(batch[0])
+        loss = F.cross_entropy(logits, batch[1])
+        self.train_loss(loss)
+        self.train_accuracy(logits, batch[1])
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
+        self.log("train/acc", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log loss and accuracy of a batch."""
+        logits = self.network(batch[0])
+        self.val_loss(F.cross_entropy(logits, batch[1]))
+        self.val_accuracy(logits, batch[1])
+        self.log("val/loss", self.val_loss, on_step=False, on_epoch=True, prog_bar=True)
+        self.log("val/acc", self.val_accuracy, on_step=False, on_epoch=True, prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return plain SGD with momentum."""
+        return torch.optim.SGD(
+            self.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+        )
+
+
+def conventional(workers: int = 2) -> dict[str, Any]:
+    """One epoch of a usual project; two workers on two cores are faster than none or one."""
+    to_tensor = [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
+    distort = transforms.RandomAffine(15, translate=(2 / 28, 2 / 28), scale=(0.85, 1.15), shear=8.5)
+    root = str(archives.prepare(archives.default_root()))
+    loader = partial(DataLoader, batch_size=256, num_workers=workers)
+    train_set = MNIST(root, transform=transforms.Compose([distort, *to_tensor]))
+    test_set = MNIST(root, train=False, transform=transforms.Compose(to_tensor))
+    quiet = contextlib.redirect_stderr(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, quiet_lightning(), quiet:
+        warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer = pl.Trainer(
+                max_epochs=1,
+                accelerator="cpu",
+                default_root_dir=folder,
+                callbacks=[Clock()],
+                num_sanity_val_steps=0,
+            )
+            trainer.fit(
+                Conventional(),
+                loader(train_set, shuffle=True, drop_last=True),
+                loader(test_set),
+            )
+    return clocked()
+
+
+def start(rounds: int) -> dict[str, Any]:
+    """How long a person waits for an answer."""
+    python = [sys.executable]
+    commands = {
+        "import mnist_lit": [*python, "-c", "import mnist_lit"],
+        "python -c pass": [*python, "-c", "pass"],
+        "train.py --help": [*python, "train.py", "--help"],
+        "train.py --cfg job": [*python, "train.py", "--cfg", "job"],
+        "train.py optimizer.lrr=1 (a mistake)": [*python, "train.py", "optimizer.lrr=1"],
+    }
+
+    def answer(command: list[str]) -> float:
+        started = time.perf_counter()
+        subprocess.run(command, cwd=ROOT, capture_output=True)
+        return time.perf_counter() - started
+
+    def first_step() -> float:
+        started = time.time()
+        return float(child("ours")["first_step"]) - started
+
+    runs: dict[str, Callable[[], float]] = {n: partial(answer, c) for n, c in commands.items()}
+    found = interleave({**runs, "first training step": first_step}, rounds)
+    seconds = {name: statistics.median(turns) for name, turns in found.items()}
+    for name, value in seconds.items():
+        print(f"| {name} | {value:.2f} s |")
+    return {"seconds": seconds, "turns": found}
+
+
+def growth(rounds: int) -> dict[str, Any]:
+    """Time and memory of one epoch when every image is there 1, 2, 5 and 10 times."""
+    turns = interleave({str(f): partial(child, "repeated", str(f)) for f in FACTORS}, rounds)
+    one = 60_000 * (28 * 28 + 8) / 2**20
+    rows = {}
+    print("| data | seconds | time per image, of 1× | memory beyond 1×, MB | bytes beyond 1×, MB |")
+    print("|---|---|---|---|---|")
+    for name, found in turns.items():
+        factor = int(name)
+        pairs = list(zip(found, turns["1"], strict=True))
+        relative = statistics.median(
+            a["training"] / a["images"] / (b["training"] / b["images"]) for a, b in pairs
+        )
+        extra = statistics.median(a["peak_mb"] - b["peak_mb"] for a, b in pairs)
+        rows[name] = {
+            "seconds": statistics.median(turn["training"] for turn in found),
+            "time_per_image_of_1x": relative,
+            "extra_mb": extra,
+            "extra_data_mb": (factor - 1) * one,
+        }
+        print(
+            f"| {name}× | {rows[name]['seconds']:.1f} | {relative:.2f} | {extra:.0f} "
+            f"| {(factor - 1) * one:.0f} |"
+        )
+    return {"data": rows, "turns": turns}
+
+
+class RepeatedData(MNISTDataModule):
+    """MNIST with every training image there several times."""
+
+    def __init__(self, factor: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.factor = factor
+
+    def setup(self, stage: str) -> None:
+        """Read the splits and repeat the training images."""
+        super().setup(stage)
+        images = self.train.images.repeat(self.factor, 1, 1, 1)
+        self.train = Digits(images, self.train.labels.repeat(self.factor))
+
+
+def repeated(factor: int) -> dict[str, Any]:
+    """One epoch on repeated data."""
+    with tempfile.TemporaryDirectory() as folder, quiet_lightning():
+        config = parse(configure(folder))
+        augment = RandomAffine(**without_target(config.augmentation))
+        data = RepeatedData(factor, batch_size=config.data.batch_size, augmentation=augment)
+        build_trainer(config, Path(folder), []).fit(build_classifier(config), data)
+    return clocked()
+
+
+def batches(rounds: int) -> dict[str, Any]:
+    """Ours at batch sizes from 64 to 4,096."""
+
+    def run(size: int) -> float:
+        with tempfile.TemporaryDirectory() as folder, quiet_lightning():
+            config = parse(configure(folder))
+            data = RepeatedData(1, batch_size=size, augmentation=BareLoop().augment)
+            build_trainer(config, Path(folder), []).fit(build_classifier(config), data)
+        return Clock.images[0] / Clock.training[0]
+
+    found = interleave({str(size): partial(run, size) for size in BATCH_SIZES}, rounds)
+    speed = {name: statistics.median(turns) for name, turns in found.items()}
+    print("| batch | images/s |\n|---|---|")
+    for name, value in speed.items():
+        print(f"| {name} | {value:,.0f} |")
+    return {"images_per_second": speed, "turns": found}
+
+
+def levers(rounds: int) -> dict[str, Any]:
+    """What each lever gains: the bare loop with all of them against all but that one."""
+    names = [
+        "bfloat16",
+        "channels-last",
+        "pooling before normalising",
+        "spare channels",
+        "grid in one product",
+        "lean average",
+        "fused optimizer",
+    ]
+    found = interleave({name: BareLoop(name).epoch for name in ["", *names]}, rounds)
+    gains = {}
+    print("| lever | speed with it / without |\n|---|---|")
+    for name in names:
+        pairs = zip(found[name], found[""], strict=True)
+        gains[name] = statistics.median(a["training"] / b["training"] for a, b in pairs)
+        print(f"| {name} | {gains[name]:.2f} |")
+    return {"gains": gains, "turns": found}
+
+
+def child(name: str, *arguments: str) -> dict[str, Any]:
+    """Run one of the trainings in a process of its own; adds its peak memory."""
+    code = f"import throughput; throughput.in_child({name!r}, *{arguments!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def in_child(name: str, *arguments: str) -> None:
+    """Run a training and print what it found."""
+    runs: dict[str, Callable[..., dict[str, Any]]] = {
+        "bare": lambda: BareLoop().epoch(),
+        "ours": ours,
+        "conventional": conventional,
+        "repeated": repeated,
+    }
+    found = runs[name](*map(int, arguments))
+    people = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = sum(resource.getrusage(who).ru_maxrss for who in people) / 1024
+    print(json.dumps({**found, "first_step": Clock.first_step, "peak_mb": peak}))
+
+
+if __name__ == "__main__":
+    main()
