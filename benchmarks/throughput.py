@@ -333,7 +333,13 @@ class Conventional(pl.LightningModule):
 def conventional(workers: int = 2) -> dict[str, Any]:
     """One epoch of a usual project; two workers on two cores are faster than none or one."""
     to_tensor = [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
-    distort = transforms.RandomAffine(15, translate=(2 / 28, 2 / 28), scale=(0.85, 1.15), shear=8.5)
+    distort = transforms.RandomAffine(
+        15,
+        translate=(2 / 28, 2 / 28),
+        scale=(0.85, 1.15),
+        shear=8.5,
+        interpolation=transforms.InterpolationMode.BILINEAR,
+    )
     root = str(archives.prepare(archives.default_root()))
     loader = partial(DataLoader, batch_size=256, num_workers=workers)
     train_set = MNIST(root, transform=transforms.Compose([distort, *to_tensor]))

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -39,6 +39,7 @@ class LitClassifier(pl.LightningModule):
             ``max_lr`` with the optimizer's learning rate.
         interval: ``step`` or ``epoch``: when the scheduler is stepped.
         seed: Decides, with the epoch, what augmentation and dropout draw.
+        compile_mode: Train through ``torch.compile`` in this mode; None to run as written.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class LitClassifier(pl.LightningModule):
         scheduler: Callable[..., LRScheduler] | None = None,
         interval: str = "step",
         seed: int = 0,
+        compile_mode: str | None = None,
     ) -> None:
         super().__init__()
         self.network = CompactCNN(**network)
@@ -56,6 +58,9 @@ class LitClassifier(pl.LightningModule):
         self.scheduler = scheduler
         self.interval = interval
         self.seed = seed
+        self.batch_loss = (
+            torch.compile(batch_loss, mode=compile_mode) if compile_mode else batch_loss
+        )
         self.train_loss = torch.zeros(())
         self.train_batches = 0
         self.val_loss = SumMetric()
@@ -81,7 +86,7 @@ class LitClassifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean cross-entropy of a batch."""
         images, labels = batch
-        loss = F.cross_entropy(self.network(images), labels)
+        loss = self.batch_loss(self.network, images, labels)
         self.train_loss += loss.detach()
         self.train_batches += 1
         return loss
@@ -227,6 +232,13 @@ def _read(path: Path, map_location: Any) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{path} is not a checkpoint of this project's train.py")
     return checkpoint
+
+
+def batch_loss(
+    network: nn.Module, images: Float[Tensor, "b 1 28 28"], labels: Int64[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy of a batch."""
+    return F.cross_entropy(network(images), labels)
 
 
 def decay_weights_only(network: nn.Module) -> Sequence[dict[str, Any]]:

@@ -141,6 +141,7 @@ class Requirements:
     enforce: bool = MISSING
 
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 OBJECTIVES = ("best_val_accuracy", "last_val_accuracy", "test_accuracy", "best_val_loss")
 
 
@@ -158,6 +159,7 @@ class Config:
     logger: dict[str, Any] = MISSING
     requirements: Requirements = MISSING
     seed: int = limit(SEED)
+    compile: str | None = limit(one_of(*COMPILE_MODES), None)
     ckpt_path: str | None = None
     run_dir: str = MISSING
     optimized_metric: str = limit(one_of(*OBJECTIVES))

@@ -85,7 +85,7 @@ class ShuffledBatches(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.size, generator=generator)[self.rank :: self.world]
-        return iter(order.to(self.device).split(self.batch_size)[: len(self)])
+        return iter(torch.split(order.to(self.device), self.batch_size)[: len(self)])
 
 
 def normalize(images: UInt8[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 1 28 28"]:
@@ -229,7 +229,7 @@ class MNISTDataModule(pl.LightningDataModule):
         # exact.
         rank, world, device = self._place
         share = torch.arange(rank, len(digits), world, device=device)
-        return self._loader(digits, share.split(self.eval_batch_size))
+        return self._loader(digits, torch.split(share, self.eval_batch_size))
 
     def _loader(self, digits: Digits, batches: Iterable[Tensor]) -> DataLoader[Batch]:
         # The images lie where they are needed, so that nothing waits for a transfer. A loader draws

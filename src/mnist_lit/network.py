@@ -65,9 +65,11 @@ class ConvBlock(nn.Module):
         norm = self.norm
         if not spare:
             return norm(x)
+        # What torch declares optional is there in a BatchNorm2d made with its defaults.
         assert norm.running_mean is not None
         assert norm.running_var is not None
         assert norm.num_batches_tracked is not None
+        assert norm.momentum is not None
         mean, var = F.pad(torch.stack((norm.running_mean, norm.running_var)), (0, spare))
         weight, bias = F.pad(norm.weight, (0, spare)), F.pad(norm.bias, (0, spare))
         x = F.batch_norm(x, mean, var, weight, bias, True, norm.momentum, norm.eps)

@@ -65,6 +65,7 @@ def train(cfg: DictConfig) -> TrainingResult:
     config = parse(cfg)
     run_dir = Path(config.run_dir).resolve()
     pl.seed_everything(config.seed, workers=True, verbose=False)
+    devices.keep_freed_memory()
     classifier = build_classifier(config)
     checks = check_before(classifier.network, config.trainer.max_epochs, config.requirements)
     if config.requirements.enforce:
@@ -86,7 +87,13 @@ def train(cfg: DictConfig) -> TrainingResult:
             flush=True,
         )
         started = time.perf_counter()
-        trainer.fit(classifier, data, ckpt_path=config.ckpt_path, weights_only=True)
+        try:
+            trainer.fit(classifier, data, ckpt_path=config.ckpt_path, weights_only=True)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = next(line for line in str(error).splitlines() if line.strip())
+            raise ConfigError(f"compile={config.compile}: does not work here: {reason}") from None
         wall_seconds = time.perf_counter() - started
 
     device = trainer.strategy.root_device
@@ -137,6 +144,7 @@ def build_classifier(config: Config) -> LitClassifier:
         scheduler=_build(config.scheduler.build, "scheduler.build"),
         interval=config.scheduler.interval,
         seed=config.seed,
+        compile_mode=config.compile,
     )
 
 
