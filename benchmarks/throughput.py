@@ -1,14 +1,17 @@
 """Training speed, side by side: the convolutions alone, a bare loop, mnist-lit, a usual project.
 
 ``python benchmarks/throughput.py`` prints tables and writes ``results/throughput.json`` beside it.
-All four train ``final`` on MNIST with the same batch size and the same amount of augmentation, in
-one process, an epoch each in turns, so that whatever else the machine does falls on all alike:
+All train ``final`` on MNIST with the same batch size and the same amount of augmentation, in one
+process, an epoch each in turns, so that whatever else the machine does falls on all alike:
 
-- *floor*: the five convolutions, forward and backward, on activations that lie in memory;
+- *convolutions*: each of the five, forward and backward, on an input of its own that is in memory;
+- *floor*: the five in a row with the cheapest pooling, the mean, and nothing else;
 - *bare*: a loop by hand, with no Lightning, metrics, logging, progress or checkpoints;
 - *ours*: ``mnist_lit.training.train`` with all that ``python train.py`` gives;
-- *conventional*: torchvision's data set and per-image transforms, a ``DataLoader`` with workers,
-  torchmetrics and Lightning's defaults, in 32 bit, as project templates have it.
+- *conventional*: what project templates have: torchvision's data set and per-image transforms, a
+  ``DataLoader``, torchmetrics, Lightning's defaults, 32 bit, and the layers in the usual order
+  (convolution, norm, ReLU, pooling). No loader processes: with two cores they only slow it down.
+- *conventional, our order*: the same with pooling before the norm.
 """
 
 import argparse
@@ -23,7 +26,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from functools import partial
 from importlib.metadata import version
@@ -49,10 +52,10 @@ from torchvision.datasets import MNIST
 from mnist_lit import archives, augmentation, devices
 from mnist_lit.augmentation import RandomAffine
 from mnist_lit.classifier import decay_weights_only
-from mnist_lit.config import parse
+from mnist_lit.config import DATASET_SIZE, IMAGE_SIZE, Block, parse
 from mnist_lit.data import MEAN, STD, Digits, MNISTDataModule, load_digits
 from mnist_lit.evaluation import evaluate
-from mnist_lit.network import CompactCNN
+from mnist_lit.network import CompactCNN, ConvBlock
 from mnist_lit.training import build_classifier, build_trainer, quiet_lightning, train
 
 ROOT = Path(__file__).parents[1]
@@ -116,7 +119,7 @@ def configure(folder: str = "nowhere") -> DictConfig:
         )
 
 
-def interleave(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
+def interleave(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
     """Run each in turn, and that ``rounds`` times after one turn to warm up."""
     found: dict[str, list[Any]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
@@ -127,13 +130,21 @@ def interleave(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[s
             result = run()
             if turn:
                 found[name].append(result)
-    print(f"\r{'':60}\r", end="", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(f"\r{'':60}\r", end="", file=sys.stderr)
     return found
 
 
 def compare(rounds: int) -> dict[str, Any]:
     """Floor, bare, ours, conventional."""
-    runs = {"floor": floor, "bare": BareLoop().epoch, "ours": ours, "conventional": conventional}
+    runs: dict[str, Callable[[], dict[str, Any]]] = {
+        "convolutions": convolutions,
+        "floor": floor,
+        "bare": BareLoop().epoch,
+        "ours": ours,
+        "conventional": conventional,
+        "conventional, our order": partial(conventional, "after_conv"),
+    }
     found = interleave(runs, rounds)
     speed = {n: statistics.median(r["images"] / r["training"] for r in f) for n, f in found.items()}
     memory = {name: child(name)["peak_mb"] for name in ("bare", "ours", "conventional")}
@@ -163,26 +174,60 @@ def compare(rounds: int) -> dict[str, Any]:
     }
 
 
-def floor() -> dict[str, Any]:
-    """Convolve forward and backward, each layer on an input of its own that is there already."""
+def convolution(block: Block, width: int) -> nn.Conv2d:
+    """Make the convolution of a block as training has it."""
+    padding = block.kernel // 2
+    conv = nn.Conv2d(width, block.channels, block.kernel, padding=padding, bias=block.bias)
+    dtype = torch.bfloat16 if low_precision() else torch.float32
+    return conv.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def images_of(conv: nn.Conv2d, size: int) -> Tensor:
+    """Draw a batch of inputs."""
+    shape = (parse(configure()).data.batch_size, conv.in_channels, size, size)
+    images = torch.randn(shape).to(conv.weight.dtype)
+    return images.to(memory_format=torch.channels_last)
+
+
+def convolutions() -> dict[str, Any]:
+    """Convolve forward and backward, each layer on an input that is there already."""
     config = parse(configure())
-    network = CompactCNN(config.model.blocks).to(torch.bfloat16 if low_precision() else None)
-    batch, steps, size = config.data.batch_size, 60_000 // config.data.batch_size, 28
-    layers = []
-    for block, description in zip(network.blocks, config.model.blocks, strict=True):
-        weight = block.conv.weight
-        shape = (batch, weight.shape[1], size, size)
-        x = torch.randn(shape, dtype=weight.dtype).to(memory_format=torch.channels_last)
-        gradient = torch.randn_like(F.conv2d(x, weight, padding="same"))
-        wanted = [weight] if weight.shape[1] == 1 else [x.requires_grad_(), weight]
-        layers.append((x, weight, gradient, wanted))
-        size //= 1 if description.pool == "none" else 2
+    layers, width, size = [], 1, IMAGE_SIZE
+    for block in config.model.blocks:
+        conv = convolution(block, width)
+        x = images_of(conv, size).requires_grad_(width > 1)
+        wanted = [conv.weight, x] if width > 1 else [conv.weight]
+        layers.append((conv, x, wanted, torch.randn_like(conv(x))))
+        width, size = block.channels, size if block.pool == "none" else size // 2
+    steps = DATASET_SIZE // config.data.batch_size
     started = time.perf_counter()
     for _ in range(steps):
-        for x, weight, gradient, wanted in layers:
-            y = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-            torch.autograd.grad(y, wanted, gradient)
-    return {"images": steps * batch, "training": time.perf_counter() - started}
+        for conv, x, wanted, gradient in layers:
+            torch.autograd.grad(conv(x), wanted, gradient)
+    seconds = time.perf_counter() - started
+    return {"images": steps * config.data.batch_size, "training": seconds}
+
+
+def floor() -> dict[str, Any]:
+    """Convolve five times in a row, with average pooling between, forward and backward."""
+    config = parse(configure())
+    layers: list[nn.Module] = []
+    width = 1
+    for block in config.model.blocks:
+        layers += [convolution(block, width)]
+        layers += [] if block.pool == "none" else [nn.AvgPool2d(2)]
+        width = block.channels
+    network = nn.Sequential(*layers)
+    assert isinstance(layers[0], nn.Conv2d)
+    x = images_of(layers[0], IMAGE_SIZE)
+    gradient = torch.randn_like(network(x))
+    weights = list(network.parameters())
+    steps = DATASET_SIZE // config.data.batch_size
+    started = time.perf_counter()
+    for _ in range(steps):
+        torch.autograd.grad(network(x), weights, gradient)
+    seconds = time.perf_counter() - started
+    return {"images": steps * config.data.batch_size, "training": seconds}
 
 
 def low_precision() -> bool:
@@ -205,12 +250,16 @@ class BareLoop:
         if without == "channels-last":
             self.network.to(memory_format=torch.contiguous_format)
         if without == "spare channels":
-            for block in self.network.blocks:
-                block.spare = 0
+            for module in self.network.modules():
+                if isinstance(module, ConvBlock):
+                    module.spare = 0
+        if without != "freed memory kept":
+            devices.keep_freed_memory()
         self.batch_size = config.data.batch_size
         self.train, self.test = load_digits(None, "train"), load_digits(None, "test")
         self.augment = RandomAffine(**without_target(config.augmentation))
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+        average = get_ema_multi_avg_fn(0.999)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.network, multi_avg_fn=average)
 
     def epoch(self) -> dict[str, Any]:
         """Train and validate once."""
@@ -223,7 +272,7 @@ class BareLoop:
         network, steps = self.network.train(), len(self.train) // self.batch_size
         fused = self.without != "fused optimizer"
         optimizer = torch.optim.SGD(
-            decay_weights_only(network),  # type: ignore[arg-type]
+            decay_weights_only(network),
             lr=0.5,
             momentum=0.9,
             nesterov=True,
@@ -236,13 +285,13 @@ class BareLoop:
         weights = [p.detach() for p in network.parameters()]
         started = time.perf_counter()
         order = torch.randperm(len(self.train))
-        for positions in order.split(self.batch_size)[:steps]:
+        for positions in torch.split(order, self.batch_size)[:steps]:
             pixels, labels = self.train[positions]
             images = (self.augment(pixels.float() / 255) - MEAN) / STD
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 loss = F.cross_entropy(network(images), labels)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             if self.without == "lean average":
@@ -287,7 +336,7 @@ def clocked() -> dict[str, Any]:
 class Conventional(pl.LightningModule):
     """A LightningModule as project templates have it."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: str) -> None:
         super().__init__()
         config = parse(configure())
         layers: list[nn.Module] = []
@@ -297,8 +346,10 @@ class Conventional(pl.LightningModule):
             layers.append(
                 nn.Conv2d(width, block.channels, block.kernel, padding=padding, bias=False)
             )
-            layers += [nn.MaxPool2d(2)] if block.pool == "after_conv" else []
-            layers += [nn.BatchNorm2d(block.channels), nn.ReLU()]
+            rest: list[nn.Module] = [nn.BatchNorm2d(block.channels), nn.ReLU()]
+            if block.pool != "none":
+                rest.insert(0 if pool == "after_conv" else 2, nn.MaxPool2d(2))
+            layers += rest
             width = block.channels
         tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(config.model.dropout)]
         self.network = nn.Sequential(*layers, *tail, nn.Linear(width, 10))
@@ -330,8 +381,8 @@ class Conventional(pl.LightningModule):
         )
 
 
-def conventional(workers: int = 2) -> dict[str, Any]:
-    """One epoch of a usual project; two workers on two cores are faster than none or one."""
+def conventional(pool: str = "after_activation") -> dict[str, Any]:
+    """One epoch of a usual project."""
     to_tensor = [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
     distort = transforms.RandomAffine(
         15,
@@ -341,7 +392,7 @@ def conventional(workers: int = 2) -> dict[str, Any]:
         interpolation=transforms.InterpolationMode.BILINEAR,
     )
     root = str(archives.prepare(archives.default_root()))
-    loader = partial(DataLoader, batch_size=256, num_workers=workers)
+    loader = partial(DataLoader, batch_size=parse(configure()).data.batch_size)
     train_set = MNIST(root, transform=transforms.Compose([distort, *to_tensor]))
     test_set = MNIST(root, train=False, transform=transforms.Compose(to_tensor))
     quiet = contextlib.redirect_stderr(io.StringIO())
@@ -356,7 +407,7 @@ def conventional(workers: int = 2) -> dict[str, Any]:
                 num_sanity_val_steps=0,
             )
             trainer.fit(
-                Conventional(),
+                Conventional(pool),
                 loader(train_set, shuffle=True, drop_last=True),
                 loader(test_set),
             )
@@ -383,7 +434,7 @@ def start(rounds: int) -> dict[str, Any]:
         started = time.time()
         return float(child("ours")["first_step"]) - started
 
-    runs: dict[str, Callable[[], float]] = {n: partial(answer, c) for n, c in commands.items()}
+    runs = {n: partial(answer, c) for n, c in commands.items()}
     found = interleave({**runs, "first training step": first_step}, rounds)
     seconds = {name: statistics.median(turns) for name, turns in found.items()}
     for name, value in seconds.items():
@@ -467,11 +518,13 @@ def levers(rounds: int) -> dict[str, Any]:
         "channels-last",
         "pooling before normalising",
         "spare channels",
+        "freed memory kept",
         "grid in one product",
         "lean average",
         "fused optimizer",
     ]
-    found = interleave({name: BareLoop(name).epoch for name in ["", *names]}, rounds)
+    runs = {name: partial(child, "bare", name) for name in ["", *names]}
+    found = interleave(runs, rounds)
     gains = {}
     print("| lever | speed with it / without |\n|---|---|")
     for name in names:
@@ -496,14 +549,13 @@ def child(name: str, *arguments: str) -> dict[str, Any]:
 def in_child(name: str, *arguments: str) -> None:
     """Run a training and print what it found."""
     runs: dict[str, Callable[..., dict[str, Any]]] = {
-        "bare": lambda: BareLoop().epoch(),
+        "bare": lambda without="": BareLoop(without).epoch(),
         "ours": ours,
         "conventional": conventional,
-        "repeated": repeated,
+        "repeated": lambda factor: repeated(int(factor)),
     }
-    found = runs[name](*map(int, arguments))
-    people = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peak = sum(resource.getrusage(who).ru_maxrss for who in people) / 1024
+    found = runs[name](*arguments)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({**found, "first_step": Clock.first_step, "peak_mb": peak}))
 
 

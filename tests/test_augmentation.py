@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mnist_lit.augmentation import FadeOut, RandomAffine
+from mnist_lit.augmentation import FadeOut, RandomAffine, affine_grid
 from mnist_lit.config import parse
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.training import build_classifier, build_trainer, quiet_lightning
@@ -31,6 +32,12 @@ def centre(images: Tensor) -> Tensor:
 def test_no_distortion_returns_the_images() -> None:
     images = torch.rand(4, 1, 28, 28)
     torch.testing.assert_close(RandomAffine()(images), images, atol=1e-5, rtol=0)
+
+
+def test_grid_is_torchs() -> None:
+    theta = torch.randn(5, 2, 3)
+    expected = F.affine_grid(theta, [5, 1, 20, 28], align_corners=False)
+    torch.testing.assert_close(affine_grid(theta, 20, 28), expected)
 
 
 def test_translation_stays_in_its_range_and_uses_it() -> None:

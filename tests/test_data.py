@@ -4,9 +4,8 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DistributedSampler
 
-from mnist_lit.data import MNISTDataModule, load_digits, normalize, stratified
+from mnist_lit.data import MNISTDataModule, ShuffledBatches, load_digits, normalize, stratified
 
 
 def as_set(images: Tensor) -> set[bytes]:
@@ -75,13 +74,25 @@ def test_order_depends_on_seed_and_epoch_alone(mnist: MNISTDataModule) -> None:
     def first_labels(seed: int, epoch: int) -> Tensor:
         mnist.seed = seed
         loader = mnist.train_dataloader()
-        assert isinstance(loader.sampler, DistributedSampler)
+        assert isinstance(loader.sampler, ShuffledBatches)
         loader.sampler.set_epoch(epoch)
         return next(iter(loader))[1]
 
     assert torch.equal(first_labels(0, 0), first_labels(0, 0))
     assert not torch.equal(first_labels(0, 0), first_labels(0, 1))
     assert not torch.equal(first_labels(0, 0), first_labels(1, 0))
+
+
+def test_processes_share_an_epoch_in_equally_many_full_batches() -> None:
+    def positions(rank: int, world: int) -> list[int]:
+        batches = ShuffledBatches(103, 10, 4, rank, world, torch.device("cpu"))
+        assert len(batches) == 103 // world // 10 == len(list(batches))
+        assert all(len(batch) == 10 for batch in batches)
+        return torch.cat(list(batches)).tolist()
+
+    alone, shares = positions(0, 1), [positions(rank, 2) for rank in range(2)]
+    assert len(set(alone)) == len(alone) == 100
+    assert not set(shares[0]) & set(shares[1])
 
 
 def test_data_root_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

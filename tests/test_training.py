@@ -1,14 +1,16 @@
 import json
 import shutil
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mnist_lit.classifier import CheckpointError, LitClassifier, decay_weights_only
 from mnist_lit.config import ConfigError, parse
@@ -188,17 +190,79 @@ def test_moving_average_is_what_is_validated_and_kept(tiny: Make) -> None:
     assert result.report.best_val_accuracy == result.report.test_accuracy
 
 
-def test_moving_average_follows_its_formula() -> None:
-    from mnist_lit.averaging import MovingAverage
+def test_moving_average_follows_its_formula(tiny: Make, tmp_path: Path) -> None:
+    class Record(pl.Callback):
+        weights: ClassVar[list[Tensor]] = []
 
-    average, value = [torch.zeros(3)], [torch.ones(3)]
-    callback = MovingAverage(decay=0.5)
-    expected = 0.0
-    for step in range(1, 20):
-        callback._average(average, value, step)
-        kept = min(0.5, (1 + step) / (10 + step))
-        expected = kept * expected + (1 - kept)
-        torch.testing.assert_close(average[0], torch.full((3,), expected))
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+            self.weights.append(pl_module.network.linear.weight.detach().clone())
+
+    config = parse(
+        tiny("callbacks=default", "callbacks.progress=null", "callbacks.average.decay=0.4")
+    )
+    classifier = build_classifier(config)
+    with quiet_lightning():
+        build_trainer(config, tmp_path, [Record()]).fit(classifier, build_data(config))
+    average = Record.weights[0]
+    for step, weight in enumerate(Record.weights[1:], start=1):
+        kept = min(0.4, (1 + step) / (10 + step))
+        average = kept * average + (1 - kept) * weight
+    assert len(Record.weights) == 10
+    torch.testing.assert_close(classifier.network.linear.weight, average)
+    assert all(counter == 10 for name, counter in classifier.named_buffers() if "num_" in name)
+
+
+def test_a_training_step_never_waits_for_the_device(tiny: Make, tmp_path: Path) -> None:
+    """Nothing in an epoch reads a number out of a tensor, which on a GPU would stall it."""
+
+    # torch does not type its dispatch modes.
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        reads: ClassVar[list[str]] = []
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+                self.reads.append("".join(traceback.format_stack(limit=12)))
+            return func(*args, **(kwargs or {}))
+
+    class Steps(pl.Callback):
+        def on_train_batch_end(
+            self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            # From the end of the first step to that of the last, with the batches between.
+            if batch_idx == 0:
+                self.watch = Watch()  # type: ignore[no-untyped-call]
+                self.watch.__enter__()  # type: ignore[no-untyped-call]
+            if batch_idx == trainer.num_training_batches - 1:
+                self.watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    with Watch():  # type: ignore[no-untyped-call]
+        torch.ones(1).item()
+    assert len(Watch.reads) == 1, "the watch does not see what it is for"
+    Watch.reads.clear()
+    config = parse(tiny("callbacks=default", "logger=default"))
+    with quiet_lightning():
+        trainer = build_trainer(config, tmp_path, [History()])
+        # Last, so that what the other callbacks do after a batch is watched.
+        vars(trainer)["callbacks"].append(Steps())
+        trainer.fit(build_classifier(config), build_data(config))
+    assert not Watch.reads, Watch.reads[0]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("default")  # torch's compiler has its own
+def test_compiled_training_learns_the_same(tiny: Make) -> None:
+    losses = []
+    for mode in ("null", "reduce-overhead"):
+        options = (f"compile={mode}", "model.dropout=0", "trainer.precision=32-true")
+        config = tiny(*options, "model.blocks=[{channels: 4, pool: after_conv}]", run_dir=mode)
+        train(config)
+        last = torch.load(Path(config.run_dir) / "checkpoints/last.ckpt", weights_only=True)
+        losses.append([row["train_loss"] for row in last["callbacks"]["History"]["epochs"]])
+        assert not any("_orig_mod" in key for key in last["state_dict"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][1] < losses[0][0]
 
 
 def test_best_is_fewest_errors_then_lowest_loss(tiny: Make) -> None:
