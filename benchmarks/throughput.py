@@ -48,6 +48,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 from torchvision.datasets import MNIST
+from tqdm import tqdm
 
 from mnist_lit import archives, augmentation, devices
 from mnist_lit.augmentation import RandomAffine
@@ -63,6 +64,16 @@ RESULTS = ROOT / "benchmarks" / "results" / "throughput.json"
 CPU = torch.device("cpu")
 FACTORS = (1, 2, 5, 10)
 BATCH_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
+KEPT = (
+    "bfloat16",
+    "channels-last",
+    "pooling before normalising",
+    "spare channels",
+    "freed memory kept",
+    "grid in one product",
+    "lean average",
+)
+DROPPED = ("fused optimizer",)
 TARGETS = {("ours", "bare"): 0.95, ("ours", "conventional"): 5.0, ("bare", "floor"): 0.65}
 
 
@@ -119,19 +130,19 @@ def configure(folder: str = "nowhere") -> DictConfig:
         )
 
 
-def interleave(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
-    """Run each in turn, and that ``rounds`` times after one turn to warm up."""
+def interleave(
+    contestants: Mapping[str, Callable[[], Any]], rounds: int, warm_up: bool = False
+) -> dict[str, list[Any]]:
+    """Run each in turn, and that ``rounds`` times, after one turn to warm up if wanted."""
     found: dict[str, list[Any]] = {name: [] for name in contestants}
-    for turn in range(rounds + 1):
+    # Silent where there is no terminal.
+    turns = range(1 - warm_up, rounds + 1)
+    for turn in (bar := tqdm(turns, unit="round", disable=None, leave=False)):
         for name, run in contestants.items():
-            print(
-                f"\r{f'round {turn} of {rounds}: {name}':60}", end="", file=sys.stderr, flush=True
-            )
+            bar.set_postfix_str(name)
             result = run()
             if turn:
                 found[name].append(result)
-    if sys.stderr.isatty():
-        print(f"\r{'':60}\r", end="", file=sys.stderr)
     return found
 
 
@@ -145,8 +156,11 @@ def compare(rounds: int) -> dict[str, Any]:
         "conventional": conventional,
         "conventional, our order": partial(conventional, "after_conv"),
     }
-    found = interleave(runs, rounds)
-    speed = {n: statistics.median(r["images"] / r["training"] for r in f) for n, f in found.items()}
+    found = interleave(runs, rounds, warm_up=True)
+    speed = {
+        name: statistics.median(turn["images"] / turn["training"] for turn in turns)
+        for name, turns in found.items()
+    }
     memory = {name: child(name)["peak_mb"] for name in ("bare", "ours", "conventional")}
     print("| | images/s | of bare | validation, s | peak memory, MB |\n|---|---|---|---|---|")
     validation = {}
@@ -236,24 +250,28 @@ def low_precision() -> bool:
 
 
 class BareLoop:
-    """The same training as ours, by hand; each lever can be let go of by its name."""
+    """The same training as ours, by hand.
 
-    def __init__(self, without: str = "") -> None:
-        self.without = without
+    Args:
+        flipped: A lever: let go of if it is one of those kept, pulled if it was dropped.
+    """
+
+    def __init__(self, flipped: str = "") -> None:
+        self.flipped = flipped
         config = parse(configure())
         blocks = config.model.blocks
-        if without == "pooling before normalising":
+        if flipped == "pooling before normalising":
             for block in blocks:
                 block.pool = block.pool.replace("after_conv", "after_activation")
         torch.manual_seed(0)
         self.network = CompactCNN(blocks, config.model.dropout)
-        if without == "channels-last":
+        if flipped == "channels-last":
             self.network.to(memory_format=torch.contiguous_format)
-        if without == "spare channels":
+        if flipped == "spare channels":
             for module in self.network.modules():
                 if isinstance(module, ConvBlock):
                     module.spare = 0
-        if without != "freed memory kept":
+        if flipped != "freed memory kept":
             devices.keep_freed_memory()
         self.batch_size = config.data.batch_size
         self.train, self.test = load_digits(None, "train"), load_digits(None, "test")
@@ -263,24 +281,23 @@ class BareLoop:
 
     def epoch(self) -> dict[str, Any]:
         """Train and validate once."""
-        if self.without != "grid in one product":
+        if self.flipped != "grid in one product":
             return self._epoch()
         with patch.object(augmentation, "affine_grid", usual_affine_grid):
             return self._epoch()
 
     def _epoch(self) -> dict[str, Any]:
         network, steps = self.network.train(), len(self.train) // self.batch_size
-        fused = self.without != "fused optimizer"
         optimizer = torch.optim.SGD(
             decay_weights_only(network),
             lr=0.5,
             momentum=0.9,
             nesterov=True,
             weight_decay=5e-4,
-            fused=fused,
+            fused=self.flipped == "fused optimizer",
         )
         schedule = OneCycleLR(optimizer, 0.5, steps, pct_start=0.2, cycle_momentum=False)
-        autocast = low_precision() and self.without != "bfloat16"
+        autocast = low_precision() and self.flipped != "bfloat16"
         averages = [p.detach() for p in self.average.module.parameters()]
         weights = [p.detach() for p in network.parameters()]
         started = time.perf_counter()
@@ -294,7 +311,7 @@ class BareLoop:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            if self.without == "lean average":
+            if self.flipped == "lean average":
                 self.average.update_parameters(network)
             else:
                 torch._foreach_lerp_(averages, weights, 0.001)
@@ -503,7 +520,7 @@ def batches(rounds: int) -> dict[str, Any]:
             build_trainer(config, Path(folder), []).fit(build_classifier(config), data)
         return Clock.images[0] / Clock.training[0]
 
-    found = interleave({str(size): partial(run, size) for size in BATCH_SIZES}, rounds)
+    found = interleave({str(n): partial(run, n) for n in BATCH_SIZES}, rounds, warm_up=True)
     speed = {name: statistics.median(turns) for name, turns in found.items()}
     print("| batch | images/s |\n|---|---|")
     for name, value in speed.items():
@@ -512,25 +529,16 @@ def batches(rounds: int) -> dict[str, Any]:
 
 
 def levers(rounds: int) -> dict[str, Any]:
-    """What each lever gains: the bare loop with all of them against all but that one."""
-    names = [
-        "bfloat16",
-        "channels-last",
-        "pooling before normalising",
-        "spare channels",
-        "freed memory kept",
-        "grid in one product",
-        "lean average",
-        "fused optimizer",
-    ]
-    runs = {name: partial(child, "bare", name) for name in ["", *names]}
-    found = interleave(runs, rounds)
+    """What each lever gains: the bare loop with it against the bare loop without."""
+    names = [*KEPT, *DROPPED]
+    found = interleave({name: partial(child, "bare", name) for name in ["", *names]}, rounds)
     gains = {}
     print("| lever | speed with it / without |\n|---|---|")
     for name in names:
         pairs = zip(found[name], found[""], strict=True)
-        gains[name] = statistics.median(a["training"] / b["training"] for a, b in pairs)
-        print(f"| {name} | {gains[name]:.2f} |")
+        ratio = statistics.median(a["training"] / b["training"] for a, b in pairs)
+        gains[name] = ratio if name in KEPT else 1 / ratio
+        print(f"| {name}{'' if name in KEPT else ' (dropped)'} | {gains[name]:.2f} |")
     return {"gains": gains, "turns": found}
 
 
@@ -549,7 +557,7 @@ def child(name: str, *arguments: str) -> dict[str, Any]:
 def in_child(name: str, *arguments: str) -> None:
     """Run a training and print what it found."""
     runs: dict[str, Callable[..., dict[str, Any]]] = {
-        "bare": lambda without="": BareLoop(without).epoch(),
+        "bare": lambda flipped="": BareLoop(flipped).epoch(),
         "ours": ours,
         "conventional": conventional,
         "repeated": lambda factor: repeated(int(factor)),

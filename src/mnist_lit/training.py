@@ -82,7 +82,8 @@ def train(cfg: DictConfig) -> TrainingResult:
             summary.table(
                 classifier.network, config.model.name, config.requirements.max_parameters
             ),
-            f"training on {describe_device(trainer)} in {trainer.precision} precision, {run_dir}",
+            f"training on {describe_device(trainer)} in {trainer.precision} precision "
+            f"(trainer.precision={config.trainer.precision}), {run_dir}",
             sep="\n",
             flush=True,
         )
