@@ -162,15 +162,16 @@ def compare(rounds: int) -> dict[str, Any]:
         for name, turns in found.items()
     }
     memory = {name: child(name)["peak_mb"] for name in ("bare", "ours", "conventional")}
+    validation = {
+        name: statistics.median(turn["validation"] for turn in turns)
+        for name, turns in found.items()
+        if "validation" in turns[0]
+    }
     print("| | images/s | of bare | validation, s | peak memory, MB |\n|---|---|---|---|---|")
-    validation = {}
-    for name, runs_found in found.items():
-        seconds = [r["validation"] for r in runs_found if "validation" in r]
-        validation[name] = statistics.median(seconds) if seconds else None
-        print(
-            f"| {name} | {speed[name]:,.0f} | {speed[name] / speed['bare']:.2f} "
-            f"| {validation[name] or float('nan'):.2f} | {memory.get(name, float('nan')):,.0f} |"
-        )
+    for name, value in speed.items():
+        seconds = f"{validation[name]:.2f}" if name in validation else "–"
+        peak = f"{memory[name]:,.0f}" if name in memory else "–"
+        print(f"| {name} | {value:,.0f} | {value / speed['bare']:.2f} | {seconds} | {peak} |")
     ratios = {}
     for (a, b), target in TARGETS.items():
         pairs = zip(found[a], found[b], strict=True)

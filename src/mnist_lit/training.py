@@ -176,7 +176,7 @@ def build_trainer(config: Config, run_dir: Path, callbacks: list[Callback]) -> p
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            log_every_n_steps=1,
+            log_every_n_steps=0,  # what is logged is logged once an epoch
             use_distributed_sampler=False,
         )
     except (pl.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
