@@ -50,13 +50,13 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 from tqdm import tqdm
 
-from mnist_lit import archives, augmentation, devices
+from mnist_lit import archives, augmentation, devices, fused
 from mnist_lit.augmentation import RandomAffine
 from mnist_lit.classifier import decay_weights_only
 from mnist_lit.config import DATASET_SIZE, IMAGE_SIZE, Block, parse
 from mnist_lit.data import MEAN, STD, Digits, MNISTDataModule, load_digits
 from mnist_lit.evaluation import evaluate
-from mnist_lit.network import CompactCNN, ConvBlock
+from mnist_lit.network import CompactCNN
 from mnist_lit.training import build_classifier, build_trainer, quiet_lightning, train
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +68,7 @@ KEPT = (
     "bfloat16",
     "channels-last",
     "pooling before normalising",
-    "spare channels",
+    "fused pool, norm and ReLU",
     "freed memory kept",
     "grid in one product",
     "lean average",
@@ -268,10 +268,6 @@ class BareLoop:
         self.network = CompactCNN(blocks, config.model.dropout)
         if flipped == "channels-last":
             self.network.to(memory_format=torch.contiguous_format)
-        if flipped == "spare channels":
-            for module in self.network.modules():
-                if isinstance(module, ConvBlock):
-                    module.spare = 0
         if flipped != "freed memory kept":
             devices.keep_freed_memory()
         self.batch_size = config.data.batch_size
@@ -282,9 +278,11 @@ class BareLoop:
 
     def epoch(self) -> dict[str, Any]:
         """Train and validate once."""
-        if self.flipped != "grid in one product":
-            return self._epoch()
-        with patch.object(augmentation, "affine_grid", usual_affine_grid):
+        with contextlib.ExitStack() as changes:
+            if self.flipped == "grid in one product":
+                changes.enter_context(patch.object(augmentation, "affine_grid", usual_affine_grid))
+            if self.flipped == "fused pool, norm and ReLU":
+                changes.enter_context(patch.object(fused, "usable", lambda *_: False))
             return self._epoch()
 
     def _epoch(self) -> dict[str, Any]:

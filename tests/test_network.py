@@ -93,44 +93,6 @@ def test_pooling_before_or_after_the_activation_differs_only_in_order() -> None:
     torch.testing.assert_close(before(images), after(images))
 
 
-@pytest.mark.parametrize("name", ["final", "optimized"])
-def test_spare_channels_change_nothing_but_rounding(name: str) -> None:
-    """Training in bfloat16 with and without them: outputs, gradients and statistics agree."""
-    torch.manual_seed(0)
-    padded, plain = variant(name), variant(name)
-    plain.load_state_dict(padded.state_dict())
-    widths = []
-    for block, other in zip(padded.blocks, plain.blocks, strict=True):
-        assert isinstance(block, ConvBlock)
-        assert isinstance(other, ConvBlock)
-        widths.append(block.conv.out_channels + block.spare)
-        other.spare = 0
-    assert widths == {"final": [16, 16, 32, 48, 20], "optimized": [8, 16, 16, 32, 16]}[name]
-    images = torch.randn(64, 1, 28, 28)
-    for network in (padded, plain):
-        torch.manual_seed(1)
-        with torch.autocast("cpu", torch.bfloat16):
-            network(images).logsumexp(dim=1).sum().backward()
-    for (key, ours), theirs in zip(padded.named_parameters(), plain.parameters(), strict=True):
-        assert ours.grad is not None
-        assert theirs.grad is not None
-        error = (ours.grad - theirs.grad).norm() / theirs.grad.norm().clamp(min=1e-2)
-        assert error < 0.05, key
-    for (key, one), other_one in zip(padded.named_buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(one, other_one, atol=2e-3, rtol=2e-2, msg=key)
-    assert padded.state_dict().keys() == plain.state_dict().keys()
-
-
-def test_no_spare_channels_in_32_bit_or_in_evaluation() -> None:
-    network = variant("final")
-    first = network.blocks[0]
-    images = torch.randn(2, 1, 28, 28)
-    assert first(images).shape[1] == 12
-    with torch.autocast("cpu", torch.bfloat16):
-        assert first(images).shape[1] == 16
-        assert first.eval()(images).shape[1] == 12
-
-
 def test_description_rebuilds_the_network() -> None:
     network = variant("optimized").eval()
     copy = CompactCNN(**network.description).eval()

@@ -114,7 +114,7 @@ void NAME(forward)(const T *restrict x, T *restrict pooled, K *restrict which,
         T *o = y + (size_t)r * width;
         for (int i = 0; i < width; i++) {
             float v = LOAD(p[i]) * table[i] + table[width + i];
-            o[i] = STORE(v > 0 ? v : 0);
+            o[i] = STORE(v < 0 ? 0 : v); /* not a number stays what it is */
         }
     }
     free(sums);

@@ -116,7 +116,9 @@ def library(channels: int) -> ctypes.CDLL | None:
     # The OpenMP that torch has loaded: with another, two sets of threads would fight for the cores.
     openmp = [str(file) for file in (Path(torch.__file__).parent / "lib").glob("libgomp*")]
     command = [
-        *(os.environ.get("CC", "cc"), "-O3", "-march=native", "-ffast-math", "-fopenmp"),
+        *(os.environ.get("CC", "cc"), "-O3", "-march=native", "-fopenmp"),
+        # Sums may be taken in any order, but not a number must stay what it is.
+        *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
         *("-shared", "-fPIC", f"-DC={channels}", str(SOURCE), *openmp, "-lm"),
     ]
     try:
