@@ -83,9 +83,11 @@ class ShuffledBatches(Sampler[Tensor]):
         return self.size // self.world // self.batch_size
 
     def __iter__(self) -> Iterator[Tensor]:
+        # A generator, which begins at the first batch: Lightning asks for the iterator of a
+        # resumed run before it sets the epoch.
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.size, generator=generator)[self.rank :: self.world]
-        return iter(torch.split(order.to(self.device), self.batch_size)[: len(self)])
+        yield from torch.split(order.to(self.device), self.batch_size)[: len(self)]
 
 
 def normalize(images: UInt8[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 1 28 28"]:
