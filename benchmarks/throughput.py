@@ -194,7 +194,7 @@ def convolution(block: Block, width: int) -> nn.Conv2d:
     padding = block.kernel // 2
     conv = nn.Conv2d(width, block.channels, block.kernel, padding=padding, bias=block.bias)
     dtype = torch.bfloat16 if low_precision() else torch.float32
-    return conv.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return conv.to(dtype).to(memory_format=torch.channels_last)
 
 
 def images_of(conv: nn.Conv2d, size: int) -> Tensor:
@@ -273,6 +273,7 @@ class BareLoop:
         self.batch_size = config.data.batch_size
         self.train, self.test = load_digits(None, "train"), load_digits(None, "test")
         self.augment = RandomAffine(**without_target(config.augmentation))
+        # untyped in torch
         average = get_ema_multi_avg_fn(0.999)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.network, multi_avg_fn=average)
 
@@ -307,6 +308,7 @@ class BareLoop:
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 loss = F.cross_entropy(network(images), labels)
             optimizer.zero_grad()
+            # untyped in torch
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
@@ -563,8 +565,10 @@ def in_child(name: str, *arguments: str) -> None:
     }
     found = runs[name](*arguments)
     status = Path("/proc/self/status").read_text()  # rusage has the parent's peak at least
-    peak = int(re.search(r"VmHWM:\s*(\d+)", status)[1]) / 1024  # type: ignore[index]
-    print(json.dumps({**found, "first_step": Clock.first_step, "peak_mb": peak}))
+    peak = re.search(r"VmHWM:\s*(\d+)", status)
+    assert peak is not None
+    peak_mb = int(peak[1]) / 1024
+    print(json.dumps({**found, "first_step": Clock.first_step, "peak_mb": peak_mb}))
 
 
 if __name__ == "__main__":

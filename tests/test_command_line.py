@@ -30,15 +30,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
 
 
 @pytest.mark.parametrize(
-    ("command", "seconds"),
+    ("command", "seconds", "said"),
     [
-        (["train.py", "--help"], 1.0),
-        (["-m", "mnist_lit", "--help"], 1.0),
-        (["train.py", "--cfg", "job"], 1.5),
-        (["train.py", "optimizer.lrr=1"], 1.0),
+        (["train.py", "--help"], 1.0, "python train.py"),
+        (["-m", "mnist_lit", "--help"], 1.0, "train.py"),
+        (["train.py", "--cfg", "job"], 1.5, "max_parameters: 20000"),
+        (["train.py", "optimizer.lrr=1"], 1.0, "error: optimizer.lrr: no such key"),
     ],
 )
-def test_an_answer_that_needs_no_torch_comes_at_once(command: list[str], seconds: float) -> None:
+def test_an_answer_that_needs_no_torch_comes_at_once(
+    command: list[str], seconds: float, said: str
+) -> None:
     code = """if True:
         import resource, runpy, sys
         try:
@@ -56,6 +58,8 @@ def test_an_answer_that_needs_no_torch_comes_at_once(command: list[str], seconds
     done = subprocess.run(
         [sys.executable, "-c", code, *command], cwd=PROJECT, capture_output=True, text=True
     )
+    assert said in done.stdout + done.stderr
+    assert done.returncode == ("error" in said)
     # Seconds of computing, so that a busy machine fails nothing.
     heavy, computed = done.stdout.splitlines()[-1].split("seconds:")
     assert heavy.strip() == "heavy:"

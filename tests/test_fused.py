@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mnist_lit import fused
 from mnist_lit.network import CompactCNN
 
+# Without one the operation is never used, and `test_without_a_compiler_torch_does_it` still runs.
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 

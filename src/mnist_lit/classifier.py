@@ -183,9 +183,9 @@ class LitClassifier(pl.LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(self.trainer.callback_metrics["val/loss"])
 
+    @classmethod
     # Narrower than Lightning's on purpose: its other options could overrule what the file says, or
     # unpickle it.
-    @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, map_location: Any = "cpu"
     ) -> "LitClassifier":
