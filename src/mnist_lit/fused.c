@@ -1,6 +1,7 @@
-/* Max-pool, batch norm and ReLU of a channels-last map of C channels, forward and backward, each in
- * two passes over memory. The file includes itself once for each element type T; K is an unsigned
- * integer as wide, so that loops over both fill whole vectors. */
+/* Forward and backward: max-pool, batch norm and ReLU of a channels-last map of C channels, each in
+ * two passes over memory; convolution of images of one channel to C with the max-pool after it. The
+ * file includes itself once for each element type T; K is an unsigned integer as wide, so that loops
+ * over both fill whole vectors. */
 
 #ifndef T
 #include <math.h>
@@ -28,6 +29,22 @@ static void gather(const float *columns, int threads, int width, double *total) 
         for (int i = 0; i < width; i++) total[i % C] += columns[(size_t)t * width + i];
 }
 
+/* So many values are worked on at once. */
+#define LANES 16
+typedef float lanes __attribute__((vector_size(LANES * 4)));
+typedef int32_t wholes __attribute__((vector_size(LANES * 4)));
+
+static inline lanes choose(wholes mask, lanes a, lanes b) {
+    return (lanes)((mask & (wholes)a) | (~mask & (wholes)b));
+}
+
+/* [h, w] -> [h + 2m, w + 2m] with a margin of m zeros. */
+static void frame(const float *image, float *framed, int h, int w, int m) {
+    memset(framed, 0, (size_t)(h + 2 * m) * (w + 2 * m) * sizeof(float));
+    for (int i = 0; i < h; i++)
+        memcpy(framed + (size_t)(i + m) * (w + 2 * m) + m, image + (size_t)i * w, w * sizeof(float));
+}
+
 #define T uint16_t
 #define K uint16_t
 #define LOAD from_bf16
@@ -48,10 +65,11 @@ static void gather(const float *columns, int threads, int width, double *total) 
 #else
 
 /* x [n, h, w, C] -> y, through pooled [n, h/2, w/2, C] if pool; which says where in its window each
- * maximum was. mean and var [C] are of what is normalised, var biased. */
-void NAME(forward)(const T *restrict x, T *restrict pooled, K *restrict which,
-                   T *restrict y, const float *weight, const float *bias, float eps, float *mean,
-                   float *var, int n, int h, int w, int pool) {
+ * maximum was. For the backward, kept [4, C] gets scale and shift, of which y is the positive part,
+ * and the mean and one over the deviation of what is normalised. */
+void NAME(forward)(const T *restrict x, T *restrict pooled, K *restrict which, T *restrict y,
+                   const float *weight, const float *bias, float *running_mean, float *running_var,
+                   float momentum, float eps, float *kept, int n, int h, int w, int pool) {
     int H = pool ? h / 2 : h, W = pool ? w / 2 : w, width = W * C, threads = omp_get_max_threads();
     float *sums = calloc((size_t)threads * width * 2, sizeof(float));
     float *table = malloc((size_t)width * 2 * sizeof(float));
@@ -100,13 +118,16 @@ void NAME(forward)(const T *restrict x, T *restrict pooled, K *restrict which,
     double count = (double)n * H * W, *total = malloc(2 * C * sizeof(double));
     gather(sums, threads, width, total);
     gather(squares, threads, width, total + C);
-    for (int i = 0; i < width; i++) {
-        int k = i % C;
+    float *scale = kept, *shift = kept + C, *mean = kept + 2 * C, *inv = kept + 3 * C;
+    for (int k = 0; k < C; k++) {
         double m = total[k] / count, v = total[C + k] / count - m * m;
-        mean[k] = m, var[k] = v > 0 ? v : 0;
-        table[i] = weight[k] / sqrt(var[k] + eps);
-        table[width + i] = bias[k] - m * table[i];
+        v = v < 0 ? 0 : v;
+        mean[k] = m, inv[k] = 1 / sqrt(v + eps);
+        scale[k] = weight[k] * inv[k], shift[k] = bias[k] - m * scale[k];
+        running_mean[k] += momentum * (m - running_mean[k]);
+        running_var[k] += momentum * (v * count / (count > 1 ? count - 1 : 1) - running_var[k]);
     }
+    for (int i = 0; i < width; i++) table[i] = scale[i % C], table[width + i] = shift[i % C];
     free(total);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int r = 0; r < n * H; r++) {
@@ -122,40 +143,39 @@ void NAME(forward)(const T *restrict x, T *restrict pooled, K *restrict which,
 }
 
 /* dy -> dx, dweight, dbias; in is what was normalised: pooled if pool, else x. */
-void NAME(backward)(const T *restrict dy, const T *restrict y, const T *restrict in,
-                    const K *restrict which, T *restrict dx, const float *weight,
-                    const float *mean, const float *var, float eps, float *dweight, float *dbias,
-                    int n, int h, int w, int pool) {
+void NAME(backward)(const T *restrict dy, const T *restrict in, const K *restrict which,
+                    T *restrict dx, const float *kept, float *dweight, float *dbias, int n, int h,
+                    int w, int pool) {
     int H = pool ? h / 2 : h, W = pool ? w / 2 : w, width = W * C, threads = omp_get_max_threads();
     float *sums = calloc((size_t)threads * width * 2, sizeof(float));
-    float *table = malloc((size_t)width * 3 * sizeof(float));
     float *products = sums + (size_t)threads * width;
+    float *scale = malloc((size_t)width * 4 * sizeof(float)), *shift = scale + width;
+    float *slope = shift + width, *offset = slope + width;
+    for (int i = 0; i < width; i++) scale[i] = kept[i % C], shift[i] = kept[C + i % C];
 #pragma omp parallel num_threads(threads)
     {
         float *s = sums + (size_t)omp_get_thread_num() * width;
         float *q = products + (size_t)omp_get_thread_num() * width;
 #pragma omp for schedule(static)
         for (int r = 0; r < n * H; r++) {
-            const T *g = dy + (size_t)r * width, *o = y + (size_t)r * width;
-            const T *p = in + (size_t)r * width;
+            const T *g = dy + (size_t)r * width, *p = in + (size_t)r * width;
             for (int i = 0; i < width; i++) {
-                float v = LOAD(o[i]) > 0 ? LOAD(g[i]) : 0;
+                float x = LOAD(p[i]), v = x * scale[i] + shift[i] > 0 ? LOAD(g[i]) : 0;
                 s[i] += v;
-                q[i] += v * LOAD(p[i]);
+                q[i] += v * x;
             }
         }
     }
     double count = (double)n * H * W, *total = malloc(2 * C * sizeof(double));
     gather(sums, threads, width, total);
     gather(products, threads, width, total + C);
+    const float *mean = kept + 2 * C, *inv = kept + 3 * C;
     for (int i = 0; i < width; i++) {
         int k = i % C;
-        double inv = 1 / sqrt(var[k] + eps), a = weight[k] * inv;
         dbias[k] = total[k];
-        dweight[k] = (total[C + k] - mean[k] * total[k]) * inv;
-        double slope = -a * inv * dweight[k] / count;
-        table[i] = a, table[width + i] = slope;
-        table[2 * width + i] = -a * dbias[k] / count - slope * mean[k];
+        dweight[k] = (total[C + k] - mean[k] * total[k]) * inv[k];
+        slope[i] = -scale[k] * inv[k] * dweight[k] / count;
+        offset[i] = -scale[k] * dbias[k] / count - slope[i] * mean[k];
     }
     free(total);
 #pragma omp parallel num_threads(threads)
@@ -163,12 +183,11 @@ void NAME(backward)(const T *restrict dy, const T *restrict y, const T *restrict
         T *d = malloc((size_t)width * sizeof(T));
 #pragma omp for schedule(static)
         for (int r = 0; r < n * H; r++) {
-            const T *g = dy + (size_t)r * width, *o = y + (size_t)r * width;
-            const T *p = in + (size_t)r * width;
+            const T *g = dy + (size_t)r * width, *p = in + (size_t)r * width;
             T *to = pool ? d : dx + (size_t)r * width;
             for (int i = 0; i < width; i++) {
-                float v = LOAD(o[i]) > 0 ? LOAD(g[i]) : 0;
-                to[i] = STORE(v * table[i] + LOAD(p[i]) * table[width + i] + table[2 * width + i]);
+                float x = LOAD(p[i]), v = x * scale[i] + shift[i] > 0 ? LOAD(g[i]) : 0;
+                to[i] = STORE(v * scale[i] + x * slope[i] + offset[i]);
             }
             if (!pool) continue;
             const K *k = which + (size_t)r * width;
@@ -191,6 +210,111 @@ void NAME(backward)(const T *restrict dy, const T *restrict y, const T *restrict
         free(d);
     }
     free(sums);
-    free(table);
+    free(scale);
+}
+
+/* images [n, h, w], weight [C, size, size] -> pooled [n, h/2, w/2, C] and which, as above. */
+void NAME(conv_pool_forward)(const float *images, const float *weight, T *pooled, K *which, int n,
+                             int h, int w, int size) {
+    int margin = size / 2, wide = w + 2 * margin, taps = size * size;
+    int H = h / 2, W = w / 2, width = W * C, groups = (C + LANES - 1) / LANES;
+    lanes *filters = aligned_alloc(sizeof(lanes), groups * taps * sizeof(lanes));
+    for (int i = 0; i < groups * LANES; i++)
+        for (int t = 0; t < taps; t++)
+            filters[i / LANES * taps + t][i % LANES] = i < C ? weight[i * taps + t] : 0;
+#pragma omp parallel
+    {
+        float *x = malloc((size_t)(h + 2 * margin) * wide * sizeof(float));
+        float *row = malloc((width + LANES) * sizeof(float));
+        int32_t *where = malloc((width + LANES) * sizeof(int32_t));
+#pragma omp for schedule(static)
+        for (int image = 0; image < n; image++) {
+            frame(images + (size_t)image * h * w, x, h, w, margin);
+            for (int i = 0; i < H; i++) {
+                for (int j = 0; j < W; j++)
+                    for (int g = 0; g < groups; g++) {
+                        const lanes *f = filters + g * taps;
+                        const float *a = x + (size_t)2 * i * wide + 2 * j;
+                        lanes s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+                        for (int u = 0; u < size; u++, a += wide)
+                            for (int v = 0; v < size; v++, f++) {
+                                s0 += *f * a[v];
+                                s1 += *f * a[v + 1];
+                                s2 += *f * a[v + wide];
+                                s3 += *f * a[v + wide + 1];
+                            }
+                        wholes right = s1 > s0, below_right = s3 > s2;
+                        lanes above = choose(right, s1, s0), below = choose(below_right, s3, s2);
+                        wholes lower = below > above;
+                        lanes best = choose(lower, below, above);
+                        wholes at = (lower & (2 - below_right)) | (~lower & -right);
+                        /* What is beyond C is overwritten by the next pixel. */
+                        memcpy(row + j * C + g * LANES, &best, sizeof best);
+                        memcpy(where + j * C + g * LANES, &at, sizeof at);
+                    }
+                size_t start = ((size_t)image * H + i) * width;
+                for (int c = 0; c < width; c++) pooled[start + c] = STORE(row[c]);
+                for (int c = 0; c < width; c++) which[start + c] = where[c];
+            }
+        }
+        free(x);
+        free(row);
+        free(where);
+    }
+    free(filters);
+}
+
+/* Gradient of pooled [n, h/2, w/2, C], images, which -> dweight [C, size, size]. */
+void NAME(conv_pool_backward)(const T *gradient, const float *images, const K *which,
+                              float *dweight, int n, int h, int w, int size) {
+    int margin = size / 2, wide = w + 2 * margin, taps = size * size;
+    int H = h / 2, W = w / 2, width = W * C;
+    int groups = (C + LANES - 1) / LANES, threads = omp_get_max_threads();
+    size_t bytes = groups * taps * sizeof(lanes);
+    lanes *sums = aligned_alloc(sizeof(lanes), threads * bytes);
+    memset(sums, 0, threads * bytes);
+#pragma omp parallel num_threads(threads)
+    {
+        lanes *sum = sums + omp_get_thread_num() * groups * taps;
+        float *x = malloc((size_t)(h + 2 * margin) * wide * sizeof(float));
+        float *row = calloc(width + LANES, sizeof(float));
+        int32_t *where = calloc(width + LANES, sizeof(int32_t));
+#pragma omp for schedule(static)
+        for (int image = 0; image < n; image++) {
+            frame(images + (size_t)image * h * w, x, h, w, margin);
+            for (int i = 0; i < H; i++) {
+                size_t start = ((size_t)image * H + i) * width;
+                for (int c = 0; c < width; c++) row[c] = LOAD(gradient[start + c]);
+                for (int c = 0; c < width; c++) where[c] = which[start + c];
+                for (int j = 0; j < W; j++)
+                    for (int g = 0; g < groups; g++) {
+                        const float *a = x + (size_t)2 * i * wide + 2 * j;
+                        /* What is beyond C goes into sums that nobody reads. */
+                        lanes s, none = {0};
+                        wholes at;
+                        memcpy(&s, row + j * C + g * LANES, sizeof s);
+                        memcpy(&at, where + j * C + g * LANES, sizeof at);
+                        lanes d0 = choose(at == 0, s, none), d1 = choose(at == 1, s, none);
+                        lanes d2 = choose(at == 2, s, none), d3 = choose(at == 3, s, none);
+                        lanes *to = sum + g * taps;
+                        for (int u = 0; u < size; u++, a += wide)
+                            for (int v = 0; v < size; v++, to++)
+                                *to += d0 * a[v] + d1 * a[v + 1] + d2 * a[v + wide] +
+                                       d3 * a[v + wide + 1];
+                    }
+            }
+        }
+        free(x);
+        free(row);
+        free(where);
+    }
+    for (int c = 0; c < C; c++)
+        for (int t = 0; t < taps; t++) {
+            double total = 0;
+            for (int thread = 0; thread < threads; thread++)
+                total += sums[(thread * groups + c / LANES) * taps + t][c % LANES];
+            dweight[c * taps + t] = total;
+        }
+    free(sums);
 }
 #endif

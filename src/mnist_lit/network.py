@@ -34,11 +34,15 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         """Map ``[B, C, H, W]`` to ``[B, D, H, W]``, or to half of H and W where it pools."""
-        x = self.conv(x)
-        if self.training and fused.usable(x, self.norm):
-            x = fused.pool_norm_relu(x, self.norm, pool=self.pool == "after_conv")
+        pool = self.pool == "after_conv"
+        if self.training and pool and fused.convolves(x, self.conv):
+            x, pool = fused.conv_pool(x, self.conv), False
         else:
-            if self.pool == "after_conv":
+            x = self.conv(x)
+        if self.training and fused.usable(x, self.norm):
+            x = fused.pool_norm_relu(x, self.norm, pool)
+        else:
+            if pool:
                 x = F.max_pool2d(x, 2)
             x = F.relu(self.norm(x), inplace=True)
         if self.pool == "after_activation":
