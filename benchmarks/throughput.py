@@ -69,11 +69,13 @@ KEPT = (
     "channels-last",
     "pooling before normalising",
     "fused pool, norm and ReLU",
+    "first convolution with its pooling",
     "freed memory kept",
     "grid in one product",
     "lean average",
 )
 DROPPED = ("fused optimizer",)
+OVERRIDES: list[str] = []
 TARGETS = {("ours", "bare"): 0.95, ("ours", "conventional"): 5.0, ("bare", "floor"): 0.65}
 
 
@@ -91,14 +93,18 @@ def main() -> None:
     )
     parser.add_argument("parts", nargs="*", help=f"{', '.join(parts)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--batch-size", type=int, help="default: the recipe's")
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
     options = parser.parse_args()
+    if options.batch_size:
+        OVERRIDES.append(f"data.batch_size={options.batch_size}")
     for part in options.parts or parts:
         if part not in parts:
             parser.error(f"{part}: no such part; there are {', '.join(parts)}")
         found = parts[part](options.rounds)
         results = json.loads(options.output.read_text()) if options.output.is_file() else {}
-        results[part] = {**conditions(options.rounds), **found}
+        key = f"{part}, batch {options.batch_size}" if options.batch_size else part
+        results[key] = {**conditions(options.rounds), **found}
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(results, indent=1) + "\n")
 
@@ -126,6 +132,7 @@ def configure(folder: str = "nowhere") -> DictConfig:
                 "requirements.enforce=false",
                 "+callbacks.clock._target_=clock.Clock",
                 f"run_dir={folder}",
+                *OVERRIDES,
             ],
         )
 
@@ -283,7 +290,9 @@ class BareLoop:
             if self.flipped == "grid in one product":
                 changes.enter_context(patch.object(augmentation, "affine_grid", usual_affine_grid))
             if self.flipped == "fused pool, norm and ReLU":
-                changes.enter_context(patch.object(fused, "usable", lambda *_: False))
+                changes.enter_context(patch.object(fused, "library", lambda _: None))
+            if self.flipped == "first convolution with its pooling":
+                changes.enter_context(patch.object(fused, "convolves", lambda *_: False))
             return self._epoch()
 
     def _epoch(self) -> dict[str, Any]:
@@ -545,7 +554,10 @@ def levers(rounds: int) -> dict[str, Any]:
 
 def child(name: str, *arguments: str) -> dict[str, Any]:
     """Run one of the trainings in a process of its own; adds its peak memory."""
-    code = f"import throughput; throughput.in_child({name!r}, *{arguments!r})"
+    code = (
+        f"import throughput; throughput.OVERRIDES += {OVERRIDES!r}; "
+        f"throughput.in_child({name!r}, *{arguments!r})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True
     )

@@ -32,7 +32,7 @@ class MovingAverage(WeightAveraging):
         self._averages, self._weights = list(compress(average, real)), list(compress(current, real))
         # Batch norm counts its steps.
         whole = [not yes for yes in real]
-        self._counters = list(zip(compress(average, whole), compress(current, whole), strict=True))
+        self._counters = list(compress(average, whole)), list(compress(current, whole))
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -53,8 +53,7 @@ class MovingAverage(WeightAveraging):
         before, self._latest_update_step = self._latest_update_step, trainer.global_step
         kept = min(self.decay, (1 + before) / (10 + before)) if before else 0.0
         torch._foreach_lerp_(self._averages, self._weights, 1 - kept)
-        for average, current in self._counters:
-            average.copy_(current)
+        torch._foreach_copy_(*self._counters)
 
 
 def _state(module: torch.nn.Module) -> list[Tensor]:

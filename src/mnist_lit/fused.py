@@ -32,7 +32,7 @@ ARGUMENTS = {
     "conv_pool_forward": "ppppiiii",
     "conv_pool_backward": "ppppiiii",
 }
-ARGUMENT_TYPES = {"p": ctypes.c_void_p, "f": ctypes.c_float, "i": ctypes.c_int}
+ARGUMENT_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "f": ctypes.c_float, "i": ctypes.c_int}
 
 
 def usable(x: Tensor, norm: nn.BatchNorm2d) -> bool:
