@@ -79,6 +79,39 @@ def test_its_gradient_is_the_numerical_one() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "kernel", "height", "width"),
+    [(12, 3, 28, 28), (5, 1, 9, 6), (16, 5, 28, 28), (40, 3, 7, 7)],
+)
+def test_the_first_convolution_is_torchs(
+    channels: int, kernel: int, height: int, width: int, autocast: bool
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(1, channels, kernel, padding=kernel // 2, bias=False)
+    # Small whole numbers are exact in either type, and windows have several maxima.
+    x = torch.randint(-2, 4, (16, 1, height, width)).float()
+    conv.weight.data = torch.randint(-2, 3, conv.weight.shape).float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert fused.convolves(x, conv)
+        one, other = fused.conv_pool(x, conv), F.max_pool2d(conv(x), 2)
+    assert one.dtype == other.dtype
+    assert torch.equal(one, other)
+    gradient = torch.randint(-2, 3, one.shape).to(one.dtype)
+    ours, theirs = (torch.autograd.grad(y, conv.weight, gradient)[0] for y in (one, other))
+    # torch rounds it to bfloat16 under autocast; ours are exact.
+    torch.testing.assert_close(ours, theirs, atol=0, rtol=0.005 if autocast else 0)
+
+
+def test_only_a_first_convolution_is_taken_over() -> None:
+    images, maps = torch.zeros(2, 1, 28, 28), torch.zeros(2, 3, 28, 28)
+    assert not fused.convolves(images, nn.Conv2d(1, 4, 3, padding=1))  # it has a bias
+    assert not fused.convolves(maps, nn.Conv2d(3, 4, 3, padding=1, bias=False))
+    wanted = torch.zeros(2, 1, 28, 28, requires_grad=True)
+    assert not fused.convolves(wanted, nn.Conv2d(1, 4, 3, padding=1, bias=False))
+
+
+@needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_not_a_number_is_not_hidden(dtype: torch.dtype) -> None:
     x = torch.full((2, 4, 6, 6), torch.nan, dtype=dtype)
@@ -89,6 +122,8 @@ def test_it_keeps_to_what_it_was_compiled_for() -> None:
     norm = nn.BatchNorm2d(4)
     assert not fused.usable(torch.zeros(1, 4, 2, 2, dtype=torch.float64), norm)
     assert not fused.usable(torch.zeros(1, 4, 2, 2, device="meta"), norm)
+    without = nn.BatchNorm2d(4, track_running_stats=False)
+    assert not fused.usable(torch.zeros(1, 4, 2, 2), without)
 
 
 @needs_compiler

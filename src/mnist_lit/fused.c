@@ -22,11 +22,12 @@ static inline uint16_t to_bf16(float value) {
     return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-/* Sums of each column of every thread -> sums of each channel. */
+/* Two sums for each column from every thread -> the same for each channel. Each thread has added up in
+ * memory of its own: two in one cache line would wait for each other at every row. */
 static void gather(const float *columns, int threads, int width, double *total) {
-    for (int i = 0; i < C; i++) total[i] = 0;
-    for (int t = 0; t < threads; t++)
-        for (int i = 0; i < width; i++) total[i % C] += columns[(size_t)t * width + i];
+    for (int i = 0; i < 2 * C; i++) total[i] = 0;
+    for (int i = 0; i < threads * 2 * width; i++)
+        total[i / width % 2 * C + i % width % C] += columns[i];
 }
 
 /* So many values are worked on at once. */
@@ -71,14 +72,13 @@ void NAME(forward)(const T *restrict x, T *restrict pooled, K *restrict which, T
                    const float *weight, const float *bias, float *running_mean, float *running_var,
                    float momentum, float eps, float *kept, int n, int h, int w, int pool) {
     int H = pool ? h / 2 : h, W = pool ? w / 2 : w, width = W * C, threads = omp_get_max_threads();
-    float *sums = calloc((size_t)threads * width * 2, sizeof(float));
+    size_t bytes = (size_t)width * 2 * sizeof(float);
+    float *sums = calloc(threads, bytes);
     float *table = malloc((size_t)width * 2 * sizeof(float));
-    float *squares = sums + (size_t)threads * width;
     const T *in = pool ? pooled : x;
 #pragma omp parallel num_threads(threads)
     {
-        float *s = sums + (size_t)omp_get_thread_num() * width;
-        float *q = squares + (size_t)omp_get_thread_num() * width;
+        float *s = calloc(1, bytes), *q = s + width;
         float *high = malloc((size_t)w * C * sizeof(float));
         float *row = malloc((size_t)w * C * sizeof(float));
 #pragma omp for schedule(static)
@@ -112,12 +112,13 @@ void NAME(forward)(const T *restrict x, T *restrict pooled, K *restrict which, T
                 q[i] += v * v;
             }
         }
+        memcpy(sums + (size_t)omp_get_thread_num() * 2 * width, s, bytes);
+        free(s);
         free(high);
         free(row);
     }
     double count = (double)n * H * W, *total = malloc(2 * C * sizeof(double));
     gather(sums, threads, width, total);
-    gather(squares, threads, width, total + C);
     float *scale = kept, *shift = kept + C, *mean = kept + 2 * C, *inv = kept + 3 * C;
     for (int k = 0; k < C; k++) {
         double m = total[k] / count, v = total[C + k] / count - m * m;
@@ -147,15 +148,14 @@ void NAME(backward)(const T *restrict dy, const T *restrict in, const K *restric
                     T *restrict dx, const float *kept, float *dweight, float *dbias, int n, int h,
                     int w, int pool) {
     int H = pool ? h / 2 : h, W = pool ? w / 2 : w, width = W * C, threads = omp_get_max_threads();
-    float *sums = calloc((size_t)threads * width * 2, sizeof(float));
-    float *products = sums + (size_t)threads * width;
+    size_t bytes = (size_t)width * 2 * sizeof(float);
+    float *sums = calloc(threads, bytes);
     float *scale = malloc((size_t)width * 4 * sizeof(float)), *shift = scale + width;
     float *slope = shift + width, *offset = slope + width;
     for (int i = 0; i < width; i++) scale[i] = kept[i % C], shift[i] = kept[C + i % C];
 #pragma omp parallel num_threads(threads)
     {
-        float *s = sums + (size_t)omp_get_thread_num() * width;
-        float *q = products + (size_t)omp_get_thread_num() * width;
+        float *s = calloc(1, bytes), *q = s + width;
 #pragma omp for schedule(static)
         for (int r = 0; r < n * H; r++) {
             const T *g = dy + (size_t)r * width, *p = in + (size_t)r * width;
@@ -165,10 +165,11 @@ void NAME(backward)(const T *restrict dy, const T *restrict in, const K *restric
                 q[i] += v * x;
             }
         }
+        memcpy(sums + (size_t)omp_get_thread_num() * 2 * width, s, bytes);
+        free(s);
     }
     double count = (double)n * H * W, *total = malloc(2 * C * sizeof(double));
     gather(sums, threads, width, total);
-    gather(products, threads, width, total + C);
     const float *mean = kept + 2 * C, *inv = kept + 3 * C;
     for (int i = 0; i < width; i++) {
         int k = i % C;
@@ -275,7 +276,8 @@ void NAME(conv_pool_backward)(const T *gradient, const float *images, const K *w
     memset(sums, 0, threads * bytes);
 #pragma omp parallel num_threads(threads)
     {
-        lanes *sum = sums + omp_get_thread_num() * groups * taps;
+        lanes *sum = aligned_alloc(sizeof(lanes), bytes);
+        memset(sum, 0, bytes);
         float *x = malloc((size_t)(h + 2 * margin) * wide * sizeof(float));
         float *row = calloc(width + LANES, sizeof(float));
         int32_t *where = calloc(width + LANES, sizeof(int32_t));
@@ -304,6 +306,8 @@ void NAME(conv_pool_backward)(const T *gradient, const float *images, const K *w
                     }
             }
         }
+        memcpy(sums + omp_get_thread_num() * groups * taps, sum, bytes);
+        free(sum);
         free(x);
         free(row);
         free(where);
