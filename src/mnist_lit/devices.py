@@ -1,7 +1,5 @@
 """Where and in what arithmetic to compute."""
 
-import ctypes
-import sys
 from typing import Any
 
 import torch
@@ -40,21 +38,6 @@ def pick_precision(name: str, accelerator: str) -> Any:
             torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         )
     return "bf16-mixed" if in_hardware else "32-true"
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, up to a gigabyte.
-
-    A training step on a CPU frees what the next one allocates. By default glibc hands it back to
-    the kernel in between, which clears every page again. Does nothing without glibc.
-    """
-    if sys.platform != "linux":
-        return
-    allocator = ctypes.CDLL(None)
-    if hasattr(allocator, "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3  # from malloc.h
-        allocator.mallopt(trim_threshold, 2**30)
-        allocator.mallopt(mmap_threshold, 2**25)  # the most that glibc accepts
 
 
 def describe(device: torch.device) -> str:

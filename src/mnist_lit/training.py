@@ -66,7 +66,6 @@ def train(cfg: DictConfig) -> TrainingResult:
     config = parse(cfg)
     run_dir = Path(config.run_dir).resolve()
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    devices.keep_freed_memory()
     classifier = build_classifier(config)
     checks = check_before(classifier.network, config.trainer.max_epochs, config.requirements)
     if config.requirements.enforce:
