@@ -2,10 +2,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from jaxtyping import TypeCheckError
 from torch import nn
 
-from mnist_lit import summary
+from mnist_lit import fused, summary
 from mnist_lit.config import ConfigError, parse
 from mnist_lit.network import CompactCNN, ConvBlock, count_parameters
 
@@ -56,22 +57,29 @@ def test_optimized_follows_its_document_block_by_block() -> None:
     ]
 
 
-@pytest.mark.parametrize(("name", "pixels"), [("final", 22), ("optimized", 12)])
-def test_receptive_field_is_what_gradients_reach(name: str, pixels: int) -> None:
-    network = variant(name)
+SHARED: list[dict[str, Any]] = [
+    {"channels": 6, "pool": "after_conv"},
+    {"channels": 6, "repeats": 3, "residual": True, "pool": "after_activation"},
+    {"channels": 4, "kernel": 1},
+]
+
+
+@pytest.mark.parametrize(
+    ("network", "pixels"),
+    [(variant("final"), 22), (variant("optimized"), 12), (CompactCNN(SHARED), 18)],
+)
+def test_receptive_field_is_what_gradients_reach(network: CompactCNN, pixels: int) -> None:
     assert summary.receptive_field(network) == pixels
     # Average pooling and no batch statistics: then every input that is seen has a gradient.
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.ones_(module.weight)
-        if isinstance(module, ConvBlock):
-            # Declared as BatchNorm2d; only this test takes it out.
-            module.norm = nn.Identity()  # type: ignore[assignment]
     image = torch.rand(1, 1, 28, 28).add(1).requires_grad_()
     x: Any = image
     for block in network.blocks:
         assert isinstance(block, ConvBlock)
-        x = block.conv(x)
+        for _ in block.norms:
+            x = block.conv(x)
         if block.pool != "none":
             x = nn.functional.avg_pool2d(x, 2)
     x[0, 0, 3, 3].backward()
@@ -93,8 +101,52 @@ def test_pooling_before_or_after_the_activation_differs_only_in_order() -> None:
     torch.testing.assert_close(before(images), after(images))
 
 
+def test_a_repeated_convolution_costs_weights_once_and_a_norm_each_time() -> None:
+    block = {"channels": 6, "residual": True}
+    alone, thrice = (CompactCNN([{"channels": 6}, {**block, "repeats": n}]) for n in (1, 3))
+    assert count_parameters(thrice) - count_parameters(alone) == 2 * (6 + 6)
+    once, again = (
+        next(r for r in summary.layers(n) if r.name.startswith("conv2")) for n in (alone, thrice)
+    )
+    assert again.name == "conv2 3×3 ×3"
+    assert again.parameters == once.parameters
+    assert again.multiply_adds == 3 * once.multiply_adds
+
+
+def test_a_repeated_residual_convolution_is_added_to_what_goes_in_each_time() -> None:
+    network = CompactCNN(SHARED).eval()
+    block = network.blocks[1]
+    assert isinstance(block, ConvBlock)
+    for norm in block.norms:
+        assert isinstance(norm, nn.BatchNorm2d)
+        nn.init.uniform_(norm.weight)
+        nn.init.normal_(norm.bias)
+    x = torch.randn(2, 6, 14, 14)
+    expected = x
+    for norm in block.norms:
+        expected = expected + F.relu(norm(F.conv2d(expected, block.conv.weight, padding=1)))
+    torch.testing.assert_close(block(x), F.max_pool2d(expected, 2))
+
+
+def test_repeats_train_the_same_with_and_without_the_compiled_operations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    network, images = CompactCNN(SHARED), torch.randn(8, 1, 28, 28)
+
+    def gradients() -> list[torch.Tensor]:
+        network.zero_grad()
+        network.train()(images).square().sum().backward()
+        return [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+    fast = gradients()
+    monkeypatch.setattr(fused, "library", lambda _: None)
+    for one, other in zip(fast, gradients(), strict=True):
+        assert (one - other).norm() < 1e-3 * other.norm()
+
+
 def test_description_rebuilds_the_network() -> None:
-    network = variant("optimized").eval()
+    network = CompactCNN(SHARED).eval()
     copy = CompactCNN(**network.description).eval()
     copy.load_state_dict(network.state_dict())
     images = torch.randn(2, 1, 28, 28)
@@ -106,6 +158,11 @@ def test_description_rebuilds_the_network() -> None:
     [
         ([], "at least one block"),
         ([{"channels": 4, "pool": "after_conv"}] * 5, r"model.blocks\[4\].*1 pixel wide"),
+        ([{"channels": 4, "repeats": 2}], r"model.blocks\[0\].repeats=2: .* come in, 1, not 4"),
+        (
+            [{"channels": 4}, {"channels": 4, "residual": True, "pool": "after_conv"}],
+            r"model.blocks\[1\].residual=true: can pool only at its end",
+        ),
     ],
 )
 def test_impossible_blocks_are_refused(blocks: list[dict[str, Any]], message: str) -> None:

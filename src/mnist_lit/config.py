@@ -73,6 +73,9 @@ class Block:
         pool: Where a 2×2 max-pool stands: ``none``, ``after_conv`` (a quarter of the pixels is left
             to normalise) or ``after_activation`` (the usual order).
         dropout: Probability of zeroing an element of the block's output.
+        repeats: How often the one convolution is applied, each time to what it gave before, with a
+            batch norm of its own each time: depth and a wider view for no weights.
+        residual: Whether what goes into an application is added to what comes out of it.
     """
 
     channels: int = limit(COUNT)
@@ -80,6 +83,8 @@ class Block:
     bias: bool = False
     pool: str = limit(one_of("none", "after_conv", "after_activation"), "none")
     dropout: float = limit(FRACTION, 0.0)
+    repeats: int = limit(COUNT, 1)
+    residual: bool = False
 
 
 @dataclass
@@ -314,8 +319,20 @@ def check_blocks(blocks: list[Block]) -> None:
     """Raise :class:`ConfigError` if the blocks cannot be stacked on a 28×28 image."""
     if not blocks:
         raise ConfigError("model.blocks=[]: at least one block is needed")
-    size = IMAGE_SIZE
+    size, width = IMAGE_SIZE, 1
     for i, block in enumerate(blocks):
+        if block.residual or block.repeats > 1:
+            key = "residual=true" if block.residual else f"repeats={block.repeats}"
+            if block.channels != width:
+                raise ConfigError(
+                    f"model.blocks[{i}].{key}: needs as many channels as come in, {width}, "
+                    f"not {block.channels}"
+                )
+            if block.pool == "after_conv":
+                raise ConfigError(
+                    f"model.blocks[{i}].{key}: can pool only at its end, pool: after_activation"
+                )
+        width = block.channels
         if block.pool != "none":
             if size < 2:
                 raise ConfigError(

@@ -18,6 +18,9 @@ CLASSES = 10
 class ConvBlock(nn.Module):
     """Convolution, batch norm and ReLU, with an optional 2×2 max-pool and dropout.
 
+    The convolution may be applied several times and added to what went in; see
+    :class:`~mnist_lit.config.Block`.
+
     Args:
         in_channels: Channels of the map that comes in.
         block: The description of the rest.
@@ -28,26 +31,32 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, block.channels, block.kernel, padding=block.kernel // 2, bias=block.bias
         )
-        self.norm = nn.BatchNorm2d(block.channels)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(block.channels) for _ in range(block.repeats))
+        self.residual = block.residual
         self.pool = block.pool
         self.dropout = nn.Dropout(block.dropout)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         """Map ``[B, C, H, W]`` to ``[B, D, H, W]``, or to half of H and W where it pools."""
+        for norm in self.norms:
+            assert isinstance(norm, nn.BatchNorm2d)
+            y = self._apply_once(x, norm)
+            x = x + y if self.residual else y
+        if self.pool == "after_activation":
+            x = F.max_pool2d(x, 2)
+        return self.dropout(x)
+
+    def _apply_once(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
         pool = self.pool == "after_conv"
         if self.training and pool and fused.convolves(x, self.conv):
             x, pool = fused.conv_pool(x, self.conv), False
         else:
             x = self.conv(x)
-        if self.training and fused.usable(x, self.norm):
-            x = fused.pool_norm_relu(x, self.norm, pool)
-        else:
-            if pool:
-                x = F.max_pool2d(x, 2)
-            x = F.relu(self.norm(x), inplace=True)
-        if self.pool == "after_activation":
+        if self.training and fused.usable(x, norm):
+            return fused.pool_norm_relu(x, norm, pool)
+        if pool:
             x = F.max_pool2d(x, 2)
-        return self.dropout(x)
+        return F.relu(norm(x), inplace=True)
 
 
 class CompactCNN(nn.Module):

@@ -41,16 +41,18 @@ def layers(network: CompactCNN) -> Iterator[Layer]:
     for number, block in enumerate(network.blocks, 1):
         assert isinstance(block, ConvBlock)
         channels, kernel = block.conv.out_channels, block.conv.kernel_size[0]
-        field += (kernel - 1) * stride
-        uses = block.conv.weight.numel() * size * size
-        yield layer(f"conv{number} {kernel}×{kernel}", block.conv, uses)
+        repeats = len(block.norms)
+        field += (kernel - 1) * stride * repeats
+        uses = block.conv.weight.numel() * size * size * repeats
+        again = f" ×{repeats}" if repeats > 1 else ""
+        yield layer(f"conv{number} {kernel}×{kernel}{again}", block.conv, uses)
         steps = [f"norm{number}", f"relu{number}"]
         if block.pool != "none":
             steps.insert(0 if block.pool == "after_conv" else 2, f"pool{number} 2×2")
         for step in steps:
             if step.startswith("pool"):
                 size, field, stride = size // 2, field + stride, stride * 2
-            yield layer(step, block.norm if step.startswith("norm") else None)
+            yield layer(step, block.norms if step.startswith("norm") else None)
         if block.dropout.p:
             yield layer(f"dropout{number} {block.dropout.p:g}")
     size, field = 1, IMAGE_SIZE
