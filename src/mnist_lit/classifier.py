@@ -208,7 +208,7 @@ class LitClassifier(pl.LightningModule):
             CheckpointError: There is no such file, or it is not a checkpoint of this project.
         """
         path = Path(checkpoint_path)
-        checkpoint = _read(path, map_location)
+        checkpoint = read_checkpoint(path, map_location)
         try:
             module = cls(**checkpoint["hyper_parameters"])
             module.load_state_dict(checkpoint["state_dict"])
@@ -219,7 +219,12 @@ class LitClassifier(pl.LightningModule):
         return module.to(map_location).eval()
 
 
-def _read(path: Path, map_location: Any) -> dict[str, Any]:
+def read_checkpoint(path: Path, map_location: Any) -> dict[str, Any]:
+    """Read a file of tensors and plain data; nothing in it is executed.
+
+    Raises:
+        CheckpointError: There is no such file, or it is no checkpoint.
+    """
     if not path.is_file():
         kind = "a folder, not a file" if path.is_dir() else "not there"
         raise CheckpointError(

@@ -28,7 +28,10 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="count the digits that a checkpoint reads right",
         description="Count the digits that a checkpoint reads right.",
     )
-    parser.add_argument("checkpoint", type=Path, help="as outputs/…/checkpoints/best.ckpt")
+    parser.add_argument(
+        "model",
+        help="one of the package (final, …) or a checkpoint, as outputs/…/checkpoints/best.ckpt",
+    )
     parser.add_argument(
         "--split",
         choices=("train", "holdout", "test"),
@@ -56,16 +59,17 @@ def _evaluate(options: argparse.Namespace) -> None:
     from mnist_lit.data import load_digits
     from mnist_lit.devices import pick_device
     from mnist_lit.evaluation import evaluate
+    from mnist_lit.pretrained import find
 
     device = pick_device(options.device)
-    classifier = LitClassifier.load_from_checkpoint(options.checkpoint)
+    classifier = LitClassifier.load_from_checkpoint(find(options.model))
     digits = load_digits(options.data_root, options.split)
     result = evaluate(classifier.network, digits, options.batch_size, device)
     if options.json:
         print(
             json.dumps(
                 {
-                    "checkpoint": str(options.checkpoint),
+                    "model": options.model,
                     "split": options.split,
                     "correct": result.correct,
                     "total": result.total,
@@ -77,6 +81,6 @@ def _evaluate(options: argparse.Namespace) -> None:
             )
         )
         return
-    print(f"{options.checkpoint} on {options.split}, {device}")
+    print(f"{options.model} on {options.split}, {device}")
     print(f"Average loss: {result.loss:.4f}")
     print(f"Accuracy: {result.correct}/{result.total} ({result.accuracy:.2%})")

@@ -32,6 +32,7 @@ class Report:
     best_val_loss: float
     last_val_accuracy: float
     last_val_loss: float
+    last_train_loss: float
     test_accuracy: float
     test_loss: float
     test_correct: int
@@ -85,6 +86,7 @@ def make_report(
         best_val_loss=best.val_loss,
         last_val_accuracy=last.val_accuracy,
         last_val_loss=last.val_loss,
+        last_train_loss=last.train_loss,
         test_accuracy=evaluation.accuracy,
         test_loss=evaluation.loss,
         test_correct=evaluation.correct,
