@@ -173,6 +173,9 @@ def test_what_cannot_be_resumed_is_said_in_one_line(tiny: Make, tmp_path: Path) 
         train(tiny(f"ckpt_path={last}"))
     with pytest.raises(CheckpointError, match="is of another optimizer"):
         train(tiny("model=optimized", "optimizer=adamw", f"ckpt_path={last}"))
+    longer = ("model=optimized", "trainer.max_epochs=3", f"ckpt_path={last}")
+    with pytest.raises(CheckpointError, match="of a training of 10 steps, this one has 15; resume"):
+        train(tiny(*longer, run_dir="longer"))
     alone = tmp_path / "alone.ckpt"
     shutil.copyfile(last, alone)
     with pytest.raises(CheckpointError, match="is not there; a run is resumed"):

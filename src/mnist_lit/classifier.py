@@ -155,10 +155,7 @@ class LitClassifier(pl.LightningModule):
         optimizer = self.optimizer(decay_weights_only(self.network))
         if self.scheduler is None:
             return optimizer
-        trainer = self.trainer
-        length = (
-            trainer.estimated_stepping_batches if self.interval == "step" else trainer.max_epochs
-        )
+        length = self._schedule_length()
         filled = {
             "total_steps": length,
             "T_max": length,
@@ -181,6 +178,25 @@ class LitClassifier(pl.LightningModule):
                 "monitor": "val/loss",
             },
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume a training of another length, to which its schedule was not cut.
+
+        Raises:
+            CheckpointError: The schedule of the checkpoint has another number of steps.
+        """
+        for saved in checkpoint.get("lr_schedulers", []):
+            length = saved.get("total_steps", saved.get("T_max"))
+            now = self._schedule_length()
+            if length not in (None, now):
+                raise CheckpointError(
+                    f"ckpt_path is of a training of {length:,} {self.interval}s, this one has "
+                    f"{now:,}; resume it with the options that it was trained with"
+                )
+
+    def _schedule_length(self) -> int | float | None:
+        trainer = self.trainer
+        return trainer.estimated_stepping_batches if self.interval == "step" else trainer.max_epochs
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step the scheduler, unless it is one that :meth:`on_train_epoch_end` has stepped."""
