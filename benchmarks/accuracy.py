@@ -31,7 +31,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from hydra import compose, initialize_config_dir
-from matplotlib.patches import Rectangle
 from omegaconf import OmegaConf
 from scipy.stats import t as students_t
 from tqdm import tqdm
@@ -239,12 +238,9 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw accuracy against parameters, with the interval of each mean, and others' marks."""
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     for words, parameters, accuracy in PUBLIC_MARKS:
-        width, height = (max(high - low, 0) for low, high in (parameters, accuracy))
-        corner = parameters[0], accuracy[0]
-        axes.add_patch(
-            Rectangle(corner, width, height, fc="0.8", ec="0.6", lw=4, joinstyle="round")
-        )
-        axes.annotate(words, corner, (0, -6), textcoords="offset points", va="top", fontsize=8)
+        axes.plot(parameters, accuracy, color="0.75", lw=9, solid_capstyle="round")
+        top = parameters[0], accuracy[1]
+        axes.annotate(words, top, (-5, 8), textcoords="offset points", fontsize=8, color="0.35")
     for result in results:
         last, parameters = result["last_val_accuracy"], result["parameters"]
         low, high = last["interval_95"]
@@ -259,6 +255,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     )
     axes.title.set_fontsize(10)
     axes.grid(alpha=0.3)
+    axes.margins(0.12)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
