@@ -238,7 +238,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw accuracy against parameters, with the interval of each mean, and others' marks."""
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     for words, parameters, accuracy in PUBLIC_MARKS:
-        axes.plot(parameters, accuracy, color="0.75", lw=9, solid_capstyle="round")
+        axes.plot(parameters, accuracy, color="0.75", lw=7, marker="o")
         top = parameters[0], accuracy[1]
         axes.annotate(words, top, (-5, 8), textcoords="offset points", fontsize=8, color="0.35")
     for result in results:
