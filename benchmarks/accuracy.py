@@ -9,8 +9,9 @@ finished seeds are kept, and unfinished ones are resumed from their last epoch.
 
 The accuracy that counts is that of the last epoch, which nothing selected. Seed 0 of a measured
 experiment is put into the package, for ``mnist_lit.load_pretrained``. With ``--holdout`` every seed
-keeps 5,000 other training images out (``data.split_seed`` is the seed) and the test images are not
-looked at; one line for each trial goes to ``results/holdout.jsonl``, whatever came of it.
+keeps 5,000 other training images out (``data.split_seed`` is the seed); what its report says of the
+test images is neither read nor logged. One line for each trial goes to ``results/holdout.jsonl``,
+whatever came of it.
 """
 
 import argparse

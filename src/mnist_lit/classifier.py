@@ -71,7 +71,7 @@ class LitClassifier(pl.LightningModule):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute, Lightning's note of the hook it is in without looking what it is.
 
-        It sets that some forty times a step; ``nn.Module`` would ask each time whether the text is
+        It sets that dozens of times a step; ``nn.Module`` would ask each time whether the text is
         a parameter, a module or a buffer.
         """
         if name == "_current_fx_name":
