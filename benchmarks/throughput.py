@@ -43,21 +43,21 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 from torchvision.datasets import MNIST
 from tqdm import tqdm
 
-from mnist_lit import archives, augmentation, devices, fused
+from mnist_lit import archives, augmentation, devices, fused, training
 from mnist_lit.augmentation import RandomAffine
-from mnist_lit.classifier import decay_weights_only
-from mnist_lit.config import DATASET_SIZE, IMAGE_SIZE, Block, parse
+from mnist_lit.classifier import LitClassifier, decay_weights_only
+from mnist_lit.config import DATASET_SIZE, IMAGE_SIZE, Block, Config, parse
 from mnist_lit.data import MEAN, STD, Digits, MNISTDataModule, load_digits
 from mnist_lit.evaluation import evaluate
 from mnist_lit.network import CompactCNN
-from mnist_lit.training import build_classifier, build_trainer, quiet_lightning, train
+from mnist_lit.training import quiet_lightning
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "throughput.json"
@@ -73,6 +73,10 @@ KEPT = (
     "lean average",
 )
 DROPPED = ("fused optimizer",)
+KEPT_WITH_LIGHTNING = (
+    "batches by position",
+    "no logging at steps",
+)
 OVERRIDES: list[str] = []
 TARGETS = {("ours", "bare"): 0.95, ("ours", "conventional"): 5.0, ("bare", "floor"): 0.65}
 
@@ -343,7 +347,7 @@ def without_target(node: dict[str, Any]) -> dict[str, Any]:
 def ours() -> dict[str, Any]:
     """One epoch of ``train``."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        train(configure(folder))
+        training.train(configure(folder))
     return clocked()
 
 
@@ -515,6 +519,12 @@ class RepeatedData(MNISTDataModule):
         self.train = Digits(images, self.train.labels.repeat(self.factor))
 
 
+def fit(config: Config, data: MNISTDataModule) -> None:
+    """Train as ``train`` does, on these data."""
+    trainer = training.build_trainer(config, Path(config.run_dir), [])
+    trainer.fit(training.build_classifier(config), data)
+
+
 def repeated(factor: int) -> dict[str, Any]:
     """A sixth of an epoch on repeated data."""
     with tempfile.TemporaryDirectory() as folder, quiet_lightning():
@@ -522,7 +532,7 @@ def repeated(factor: int) -> dict[str, Any]:
         config.trainer.limit_train_batches = 1 / 6
         augment = RandomAffine(**without_target(config.augmentation))
         data = RepeatedData(factor, batch_size=config.data.batch_size, augmentation=augment)
-        build_trainer(config, Path(folder), []).fit(build_classifier(config), data)
+        fit(config, data)
     return clocked()
 
 
@@ -533,7 +543,7 @@ def batches(rounds: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder, quiet_lightning():
             config = parse(configure(folder))
             data = RepeatedData(1, batch_size=size, augmentation=BareLoop().augment)
-            build_trainer(config, Path(folder), []).fit(build_classifier(config), data)
+            fit(config, data)
         return Clock.images[0] / Clock.training[0]
 
     found = interleave({str(n): partial(run, n) for n in BATCH_SIZES}, rounds, warm_up=True)
@@ -545,21 +555,53 @@ def batches(rounds: int) -> dict[str, Any]:
 
 
 def levers(rounds: int) -> dict[str, Any]:
-    """What each lever gains: the bare loop with it against the bare loop without.
+    """What each lever gains: training with it against training without.
 
-    Turns are short and many: the machine's own pace then changes between rounds, not within one.
+    Those of the network and its augmentation are let go of in the bare loop, those of Lightning's
+    share in ``train``'s own trainer. Turns are short and many: the machine's own pace then changes
+    between rounds, not within one.
     """
-    names = [*KEPT, *DROPPED]
-    loops = {name: BareLoop(name, images=DATASET_SIZE // 6).epoch for name in ["", *names]}
+    of_network = ["", *KEPT, *DROPPED]
+    loops = {name: BareLoop(name, images=DATASET_SIZE // 6).epoch for name in of_network}
+    trainings = {name: partial(a_third_without, name) for name in ["ours", *KEPT_WITH_LIGHTNING]}
     found = interleave(loops, 5 * rounds, warm_up=True)
+    found |= interleave(trainings, 5 * rounds, warm_up=True)
     gains = {}
     print("| lever | speed with it / without |\n|---|---|")
-    for name in names:
-        pairs = zip(found[name], found[""], strict=True)
+    for name in [*KEPT, *DROPPED, *KEPT_WITH_LIGHTNING]:
+        pairs = zip(found[name], found["ours" if name in trainings else ""], strict=True)
         ratio = statistics.median(a["training"] / b["training"] for a, b in pairs)
         gains[name] = 1 / ratio if name in DROPPED else ratio
         print(f"| {name}{' (dropped)' if name in DROPPED else ''} | {gains[name]:.2f} |")
     return {"gains": gains, "turns": found}
+
+
+def a_third_without(lever: str) -> dict[str, Any]:
+    """A third of an epoch as ``train`` has it, without one of its levers."""
+    with contextlib.ExitStack() as changes:
+        folder = changes.enter_context(tempfile.TemporaryDirectory())
+        changes.enter_context(quiet_lightning())
+        config = parse(configure(folder))
+        config.trainer.limit_train_batches = 1 / 3
+        if lever == "batches by position":
+            changes.enter_context(patch.object(MNISTDataModule, "train_dataloader", one_by_one))
+        if lever == "no logging at steps":
+            changes.enter_context(patch.object(LitClassifier, "training_step", logged_step))
+        fit(config, training.build_data(config))
+    return clocked()
+
+
+def one_by_one(data: MNISTDataModule) -> DataLoader[Any]:
+    """Return a loader that fetches one image at a time, as those of most projects."""
+    digits = TensorDataset(data.train.images, data.train.labels)
+    return DataLoader(digits, data.batch_size, shuffle=True, drop_last=True)
+
+
+def logged_step(module: LitClassifier, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    """Return the loss of a batch and log it, as most projects do."""
+    loss = F.cross_entropy(module.network(batch[0]), batch[1])
+    module.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
+    return loss
 
 
 def child(name: str, *arguments: str) -> dict[str, Any]:
