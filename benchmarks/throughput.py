@@ -40,6 +40,7 @@ import torch.nn.functional as F
 from clock import Clock
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from pytorch_lightning.profilers import PassThroughProfiler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -73,10 +74,12 @@ KEPT = (
     "lean average",
 )
 DROPPED = ("fused optimizer",)
-KEPT_WITH_LIGHTNING = (
+OF_LIGHTNING = (
     "batches by position",
     "no logging at steps",
+    "no bookkeeping at hooks",
 )
+SMALL = 8  # a batch that leaves little but the fixed cost of a step, as on a fast device
 OVERRIDES: list[str] = []
 TARGETS = {("ours", "bare"): 0.95, ("ours", "conventional"): 5.0, ("bare", "floor"): 0.65}
 
@@ -562,31 +565,57 @@ def levers(rounds: int) -> dict[str, Any]:
     between rounds, not within one.
     """
     of_network = ["", *KEPT, *DROPPED]
-    loops = {name: BareLoop(name, images=DATASET_SIZE // 6).epoch for name in of_network}
-    trainings = {name: partial(a_third_without, name) for name in ["ours", *KEPT_WITH_LIGHTNING]}
-    found = interleave(loops, 5 * rounds, warm_up=True)
-    found |= interleave(trainings, 5 * rounds, warm_up=True)
-    gains = {}
+    found = interleave(
+        {name: BareLoop(name, images=DATASET_SIZE // 6).epoch for name in of_network},
+        5 * rounds,
+        warm_up=True,
+    )
+    gains = {name: gain(found[name], found[""]) for name in of_network[1:]}
+    gains |= {name: 1 / gains[name] for name in DROPPED}
+    for size in (parse(configure()).data.batch_size, SMALL):
+        trainings = interleave(
+            {f"{name}, {size}": partial(fit_without, name, size) for name in ["", *OF_LIGHTNING]},
+            5 * rounds,
+            warm_up=True,
+        )
+        for name in OF_LIGHTNING:
+            gains[f"{name}, {size}"] = gain(trainings[f"{name}, {size}"], trainings[f", {size}"])
+        found |= trainings
     print("| lever | speed with it / without |\n|---|---|")
-    for name in [*KEPT, *DROPPED, *KEPT_WITH_LIGHTNING]:
-        pairs = zip(found[name], found["ours" if name in trainings else ""], strict=True)
-        ratio = statistics.median(a["training"] / b["training"] for a, b in pairs)
-        gains[name] = 1 / ratio if name in DROPPED else ratio
-        print(f"| {name}{' (dropped)' if name in DROPPED else ''} | {gains[name]:.2f} |")
+    for name, value in gains.items():
+        print(f"| {name}{' (dropped)' if name in DROPPED else ''} | {value:.3f} |")
     return {"gains": gains, "turns": found}
 
 
-def a_third_without(lever: str) -> dict[str, Any]:
-    """A third of an epoch as ``train`` has it, without one of its levers."""
+def gain(without: list[dict[str, Any]], usual: list[dict[str, Any]]) -> float:
+    """Return how much faster the usual training is, as the median over turns."""
+    pairs = zip(without, usual, strict=True)
+    return statistics.median(a["training"] / b["training"] for a, b in pairs)
+
+
+def fit_without(lever: str, batch_size: int) -> dict[str, Any]:
+    """Some steps as ``train`` makes them, without the named lever of Lightning's share."""
     with contextlib.ExitStack() as changes:
         folder = changes.enter_context(tempfile.TemporaryDirectory())
         changes.enter_context(quiet_lightning())
         config = parse(configure(folder))
-        config.trainer.limit_train_batches = 1 / 3
-        if lever == "batches by position":
-            changes.enter_context(patch.object(MNISTDataModule, "train_dataloader", one_by_one))
-        if lever == "no logging at steps":
-            changes.enter_context(patch.object(LitClassifier, "training_step", logged_step))
+        config.data.batch_size = batch_size
+        config.trainer.limit_train_batches = 300 if batch_size == SMALL else 1 / 3
+        replaced: dict[str, list[tuple[Any, str, Any]]] = {
+            "batches by position": [(MNISTDataModule, "train_dataloader", one_by_one)],
+            "no logging at steps": [(LitClassifier, "training_step", logged_step)],
+            "no bookkeeping at hooks": [
+                (training, "NoProfiler", PassThroughProfiler),
+                (LitClassifier, "__setattr__", pl.LightningModule.__setattr__),
+                (
+                    MNISTDataModule,
+                    "transfer_batch_to_device",
+                    pl.LightningDataModule.transfer_batch_to_device,
+                ),
+            ],
+        }
+        for target, name, usual in replaced.get(lever, []):
+            changes.enter_context(patch.object(target, name, usual))
         fit(config, training.build_data(config))
     return clocked()
 
