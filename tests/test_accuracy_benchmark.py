@@ -3,7 +3,11 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from shutil import copytree
+
+import pytest
 
 from .conftest import PROJECT
 
@@ -43,3 +47,25 @@ def test_a_killed_benchmark_goes_on_where_it_was(tmp_path: Path) -> None:
         assert line(tmp_path / "broken")[key] == line(tmp_path / "whole")[key]
     log = next((tmp_path / "broken").glob("runs/*/seed-0/log.txt")).read_text(encoding="utf-8")
     assert log.count("epoch  1/4") == 1
+
+
+def test_the_readme_has_the_table_that_the_results_give(tmp_path: Path) -> None:
+    copytree(PROJECT / "benchmarks/results/accuracy", tmp_path / "accuracy")
+    command = [sys.executable, "benchmarks/accuracy.py", "--report", "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    *table, hardest = done.stdout.splitlines()
+    assert len(table) == 2 + len(list((tmp_path / "accuracy").iterdir()))
+    assert "\n".join(table) in readme
+    assert hardest.split()[0].isdigit()
+    for name in ("accuracy.png", "hardest.png"):
+        assert (tmp_path / name).stat().st_size > 5_000, name
+
+
+def test_the_interval_is_that_of_students_t(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
+    values = [0.9959, 0.9964, 0.9962]
+    low, high = import_module("accuracy").interval(values)
+    # 4.3027 is the two-sided 95 % point for two degrees of freedom; 0.000252 the deviation.
+    assert (low + high) / 2 == pytest.approx(sum(values) / 3)
+    assert (high - low) / 2 == pytest.approx(4.3027 * 0.00025166 / 3**0.5, rel=1e-3)
