@@ -283,8 +283,10 @@ class BareLoop:
         self.train = load_digits(None, "train").subset(torch.arange(images))
         self.test = load_digits(None, "test")
         self.augment = RandomAffine(**without_target(config.augmentation))
+        self.sgd = without_target(config.optimizer)
+        self.decay = config.callbacks["average"]["decay"]
         # untyped in torch
-        average = get_ema_multi_avg_fn(0.999)  # type: ignore[no-untyped-call]
+        average = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.network, multi_avg_fn=average)
 
     def epoch(self) -> dict[str, Any]:
@@ -302,13 +304,10 @@ class BareLoop:
         network, steps = self.network.train(), len(self.train) // self.batch_size
         optimizer = torch.optim.SGD(
             decay_weights_only(network),
-            lr=0.5,
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=5e-4,
+            **self.sgd,
             fused=self.flipped == "fused optimizer",
         )
-        schedule = OneCycleLR(optimizer, 0.5, steps, pct_start=0.2, cycle_momentum=False)
+        schedule = OneCycleLR(optimizer, self.sgd["lr"], steps, pct_start=0.2, cycle_momentum=False)
         autocast = low_precision() and self.flipped != "bfloat16"
         averages = [p.detach() for p in self.average.module.parameters()]
         weights = [p.detach() for p in network.parameters()]
@@ -327,7 +326,7 @@ class BareLoop:
             if self.flipped == "lean average":
                 self.average.update_parameters(network)
             else:
-                torch._foreach_lerp_(averages, weights, 0.001)
+                torch._foreach_lerp_(averages, weights, 1 - self.decay)
         trained = time.perf_counter()
         evaluate(network, self.test)
         return {
@@ -344,7 +343,7 @@ def usual_affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
 
 def without_target(node: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments that a config node gives to its target."""
-    return {name: value for name, value in node.items() if name != "_target_"}
+    return {name: value for name, value in node.items() if not name.startswith("_")}
 
 
 def ours() -> dict[str, Any]:
