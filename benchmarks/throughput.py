@@ -40,7 +40,6 @@ import torch.nn.functional as F
 from clock import Clock
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from pytorch_lightning.profilers import PassThroughProfiler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -77,7 +76,6 @@ DROPPED = ("fused optimizer",)
 OF_LIGHTNING = (
     "batches by position",
     "no logging at steps",
-    "no bookkeeping at hooks",
 )
 SMALL = 8  # a batch that leaves little but the fixed cost of a step, as on a fast device
 OVERRIDES: list[str] = []
@@ -600,21 +598,10 @@ def fit_without(lever: str, batch_size: int) -> dict[str, Any]:
         config = parse(configure(folder))
         config.data.batch_size = batch_size
         config.trainer.limit_train_batches = 300 if batch_size == SMALL else 1 / 3
-        replaced: dict[str, list[tuple[Any, str, Any]]] = {
-            "batches by position": [(MNISTDataModule, "train_dataloader", one_by_one)],
-            "no logging at steps": [(LitClassifier, "training_step", logged_step)],
-            "no bookkeeping at hooks": [
-                (training, "NoProfiler", PassThroughProfiler),
-                (LitClassifier, "__setattr__", pl.LightningModule.__setattr__),
-                (
-                    MNISTDataModule,
-                    "transfer_batch_to_device",
-                    pl.LightningDataModule.transfer_batch_to_device,
-                ),
-            ],
-        }
-        for target, name, usual in replaced.get(lever, []):
-            changes.enter_context(patch.object(target, name, usual))
+        if lever == "batches by position":
+            changes.enter_context(patch.object(MNISTDataModule, "train_dataloader", one_by_one))
+        if lever == "no logging at steps":
+            changes.enter_context(patch.object(LitClassifier, "training_step", logged_step))
         fit(config, training.build_data(config))
     return clocked()
 

@@ -68,17 +68,6 @@ class LitClassifier(pl.LightningModule):
         self.val_count = SumMetric()
         self.val_images = 0
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute, Lightning's note of the hook it is in without looking what it is.
-
-        It sets that dozens of times a step; ``nn.Module`` would ask each time whether the text is
-        a parameter, a module or a buffer.
-        """
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def forward(self, images: Float[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 10"]:
         """Map normalised images ``[B, 1, 28, 28]`` to logits ``[B, 10]``."""
         return self.network(images)

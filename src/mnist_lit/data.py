@@ -252,12 +252,6 @@ class MNISTDataModule(pl.LightningDataModule):
         device = self.trainer.strategy.root_device
         return self.trainer.global_rank, self.trainer.world_size, device
 
-    def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Return the batch, which is there already; Lightning would look into it to find that."""
-        return batch
-
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment (in training) and normalise on the device."""
         images, labels = batch

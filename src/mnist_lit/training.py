@@ -5,7 +5,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from mnist_lit import devices, figures, reporting, summary
@@ -178,27 +177,12 @@ def build_trainer(config: Config, run_dir: Path, callbacks: list[Callback]) -> p
             num_sanity_val_steps=0,
             log_every_n_steps=0,  # what is logged is logged once an epoch
             use_distributed_sampler=False,
-            profiler=NoProfiler(),
         )
     except (pl.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"trainer={vars(config.trainer)}: Lightning refuses it: {reason}"
         ) from None
-
-
-class NoProfiler(PassThroughProfiler):
-    """Measures nothing, as Lightning's own default, in less time.
-
-    Lightning enters such a context some sixty times a step, around each hook of each callback.
-    """
-
-    nothing = nullcontext()
-
-    # Lightning declares the generator that it makes the context from.
-    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        """Return a context that does nothing."""
-        return self.nothing
 
 
 def describe_device(trainer: pl.Trainer) -> str:
