@@ -16,6 +16,7 @@ process, an epoch each in turns, so that whatever else the machine does falls on
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import platform
@@ -143,13 +144,17 @@ def configure(folder: str = "nowhere") -> DictConfig:
 def interleave(
     contestants: Mapping[str, Callable[[], Any]], rounds: int, warm_up: bool = False
 ) -> dict[str, list[Any]]:
-    """Run each in turn, and that ``rounds`` times, after one turn to warm up if wanted."""
+    """Run each in turn, and that ``rounds`` times, after one turn to warm up if wanted.
+
+    What the turns before left behind is cleared away first, as ``timeit`` keeps it away.
+    """
     found: dict[str, list[Any]] = {name: [] for name in contestants}
     # Silent where there is no terminal.
     turns = range(1 - warm_up, rounds + 1)
     for turn in (bar := tqdm(turns, unit="round", disable=None, leave=False)):
         for name, run in contestants.items():
             bar.set_postfix_str(name)
+            gc.collect()
             result = run()
             if turn:
                 found[name].append(result)

@@ -68,7 +68,10 @@ def test_every_combination_trains(
 
 
 def test_step_divides_the_rate_by_epoch(tiny: Make) -> None:
-    cfg = tiny("scheduler=step", "scheduler.build.step_size=1", "trainer.max_epochs=3")
+    cfg = tiny(
+        *("scheduler=step", "scheduler.build.step_size=1", "optimizer.lr=0.5"),
+        "trainer.max_epochs=3",
+    )
     report = train(cfg)
     state = torch.load(report.run_dir / "checkpoints/last.ckpt", weights_only=True)
     rates = [row["learning_rate"] for row in state["callbacks"]["History"]["epochs"]]
@@ -78,6 +81,7 @@ def test_step_divides_the_rate_by_epoch(tiny: Make) -> None:
 def test_plateau_divides_the_rate_when_the_loss_stops_falling(tiny: Make) -> None:
     cfg = tiny(
         "scheduler=plateau",
+        "optimizer.lr=0.5",
         "scheduler.build.patience=0",
         "+scheduler.build.threshold=1e6",
         "trainer.max_epochs=3",
