@@ -62,11 +62,21 @@ SHARED: list[dict[str, Any]] = [
     {"channels": 6, "repeats": 3, "residual": True, "pool": "after_activation"},
     {"channels": 4, "kernel": 1},
 ]
+SEPARABLE: list[dict[str, Any]] = [
+    {"channels": 6, "pool": "after_conv"},
+    {"channels": 6, "repeats": 3, "residual": True, "separable": True, "pool": "halfway"},
+    {"channels": 4, "kernel": 1},
+]
 
 
 @pytest.mark.parametrize(
     ("network", "pixels"),
-    [(variant("final"), 22), (variant("optimized"), 12), (CompactCNN(SHARED), 18)],
+    [
+        (variant("final"), 22),
+        (variant("optimized"), 12),
+        (CompactCNN(SHARED), 18),
+        (CompactCNN(SEPARABLE), 26),
+    ],
 )
 def test_receptive_field_is_what_gradients_reach(network: CompactCNN, pixels: int) -> None:
     assert summary.receptive_field(network) == pixels
@@ -78,9 +88,11 @@ def test_receptive_field_is_what_gradients_reach(network: CompactCNN, pixels: in
     x: Any = image
     for block in network.blocks:
         assert isinstance(block, ConvBlock)
-        for _ in block.norms:
-            x = block.conv(x)
-        if block.pool != "none":
+        for number in range(len(block.norms)):
+            if block.pool == "halfway" and number == len(block.norms) // 2:
+                x = nn.functional.avg_pool2d(x, 2)
+            x = block.conv(block.depthwise(x))
+        if block.pool not in ("none", "halfway"):
             x = nn.functional.avg_pool2d(x, 2)
     x[0, 0, 3, 3].backward()
     assert image.grad is not None
@@ -128,11 +140,52 @@ def test_a_repeated_residual_convolution_is_added_to_what_goes_in_each_time() ->
     torch.testing.assert_close(block(x), F.max_pool2d(expected, 2))
 
 
+def test_a_separable_convolution_filters_each_channel_and_then_mixes_them() -> None:
+    network = CompactCNN([{"channels": 6}, {"channels": 4, "separable": True}]).eval()
+    block = network.blocks[1]
+    assert isinstance(block, ConvBlock)
+    assert isinstance(block.depthwise, nn.Conv2d)
+    filters, mix = block.depthwise.weight, block.conv.weight
+    assert count_parameters(block) == 6 * 9 + 6 * 4 + 2 * 4
+    whole = mix * filters.transpose(0, 1)  # [4, 6, 1, 1] by [1, 6, 3, 3]
+    x = torch.randn(2, 6, 7, 7)
+    expected = F.relu(block.norms[0](F.conv2d(x, whole, padding=1)))
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_halfway_lets_the_same_weights_work_at_two_scales() -> None:
+    network = CompactCNN(SEPARABLE).eval()
+    block = network.blocks[1]
+    assert isinstance(block, ConvBlock)
+    x = torch.randn(2, 6, 14, 14)
+    expected = x
+    for number, norm in enumerate(block.norms):
+        expected = F.max_pool2d(expected, 2) if number == 1 else expected
+        expected = expected + F.relu(norm(block.conv(block.depthwise(expected))))
+    torch.testing.assert_close(block(x), expected)
+    rows = [(r.name, r.size, r.parameters) for r in summary.layers(network)][4:9]
+    assert rows == [
+        ("depthwise2 3×3", 14, 54),
+        ("conv2 1×1", 14, 36),
+        ("pool2 2×2", 7, 0),
+        ("depthwise2 3×3 ×2", 7, 0),
+        ("conv2 1×1 ×2", 7, 0),
+    ]
+
+
+@pytest.mark.parametrize("blocks", [SHARED, SEPARABLE])
+def test_summary_counts_every_parameter_once(blocks: list[dict[str, Any]]) -> None:
+    network = CompactCNN(blocks)
+    rows = summary.layers(network)
+    assert sum(row.parameters for row in rows) == count_parameters(network)
+
+
+@pytest.mark.parametrize("blocks", [SHARED, SEPARABLE])
 def test_repeats_train_the_same_with_and_without_the_compiled_operations(
-    monkeypatch: pytest.MonkeyPatch,
+    blocks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    network, images = CompactCNN(SHARED), torch.randn(8, 1, 28, 28)
+    network, images = CompactCNN(blocks), torch.randn(8, 1, 28, 28)
 
     def gradients() -> list[torch.Tensor]:
         network.zero_grad()
@@ -161,8 +214,9 @@ def test_description_rebuilds_the_network() -> None:
         ([{"channels": 4, "repeats": 2}], r"model.blocks\[0\].repeats=2: .* come in, 1, not 4"),
         (
             [{"channels": 4}, {"channels": 4, "residual": True, "pool": "after_conv"}],
-            r"model.blocks\[1\].residual=true: can pool only at its end",
+            r"model.blocks\[1\].residual=true: can pool only halfway",
         ),
+        ([{"channels": 4, "pool": "halfway"}], r"model.blocks\[0\].pool=halfway: needs repeats"),
     ],
 )
 def test_impossible_blocks_are_refused(blocks: list[dict[str, Any]], message: str) -> None:
