@@ -18,7 +18,13 @@ def variant(name: str) -> CompactCNN:
     return CompactCNN(model.blocks, model.dropout)
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("final", 19_382), ("optimized", 7_034)])
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        *(("final", 19_382), ("optimized", 7_034), ("flagship", 18_930), ("small", 9_138)),
+        *(("tiny", 3_746), ("micro", 1_920), ("nano", 996)),
+    ],
+)
 def test_variant_has_exactly_its_parameters(name: str, parameters: int) -> None:
     network = variant(name)
     assert count_parameters(network) == parameters
