@@ -70,7 +70,7 @@ SHARED: list[dict[str, Any]] = [
 ]
 SEPARABLE: list[dict[str, Any]] = [
     {"channels": 6, "pool": "after_conv"},
-    {"channels": 6, "repeats": 3, "residual": True, "separable": True, "pool": "halfway"},
+    {"channels": 6, "repeats": 3, "residual": True, "separable": True, "pool": "after_activation"},
     {"channels": 4, "kernel": 1},
 ]
 
@@ -81,7 +81,7 @@ SEPARABLE: list[dict[str, Any]] = [
         (variant("final"), 22),
         (variant("optimized"), 12),
         (CompactCNN(SHARED), 18),
-        (CompactCNN(SEPARABLE), 26),
+        (CompactCNN(SEPARABLE), 18),
     ],
 )
 def test_receptive_field_is_what_gradients_reach(network: CompactCNN, pixels: int) -> None:
@@ -94,11 +94,9 @@ def test_receptive_field_is_what_gradients_reach(network: CompactCNN, pixels: in
     x: Any = image
     for block in network.blocks:
         assert isinstance(block, ConvBlock)
-        for number in range(len(block.norms)):
-            if block.pool == "halfway" and number == len(block.norms) // 2:
-                x = nn.functional.avg_pool2d(x, 2)
+        for _ in block.norms:
             x = block.conv(block.depthwise(x))
-        if block.pool not in ("none", "halfway"):
+        if block.pool != "none":
             x = nn.functional.avg_pool2d(x, 2)
     x[0, 0, 3, 3].backward()
     assert image.grad is not None
@@ -159,26 +157,6 @@ def test_a_separable_convolution_filters_each_channel_and_then_mixes_them() -> N
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_pooling_halfway_lets_the_same_weights_work_at_two_scales() -> None:
-    network = CompactCNN(SEPARABLE).eval()
-    block = network.blocks[1]
-    assert isinstance(block, ConvBlock)
-    x = torch.randn(2, 6, 14, 14)
-    expected = x
-    for number, norm in enumerate(block.norms):
-        expected = F.max_pool2d(expected, 2) if number == 1 else expected
-        expected = expected + F.relu(norm(block.conv(block.depthwise(expected))))
-    torch.testing.assert_close(block(x), expected)
-    rows = [(r.name, r.size, r.parameters) for r in summary.layers(network)][4:9]
-    assert rows == [
-        ("depthwise2 3×3", 14, 54),
-        ("conv2 1×1", 14, 36),
-        ("pool2 2×2", 7, 0),
-        ("depthwise2 3×3 ×2", 7, 0),
-        ("conv2 1×1 ×2", 7, 0),
-    ]
-
-
 @pytest.mark.parametrize("blocks", [SHARED, SEPARABLE])
 def test_summary_counts_every_parameter_once(blocks: list[dict[str, Any]]) -> None:
     network = CompactCNN(blocks)
@@ -220,9 +198,8 @@ def test_description_rebuilds_the_network() -> None:
         ([{"channels": 4, "repeats": 2}], r"model.blocks\[0\].repeats=2: .* come in, 1, not 4"),
         (
             [{"channels": 4}, {"channels": 4, "residual": True, "pool": "after_conv"}],
-            r"model.blocks\[1\].residual=true: can pool only halfway",
+            r"model.blocks\[1\].residual=true: can pool only at its end",
         ),
-        ([{"channels": 4, "pool": "halfway"}], r"model.blocks\[0\].pool=halfway: needs repeats"),
     ],
 )
 def test_impossible_blocks_are_refused(blocks: list[dict[str, Any]], message: str) -> None:

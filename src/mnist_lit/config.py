@@ -71,8 +71,7 @@ class Block:
         kernel: Side of the square kernel; odd, so that padding keeps the map's size.
         bias: Whether the convolution has a bias, which the batch norm behind it makes redundant.
         pool: Where a 2×2 max-pool stands: ``none``, ``after_conv`` (a quarter of the pixels is left
-            to normalise), ``after_activation`` (the usual order), or ``halfway`` through the
-            repeats, so that one set of weights works at two scales.
+            to normalise) or ``after_activation`` (the usual order).
         dropout: Probability of zeroing an element of the block's output.
         repeats: How often the one convolution is applied, each time to what it gave before, with a
             batch norm of its own each time: depth and a wider view for no weights.
@@ -84,7 +83,7 @@ class Block:
     channels: int = limit(COUNT)
     kernel: int = limit(ODD, 3)
     bias: bool = False
-    pool: str = limit(one_of("none", "after_conv", "after_activation", "halfway"), "none")
+    pool: str = limit(one_of("none", "after_conv", "after_activation"), "none")
     dropout: float = limit(FRACTION, 0.0)
     repeats: int = limit(COUNT, 1)
     residual: bool = False
@@ -261,7 +260,6 @@ class _RandomAffine(_Target):
 
 
 @dataclass
-
 @dataclass
 class _MovingAverage(_Target):
     decay: float = limit(FRACTION)
@@ -336,11 +334,9 @@ def check_blocks(blocks: list[Block]) -> None:
                 )
             if block.pool == "after_conv":
                 raise ConfigError(
-                    f"model.blocks[{i}].{key}: can pool only halfway or after_activation"
+                    f"model.blocks[{i}].{key}: can pool only at its end, pool: after_activation"
                 )
         width = block.channels
-        if block.pool == "halfway" and block.repeats < 2:
-            raise ConfigError(f"model.blocks[{i}].pool=halfway: needs repeats, at least 2")
         if block.pool != "none":
             if size < 2:
                 raise ConfigError(

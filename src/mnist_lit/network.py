@@ -37,17 +37,14 @@ class ConvBlock(nn.Module):
             kernel, padding = 1, 0
         self.conv = nn.Conv2d(in_channels, block.channels, kernel, padding=padding, bias=block.bias)
         self.norms = nn.ModuleList(nn.BatchNorm2d(block.channels) for _ in range(block.repeats))
-        self.separable = block.separable
         self.residual = block.residual
         self.pool = block.pool
         self.dropout = nn.Dropout(block.dropout)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         """Map ``[B, C, H, W]`` to ``[B, D, H, W]``, or to half of H and W where it pools."""
-        for number, norm in enumerate(self.norms):
+        for norm in self.norms:
             assert isinstance(norm, nn.BatchNorm2d)
-            if self.pool == "halfway" and number == len(self.norms) // 2:
-                x = F.max_pool2d(x, 2)
             y = self._apply_once(x, norm)
             x = x + y if self.residual else y
         if self.pool == "after_activation":
@@ -55,11 +52,11 @@ class ConvBlock(nn.Module):
         return self.dropout(x)
 
     def _apply_once(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        pool = self.pool == "after_conv"
-        if self.training and pool and not self.separable and fused.convolves(x, self.conv):
+        x, pool = self.depthwise(x), self.pool == "after_conv"
+        if self.training and pool and fused.convolves(x, self.conv):
             x, pool = fused.conv_pool(x, self.conv), False
         else:
-            x = self.conv(self.depthwise(x))
+            x = self.conv(x)
         if self.training and fused.usable(x, norm):
             return fused.pool_norm_relu(x, norm, pool)
         if pool:

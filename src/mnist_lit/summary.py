@@ -34,10 +34,8 @@ def layers(network: CompactCNN) -> Iterator[Layer]:
     """Yield the layers of a network in the order in which an image passes them."""
     size, stride, field, channels = IMAGE_SIZE, 1, 1, 1
 
-    def layer(
-        name: str, module: nn.Module | None = None, uses: int = 0, counted: bool = False
-    ) -> Layer:
-        parameters = count_parameters(module) if module and not counted else 0
+    def layer(name: str, module: nn.Module | None = None, uses: int = 0) -> Layer:
+        parameters = count_parameters(module) if module else 0
         return Layer(name, channels, size, parameters, uses, min(field, IMAGE_SIZE))
 
     for number, block in enumerate(network.blocks, 1):
@@ -45,26 +43,20 @@ def layers(network: CompactCNN) -> Iterator[Layer]:
         parts = [("conv", block.conv)]
         if isinstance(block.depthwise, nn.Conv2d):
             parts.insert(0, ("depthwise", block.depthwise))
-        repeats, seen = len(block.norms), False
-        pool = f"pool{number} 2×2"
-        steps = [(repeats, "conv"), (1, f"norm{number}"), (1, f"relu{number}")]
-        if block.pool == "halfway":
-            steps[:1] = [(repeats // 2, "conv"), (1, pool), (repeats - repeats // 2, "conv")]
-        elif block.pool != "none":
-            steps.insert(1 if block.pool == "after_conv" else 3, (1, pool))
-        for times, step in steps:
-            if step == pool:
+        repeats = len(block.norms)
+        again = f" ×{repeats}" if repeats > 1 else ""
+        for name, conv in parts:
+            kernel, channels = conv.kernel_size[0], conv.out_channels
+            field += (kernel - 1) * stride * repeats
+            uses = conv.weight.numel() * size * size * repeats
+            yield layer(f"{name}{number} {kernel}×{kernel}{again}", conv, uses)
+        steps = [f"norm{number}", f"relu{number}"]
+        if block.pool != "none":
+            steps.insert(0 if block.pool == "after_conv" else 2, f"pool{number} 2×2")
+        for step in steps:
+            if step.startswith("pool"):
                 size, field, stride = size // 2, field + stride, stride * 2
-            if step != "conv":
-                yield layer(step, block.norms if step.startswith("norm") else None)
-                continue
-            again = f" ×{times}" if times > 1 else ""
-            for name, conv in parts:
-                kernel, channels = conv.kernel_size[0], conv.out_channels
-                field += (kernel - 1) * stride * times
-                uses = conv.weight.numel() * size * size * times
-                yield layer(f"{name}{number} {kernel}×{kernel}{again}", conv, uses, seen)
-            seen = True  # applied again, they cost no parameters again
+            yield layer(step, block.norms if step.startswith("norm") else None)
         if block.dropout.p:
             yield layer(f"dropout{number} {block.dropout.p:g}")
     size, field = 1, IMAGE_SIZE
