@@ -1,11 +1,19 @@
 """``mnist-lit``: what is done with a trained network."""
 
 import argparse
+import csv
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mnist_lit.launch import errors_as_lines
+
+if TYPE_CHECKING:
+    from mnist_lit import prediction
+
+SHOWN = 200  # pictures on a sheet, at most
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -17,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_evaluate(commands)
+    _add_predict(commands)
     options = parser.parse_args(arguments)
     with errors_as_lines():
         options.run(options)
@@ -28,10 +37,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="count the digits that a checkpoint reads right",
         description="Count the digits that a checkpoint reads right.",
     )
-    parser.add_argument(
-        "model",
-        help="one of the package (final, …) or a checkpoint, as outputs/…/checkpoints/best.ckpt",
-    )
+    _add_model(parser)
     parser.add_argument(
         "--split",
         choices=("train", "holdout", "test"),
@@ -41,10 +47,21 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--batch-size", type=_count, default=1000, metavar="N", help="default: 1000"
     )
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    _add_device(parser)
     parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="the one above MNIST/raw")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_evaluate)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        help="one of the package (final, …) or a checkpoint, as outputs/…/checkpoints/best.ckpt",
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
 
 
 def _count(text: str) -> int:
@@ -84,3 +101,95 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"{options.model} on {options.split}, {device}")
     print(f"Average loss: {result.loss:.4f}")
     print(f"Accuracy: {result.correct}/{result.total} ({result.accuracy:.2%})")
+
+
+def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="read the digits on pictures",
+        description="Read the digit on each picture: dark on light or the reverse, anywhere on it.",
+        epilog="Exits with 1 if a picture cannot be read; the others are read all the same.",
+    )
+    _add_model(parser)
+    parser.add_argument("pictures", nargs="+", metavar="FILE|FOLDER|GLOB", help="PNG, JPEG, …")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON list")
+    form.add_argument("--csv", action="store_true", help="print comma-separated values")
+    parser.add_argument(
+        "--top", type=_digits, default=1, metavar="N", help="the N most probable digits (1 to 10)"
+    )
+    parser.add_argument(
+        "--show",
+        type=Path,
+        metavar="PNG",
+        help="draw the pictures, the prepared digits and the predictions into a file",
+    )
+    _add_device(parser)
+    parser.set_defaults(run=_predict)
+
+
+def _digits(text: str) -> int:
+    if _count(text) > 10:
+        raise argparse.ArgumentTypeError(f"{text!r}: there are 10 digits")
+    return int(text)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from mnist_lit import prediction
+    from mnist_lit.classifier import LitClassifier
+    from mnist_lit.devices import pick_device
+    from mnist_lit.pictures import PictureError
+    from mnist_lit.pretrained import find
+
+    device = pick_device(options.device)
+    network = LitClassifier.load_from_checkpoint(find(options.model)).network
+    paths, errors = [], []
+    for argument in options.pictures:
+        try:
+            paths += prediction.find_pictures([argument])
+        except PictureError as error:
+            errors.append(str(error))
+    paths = list(dict.fromkeys(paths))
+    read: list[tuple[Path, prediction.Prediction]] = []
+    with tqdm(total=len(paths), unit="picture", disable=None, leave=False) as bar:
+        for batch in prediction.prepare_files(paths):
+            errors += [item.error for item in batch if item.digit is None]
+            digits = {item.path: item.digit for item in batch if item.digit is not None}
+            found = prediction.run(network, list(digits.values()), device)
+            read += zip(digits, found, strict=True)
+            bar.update(len(batch))
+    _print_predictions(read, options)
+    if options.show and read:
+        prediction.sheet(read[:SHOWN]).savefig(options.show, dpi=100)
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    if errors:
+        raise SystemExit(1)
+
+
+def _print_predictions(
+    read: "list[tuple[Path, prediction.Prediction]]", options: argparse.Namespace
+) -> None:
+    if options.json:
+        rows = [
+            {
+                "file": str(path),
+                "digit": found.digit,
+                "top": [{"digit": d, "probability": p} for d, p in found.top(options.top)],
+            }
+            for path, found in read
+        ]
+        print(json.dumps(rows, indent=1))
+    elif options.csv:
+        names = [
+            f"{name}_{n}" for n in range(1, options.top + 1) for name in ("digit", "probability")
+        ]
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["file", *names])
+        for path, found in read:
+            writer.writerow([path, *(value for pair in found.top(options.top) for value in pair)])
+    else:
+        for path, found in read:
+            print(path, *(f"{d} ({p:.1%})" for d, p in found.top(options.top)), sep="  ")

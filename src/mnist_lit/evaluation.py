@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -59,6 +59,13 @@ class Evaluation:
 
 
 @torch.inference_mode()
+def classify(network: nn.Module, images: UInt8[Tensor, "b 1 28 28"]) -> Float[Tensor, "b 10"]:
+    """Return the logits of images, computed in full precision on the device that they are on."""
+    # TF32 would round a convolution's input to 10 bits and could change a count between devices.
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        return network(normalize(images))
+
+
 def evaluate(
     network: nn.Module, digits: Digits, batch_size: int = 1000, device: torch.device | str = "cpu"
 ) -> Evaluation:
@@ -72,13 +79,7 @@ def evaluate(
         device: Where to compute.
     """
     network.to(device).eval()
-    # TF32 would round a convolution's input to 10 bits and could change a count between devices.
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        logits = torch.cat(
-            [
-                network(normalize(images.to(device))).cpu()
-                for images in torch.split(digits.images, batch_size)
-            ]
-        )
+    batches = torch.split(digits.images, batch_size)
+    logits = torch.cat([classify(network, images.to(device)).cpu() for images in batches])
     loss = F.cross_entropy(logits, digits.labels).item()
     return Evaluation(logits.softmax(dim=1), digits.labels, loss)
