@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from mnist_lit import prediction
 
 SHOWN = 200  # pictures on a sheet, at most
+# What can be exported, and the ending of its file.
+FORMS = {
+    "onnx": ".onnx",
+    "onnx-int8": "-int8.onnx",
+    "torch": ".pt2",
+    "c": ".h",
+    "c-int8": "-int8.h",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_export(commands)
     options = parser.parse_args(arguments)
     with errors_as_lines():
         options.run(options)
@@ -193,3 +202,32 @@ def _print_predictions(
     else:
         for path, found in read:
             print(path, *(f"{d} ({p:.1%})" for d, p in found.top(options.top)), sep="  ")
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a network for other programs and machines",
+        description="Write a network in another format, after checking there that it reads the "
+        "10,000 test digits as it should.",
+    )
+    _add_model(parser)
+    parser.add_argument("--to", required=True, choices=FORMS, dest="form", help="the format")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: MODEL and an ending")
+    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="the one above MNIST/raw")
+    parser.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from mnist_lit.classifier import LitClassifier
+    from mnist_lit.export import export
+    from mnist_lit.pretrained import find
+
+    network = LitClassifier.load_from_checkpoint(find(options.model)).network
+    path = options.output or Path(Path(options.model).stem + FORMS[options.form])
+    done = export(network, options.form, path, options.data_root)
+    print(
+        f"{done.path}: {done.size:,} bytes; {done.correct:,} of 10,000 test digits "
+        f"(the network: {done.reference:,}), logits within {done.largest_difference:.1g}; "
+        f"{done.milliseconds:.2f} ms an image"
+    )
