@@ -125,9 +125,6 @@ def header(network: CompactCNN, facts: Mapping[str, str], int8: bool) -> str:
         unit = filters(f"conv{number}", block.conv.weight)
         for repeat, norm in enumerate(block.norms, 1):
             assert isinstance(norm, nn.BatchNorm2d)
-            if block.pool == "halfway" and repeat - 1 == len(block.norms) // 2:
-                steps.append(f"mnist_lit_pool(a, {channels}, {size});")
-                size //= 2
             name = f"norm{number}" + (f"_{repeat}" if len(block.norms) > 1 else "")
             scale, shift = _fold(norm, block.conv.bias)
             array(f"{name}_scale", scale * unit)

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_evaluate(commands)
     _add_predict(commands)
     _add_export(commands)
+    _add_demo(commands)
     options = parser.parse_args(arguments)
     with errors_as_lines():
         options.run(options)
@@ -231,3 +233,25 @@ def _export(options: argparse.Namespace) -> None:
         f"(the network: {done.reference:,}), logits within {done.largest_difference:.1g}; "
         f"{done.milliseconds:.2f} ms an image"
     )
+
+
+def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="draw digits on a local page and watch them being read",
+        description="Open a page on which to draw a digit and watch a network read it.",
+    )
+    parser.add_argument("model", nargs="?", default="final", help="as in predict (default: final)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone; 0.0.0.0: all"
+    )
+    parser.add_argument("--port", type=_count, help="default: the first free one from 7860")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    # Gradio would ask its makers for news, and send them word of each start.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from mnist_lit.demo import launch
+
+    launch(options.model, options.host, options.port)
