@@ -27,7 +27,7 @@ def photograph(digit: np.ndarray, rng: Generator) -> bytes:
     if rng.random() < 0.5:
         seen = 1 - seen  # chalk on a board
     stored = io.BytesIO()
-    Image.fromarray(np.uint8(255 * np.clip(seen, 0, 1))).save(
+    Image.fromarray((255 * np.clip(seen, 0, 1)).astype(np.uint8)).save(
         stored, "JPEG", quality=int(rng.integers(50, 95))
     )
     return stored.getvalue()

@@ -44,7 +44,7 @@ def paper_with(digit: np.ndarray, size: int = 300, light: int = 235, dark: int =
     paper[size // 8 : size // 8 + size // 2, size // 3 : size // 3 + size // 2] -= (
         ink / 255 * (light - dark)
     )
-    return Image.fromarray(np.uint8(paper.clip(0, 255)))
+    return Image.fromarray(paper.clip(0, 255).astype(np.uint8))
 
 
 def read(picture: Image.Image | np.ndarray | torch.Tensor) -> int:
@@ -122,7 +122,7 @@ def test_ruled_paper_and_a_hard_shadow(digits: np.ndarray, labels: list[int]) ->
             draw.line([(0, y), (600, y + 6)], fill=130, width=3)
         shaded = np.asarray(picture).astype(np.float32)
         shaded[:, 420:] *= 0.6
-        assert read(Image.fromarray(np.uint8(shaded))) == label
+        assert read(Image.fromarray(shaded.astype(np.uint8))) == label
 
 
 def test_arrays_and_tensors_of_every_layout(digits: np.ndarray, labels: list[int]) -> None:
@@ -213,7 +213,7 @@ def test_each_bad_file_gets_a_line_and_the_others_are_read(
     (folder / "empty.png").touch()
     Image.new("L", (100, 100), 250).save(folder / "blank.png")
     noise = np.random.default_rng(0).normal(200, 10, (200, 200)).clip(0, 255)
-    Image.fromarray(np.uint8(noise)).save(folder / "noise.png")
+    Image.fromarray(noise.astype(np.uint8)).save(folder / "noise.png")
     Image.new("L", (20_000, 30), 255).save(folder / "wide.png")
     frames = [Image.new("L", (50, 50), shade) for shade in (0, 100, 200)]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])

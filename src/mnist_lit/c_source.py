@@ -1,7 +1,7 @@
 """A trained network as one C99 header, for machines without an operating system.
 
-The batch norms become a scale and a shift of each channel. With int8 weights every filter has a scale
-of its own, which joins its channel's; the maps stay in floats.
+The batch norms become a scale and a shift of each channel. With int8 weights every filter has a
+scale of its own, which joins its channel's; the maps stay in floats.
 """
 
 from collections.abc import Mapping
@@ -46,8 +46,8 @@ static inline void mnist_lit_pool(float *map, int channels, int size) {
             }
 }
 
-/* Convolve with stride 1 and zeros around; depthwise filters have a channel each. With pool, only the
- * largest of each 2x2 is kept. Maps are [channel][row][column]. */
+/* Convolve with stride 1 and zeros around; depthwise filters have a channel each. With pool, only
+ * the largest of each 2x2 is kept. Maps are [channel][row][column]. */
 static inline void mnist_lit_conv(const float *in, int channels, int size, const weight_t *w, int k,
                                   int filters, int depthwise, int pool, float *out) {
     static float map[784];
@@ -120,6 +120,7 @@ def header(network: CompactCNN, facts: Mapping[str, str], int8: bool) -> str:
         depthwise = None
         if isinstance(block.depthwise, nn.Conv2d):
             depthwise = filters(f"depthwise{number}", block.depthwise.weight)
+            depthwise_kernel = block.depthwise.kernel_size[0]
             if int8:
                 array(f"depthwise{number}_scale", depthwise)
         unit = filters(f"conv{number}", block.conv.weight)
@@ -131,14 +132,15 @@ def header(network: CompactCNN, facts: Mapping[str, str], int8: bool) -> str:
             array(f"{name}_shift", shift)
             source = "a"
             if depthwise is not None:
-                kernel = block.depthwise.kernel_size[0]
+                kernel = depthwise_kernel
                 steps.append(
                     f"mnist_lit_conv(a, {channels}, {size}, mnist_lit_depthwise{number}, {kernel}, "
                     f"{channels}, 1, 0, c);"
                 )
                 if int8:
                     steps.append(
-                        f"mnist_lit_scale(c, {channels}, {size}, mnist_lit_depthwise{number}_scale);"
+                        f"mnist_lit_scale(c, {channels}, {size}, "
+                        f"mnist_lit_depthwise{number}_scale);"
                     )
                 source = "c"
             pooled = block.pool == "after_conv"
@@ -167,8 +169,8 @@ def header(network: CompactCNN, facts: Mapping[str, str], int8: bool) -> str:
     return f"""/* Made by mnist-lit; C99, needs no library.
 {about}
  *
- * predict(pixels) returns the digit on a 28x28 image, rows from the top, 0 for the background and 255
- * for ink; predict_logits also gives the ten logits. Not for several threads at once.
+ * predict(pixels) returns the digit on a 28x28 image, rows from the top, 0 for the background and
+ * 255 for ink; predict_logits also gives the ten logits. Not for several threads at once.
  */
 #ifndef MNIST_LIT_H
 #define MNIST_LIT_H

@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_predict(commands)
     _add_export(commands)
     _add_demo(commands)
+    _add_report(commands)
+    _add_compare(commands)
     options = parser.parse_args(arguments)
     with errors_as_lines():
         options.run(options)
@@ -173,9 +175,10 @@ def _predict(options: argparse.Namespace) -> None:
             bar.update(len(batch))
     _print_predictions(read, options)
     if options.show and read:
-        prediction.sheet(read[:SHOWN]).savefig(options.show, dpi=100)
-    for error in errors:
-        print(f"error: {error}", file=sys.stderr)
+        sheet = prediction.sheet(read[:SHOWN])
+        _write(options.show, lambda path: sheet.savefig(path, dpi=100))
+    for message in errors:
+        print(f"error: {message}", file=sys.stderr)
     if errors:
         raise SystemExit(1)
 
@@ -255,3 +258,46 @@ def _demo(options: argparse.Namespace) -> None:
     from mnist_lit.demo import launch
 
     launch(options.model, options.host, options.port)
+
+
+def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "report",
+        help="make a page of what a run came to",
+        description="Make one HTML file of a run or a checkpoint: requirements, curves, mistakes …",
+    )
+    parser.add_argument("runs", nargs=1, metavar="RUN|CHECKPOINT", help="or a model by its name")
+    _add_page(parser, "report.html")
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="make a page of several runs side by side",
+        description="Make one HTML file of several runs or checkpoints, side by side.",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN|CHECKPOINT", help="or models by name")
+    _add_page(parser, "comparison.html")
+
+
+def _add_page(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--output", type=Path, default=Path(default), help=f"default: {default}")
+    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="the one above MNIST/raw")
+    parser.set_defaults(run=_page)
+
+
+def _page(options: argparse.Namespace) -> None:
+    from mnist_lit.inspection import find, page
+
+    text = page([find(run) for run in options.runs], options.data_root)
+    _write(options.output, lambda path: path.write_text(text, encoding="utf-8"))
+    print(options.output)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SystemExit(f"error: {path}: cannot be written: {reason}") from None

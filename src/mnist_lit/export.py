@@ -86,7 +86,7 @@ def export(network: CompactCNN, form: str, path: Path, data_root: Path | None = 
     network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
     test = load_digits(data_root, "test")
     with torch.inference_mode():
-        wanted = torch.cat([network(normalize(x)) for x in test.images.split(1000)]).numpy()
+        wanted = torch.cat([network(normalize(x)) for x in torch.split(test.images, 1000)]).numpy()
     labels = test.labels.numpy()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def export(network: CompactCNN, form: str, path: Path, data_root: Path | None = 
             facts = describe(network, int((wanted.argmax(1) == labels).sum()))
             write(network, draft, facts, data_root)
             with load(draft) as run:
-                got = np.concatenate([run(x.numpy()) for x in test.images.split(1000)])
+                got = np.concatenate([run(x.numpy()) for x in torch.split(test.images, 1000)])
                 milliseconds = _time(run, test)
             result = _compare(got, wanted, labels, path, draft.stat().st_size, milliseconds)
             _check(result, got, wanted, exact=not form.endswith("int8"))
@@ -135,8 +135,9 @@ def _check(result: Exported, got: Logits, wanted: Logits, exact: bool) -> None:
         others = int((got.argmax(1) != wanted.argmax(1)).sum())
         if others or result.largest_difference > TOLERANCE:
             raise ExportError(
-                f"{result.path}: not written, for it differs from the network: {others} predictions, "
-                f"logits by up to {result.largest_difference:.2g} ({TOLERANCE:g} is allowed)"
+                f"{result.path}: not written, for it differs from the network: "
+                f"{others} predictions, logits by up to {result.largest_difference:.2g} "
+                f"({TOLERANCE:g} is allowed)"
             )
     elif result.correct < result.reference - ALLOWED_LOSS:
         raise ExportError(
@@ -290,21 +291,22 @@ def _load_c(path: Path) -> Iterator[Run]:
     with subprocess.Popen(
         [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        into, out_of = process.stdin, process.stdout
+        assert into is not None
+        assert out_of is not None
 
         def run(pixels: ndarray) -> Logits:
             rows = []
             for image in pixels:
-                process.stdin.write(image.tobytes())
+                into.write(image.tobytes())
                 answer = b""
                 while len(answer) < 4 * CLASSES:
-                    answer += process.stdout.read(4 * CLASSES - len(answer))
+                    answer += out_of.read(4 * CLASSES - len(answer))
                 rows.append(np.frombuffer(answer, dtype=np.float32))
             return np.stack(rows)
 
         yield run
-        process.stdin.close()
+        into.close()
 
 
 # How each is written, and how it is run again.

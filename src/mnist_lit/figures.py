@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
-from torch import Tensor
+from torch import Tensor, nn
 
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.evaluation import Evaluation
+from mnist_lit.network import CompactCNN
 from mnist_lit.progress import History
 
 
@@ -118,6 +119,53 @@ def mistakes(evaluation: Evaluation, images: Tensor) -> Figure:
         for i in shown
     ]
     return _sheet(images[shown, 0], title, captions)
+
+
+def first_layer(network: CompactCNN) -> Figure:
+    """Draw the filters that meet the image, each on a scale of its own with gray for 0."""
+    conv = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+    filters = conv.weight.detach()[:, 0]
+    columns = min(8, len(filters))
+    rows = -(-len(filters) // columns)
+    figure = Figure(figsize=(columns * 0.9, rows * 0.9 + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, weights in zip(grid.flat, filters, strict=False):
+        largest = float(weights.abs().max())
+        axes.imshow(weights.numpy(), cmap="gray", vmin=-largest, vmax=largest)
+    figure.suptitle(f"{len(filters)} filters of the first convolution", size=10)
+    return figure
+
+
+def calibration(evaluation: Evaluation) -> Figure:
+    """Plot how often a prediction is right against how sure the network is of it.
+
+    Each point is a fifteenth of the images, in order of confidence; the title has the expected
+    calibration error over them (Guo et al., On calibration of modern neural networks, 2017).
+    """
+    confidence = evaluation.probabilities.amax(dim=1)
+    order = confidence.argsort()
+    right = (evaluation.predictions == evaluation.labels).float()
+    bins = [(confidence[i].mean(), right[i].mean(), len(i)) for i in order.tensor_split(15)]
+    error = sum(abs(sure - hit) * count for sure, hit, count in bins) / len(order)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    # What is missing to certainty, as nearly all of it happens within the last percent.
+    doubt = [max(1 - float(sure), 1e-6) for sure, _, _ in bins]
+    wrong = [max(1 - float(hit), 1e-6) for _, hit, _ in bins]
+    axes.plot(doubt, wrong, "o-", ms=4, label="15 groups of images")
+    axes.plot([1e-6, 1], [1e-6, 1], color="0.6", lw=1, label="as sure as right")
+    axes.set(
+        title=f"Expected calibration error {float(error):.2%}",
+        xlabel="mean doubt (1 − probability of the predicted digit)",
+        ylabel="share that is wrong (0 is drawn at the bottom)",
+        xscale="log",
+        yscale="log",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
 
 
 def augmented_samples(data: MNISTDataModule) -> Figure:

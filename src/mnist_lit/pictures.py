@@ -1,9 +1,9 @@
 """A person's picture of a digit, made into what the networks were trained on.
 
 MNIST's digits were scaled to fit a box of 20×20 pixels with their proportions kept, anti-aliased,
-and placed in 28×28 with their centre of mass in the middle, light on black (LeCun, Bottou, Bengio and
-Haffner, Gradient-based learning applied to document recognition, 1998, section III.A). Here the ink
-is found first: people's pictures have shadows, ruled lines, noise, and ink of either colour.
+and placed in 28×28 with their centre of mass in the middle, light on black (LeCun, Bottou, Bengio
+and Haffner, Gradient-based learning applied to document recognition, 1998, section III.A). Here the
+ink is found first: people's pictures have shadows, ruled lines, noise, and ink of either colour.
 """
 
 import warnings
@@ -262,7 +262,7 @@ class _Box(NamedTuple):
 
 
 def _bounds(mask: Mask) -> _Box:
-    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     return _Box(slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
 
 

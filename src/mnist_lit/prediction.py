@@ -205,6 +205,6 @@ def sheet(named: Sequence[tuple[Path, Prediction]]) -> Figure:
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    shown = Image.fromarray(np.uint8(255 * to_gray(open_picture(path)))).convert("RGB")
+    shown = Image.fromarray((255 * to_gray(open_picture(path))).astype(np.uint8)).convert("RGB")
     shown.thumbnail((200, 200))
     return shown

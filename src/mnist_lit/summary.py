@@ -76,8 +76,8 @@ def receptive_field(network: CompactCNN) -> int:
     )
 
 
-def table(network: CompactCNN, name: str, max_parameters: int) -> str:
-    """Lay out the summary of a network for a person, with totals against the budget."""
+def table(network: CompactCNN, name: str, max_parameters: int | None = None) -> str:
+    """Lay out the summary of a network for a person, with totals against the budget if given."""
     lines = [
         f"{name}",
         f"{'layer':<16}{'output':>12}{'parameters':>12}{'multiply–adds':>15}{'sees':>8}",
@@ -91,9 +91,14 @@ def table(network: CompactCNN, name: str, max_parameters: int) -> str:
         )
         lines.append(f"{row.name:<16}{output:>12}{counts}{f'{row.receptive_field} px':>8}")
     parameters = count_parameters(network)
-    lines.append(
+    share = (
         f"{parameters:,} of fewer than {max_parameters:,} parameters "
-        f"({parameters / max_parameters:.0%}), {4 * parameters / 1000:.1f} kB as 32-bit floats, "
+        f"({parameters / max_parameters:.0%})"
+        if max_parameters
+        else f"{parameters:,} parameters"
+    )
+    lines.append(
+        f"{share}, {4 * parameters / 1000:.1f} kB as 32-bit floats, "
         f"{sum(row.multiply_adds for row in rows) / 1e6:.2f} million multiply–adds an image, "
         f"features see {receptive_field(network)} pixels"
     )
