@@ -35,8 +35,8 @@ class Reader(HTMLParser):
 
 @pytest.fixture
 def run(tiny: Callable[..., DictConfig], tmp_path: Path) -> Path:
-    config = tiny(run_dir="a <run>")
-    folder = train(config).run_dir
+    config = tiny()
+    folder = train(config).run_dir.rename(tmp_path / "a <run>")
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(config))
     return folder
