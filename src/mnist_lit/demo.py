@@ -101,14 +101,14 @@ def build(model: str) -> Any:
                     elem_id="model",
                 )
                 words = gr.Markdown(HINT, elem_id="words")
-                probabilities = gr.Label(
-                    label="Probabilities", num_top_classes=CLASSES, elem_id="probabilities"
-                )
                 seen = gr.Image(
                     label="What the network sees (28×28)",
                     interactive=False,
                     buttons=[],
                     elem_id="seen",
+                )
+                probabilities = gr.Label(
+                    label="Probabilities", num_top_classes=CLASSES, elem_id="probabilities"
                 )
         latest = gr.State()  # the drawing or the picture, for another network to read
         outputs = [words, probabilities, seen]
