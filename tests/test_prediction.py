@@ -1,5 +1,6 @@
 """Reading digits from people's pictures."""
 
+import contextlib
 import csv
 import io
 import json
@@ -239,6 +240,32 @@ def test_each_bad_file_gets_a_line_and_the_others_are_read(
     for name, words in wanted.items():
         assert words in lines[name]
     assert all(line.startswith("error: ") for line in lines.values())
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tiff", "webp", "bmp"])
+def test_a_damaged_file_is_read_or_refused_in_words(
+    suffix: str, digits: np.ndarray, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    file = tmp_path / f"digit.{suffix}"
+    paper_with(digits[0], 60).save(file)
+    whole = file.read_bytes()
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for position in rng.integers(len(whole), size=4):
+            damaged[position] = int(rng.integers(256))
+        file.write_bytes(damaged[: int(rng.integers(len(whole) // 2, len(whole) + 1))])
+        with contextlib.suppress(PictureError):
+            assert prepare(open_picture(file)).shape == (28, 28)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (3, 3), (2000, 4)])
+def test_pictures_too_small_for_a_digit_are_blank_or_read(size: tuple[int, int]) -> None:
+    with pytest.raises(PictureError, match="no digit to be seen"):
+        prepare(Image.new("L", size, 200))
+    noise = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
+    with contextlib.suppress(PictureError):
+        assert prepare(Image.fromarray(noise)).shape == (28, 28)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")

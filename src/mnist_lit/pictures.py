@@ -71,8 +71,9 @@ def open_picture(path: Path) -> Image.Image:
         raise PictureError(f"{path}: not an image that can be read (PNG, JPEG, …)") from None
     except Image.DecompressionBombError:
         raise PictureError(f"{path}: more than {MAX_SIDE:,} pixels a side; scale it down") from None
-    # Pillow's decoders raise these, and SyntaxError for PNG, on damaged files.
-    except (OSError, SyntaxError, EOFError, IndexError, KeyError, OverflowError) as error:
+    except PictureError:
+        raise
+    except Exception as error:  # decoders raise whatever the first wrong byte leads them to
         raise PictureError(f"{path}: damaged or cut off ({error})") from None
 
 

@@ -137,7 +137,11 @@ def find_pictures(arguments: Sequence[str]) -> list[Path]:
         path = Path(argument)
         if path.is_dir():
             known = Image.registered_extensions()
-            files = sorted(p for p in path.iterdir() if p.suffix.lower() in known and p.is_file())
+            try:
+                inside = sorted(path.iterdir())
+            except PermissionError:
+                raise PictureError(f"{argument}: no permission to read it") from None
+            files = [p for p in inside if p.suffix.lower() in known and p.is_file()]
             if not files:
                 raise PictureError(f"{argument}: no pictures in this folder")
         elif not path.exists() and glob.has_magic(argument):
