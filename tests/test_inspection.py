@@ -30,7 +30,7 @@ class Reader(HTMLParser):
             self.pictures.append(given["alt"] or "")
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        self.words += f"{data} "
 
 
 @pytest.fixture
