@@ -240,8 +240,10 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     for words, parameters, accuracy in PUBLIC_MARKS:
         axes.plot(parameters, accuracy, color="0.75", lw=7, marker="o")
-        top = parameters[0], accuracy[1]
-        axes.annotate(words, top, (-5, 8), textcoords="offset points", fontsize=8, color="0.35")
+        below = parameters[0], accuracy[0]
+        axes.annotate(
+            words, below, (0, -10), textcoords="offset points", va="top", fontsize=8, color="0.35"
+        )
     for result in results:
         last, parameters = result["last_val_accuracy"], result["parameters"]
         low, high = last["interval_95"]
