@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mnist_lit import c_source
 from mnist_lit.data import MEAN, STD, Digits, load_digits, normalize
+from mnist_lit.evaluation import classify
 from mnist_lit.network import CLASSES, CompactCNN, count_parameters
 
 TOLERANCE = 1e-4  # of a float format's logits
@@ -86,8 +87,7 @@ def export(network: CompactCNN, form: str, path: Path, data_root: Path | None = 
     # The exporters warn of weights in another order than the usual.
     network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
     test = load_digits(data_root, "test")
-    with torch.inference_mode():
-        wanted = torch.cat([network(normalize(x)) for x in torch.split(test.images, 1000)]).numpy()
+    wanted = torch.cat([classify(network, x) for x in torch.split(test.images, 1000)]).numpy()
     labels = test.labels.numpy()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,8 @@ def _write_onnx_int8(
 
     pictures = load_digits(data_root, "train").images[:CALIBRATION].numpy()
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped
+    # onnxruntime ships no types.
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         """Hands the calibration images out, a hundred at a time."""
 
         def __init__(self) -> None:
