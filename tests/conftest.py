@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,19 @@ def mnist() -> MNISTDataModule:
     data.prepare_data()
     data.setup("fit")
     return data
+
+
+@contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Drop root, whom no permission stops."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def run_train(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

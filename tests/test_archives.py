@@ -2,8 +2,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from mnist_lit import archives
 from mnist_lit.archives import FILES, DataError, prepare
 
-from .conftest import PROJECT
+from .conftest import PROJECT, ordinary_user
 
 
 @pytest.fixture
@@ -32,19 +30,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("NO_PROXY", "")
-
-
-@contextmanager
-def ordinary_user() -> Iterator[None]:
-    """Drop root, whom no permission stops."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_archives_unpack_to_files_with_the_right_digests(root: Path) -> None:

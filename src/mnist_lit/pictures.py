@@ -294,4 +294,4 @@ def lay_out(ink: Gray) -> UInt8[ndarray, "28 28"]:
 
 def _disc(size: int) -> Bool[ndarray, "s s"]:
     y, x = np.mgrid[: size + 1, : size + 1] - size / 2
-    return np.hypot(x, y) <= size / 2 + 0.1
+    return np.hypot(x, y) <= size / 2 + 0.21  # for a size of 1, whose corners are 0.71 away
