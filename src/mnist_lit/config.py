@@ -260,7 +260,6 @@ class _RandomAffine(_Target):
 
 
 @dataclass
-@dataclass
 class _MovingAverage(_Target):
     decay: float = limit(FRACTION)
 
@@ -268,6 +267,11 @@ class _MovingAverage(_Target):
 @dataclass
 class _FadeOut(_Target):
     start: float = limit(FRACTION)
+
+
+@dataclass
+class _EarlyDropout(_Target):
+    end: float = limit(Allowed("a number above 0, at most 1", lambda v: 0 < v <= 1))
 
 
 # What the shipped YAML files may say beside `_target_`. The arguments of any other target are
@@ -286,6 +290,7 @@ _TARGETS: dict[str, type[_Target]] = {
     "mnist_lit.augmentation.RandomAffine": _RandomAffine,
     "mnist_lit.augmentation.FadeOut": _FadeOut,
     "mnist_lit.averaging.MovingAverage": _MovingAverage,
+    "mnist_lit.dropout.EarlyDropout": _EarlyDropout,
 }
 
 
