@@ -268,7 +268,7 @@ def draw_hardest(results: Sequence[dict[str, Any]], path: Path) -> int:
     readings = [dict(seed["mistakes"]) for result in results for seed in result["seeds"]]
     hardest = sorted(set.intersection(*(set(reading) for reading in readings)))
     test = load_digits(None, "test")
-    columns = 10
+    columns = min(10, max(1, len(hardest)))
     rows = max(1, -(-len(hardest) // columns))
     figure, axes = plt.subplots(
         rows, columns, figsize=(columns * 0.9, rows * 1.15), layout="constrained", squeeze=False

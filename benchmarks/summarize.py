@@ -34,12 +34,12 @@ def main() -> None:
     for (model, optimizer), reports in sorted(groups.items()):
         reports.sort(key=lambda report: report["seed"])
         last = [100 * report["last_val_accuracy"] for report in reports]
-        spread = statistics.stdev(last) if len(last) > 1 else float("nan")
+        spread = f" ± {statistics.stdev(last):.2f}" if len(last) > 1 else ""
         passed = sum(report["passed"] for report in reports)
         print(
             f"| `{model}` | {reports[0]['parameters']:,} | {optimizer} "
             f"| {', '.join(f'{value:.2f}' for value in last)} "
-            f"| {statistics.mean(last):.2f} ± {spread:.2f} | {passed} of {len(last)} |"
+            f"| {statistics.mean(last):.2f}{spread} | {passed} of {len(last)} |"
         )
 
 

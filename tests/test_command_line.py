@@ -3,8 +3,10 @@
 import json
 import pickle
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from mnist_lit.classifier import CheckpointError, LitClassifier
+from mnist_lit.classifier import CheckpointError, LitClassifier, read_checkpoint
 from mnist_lit.cli import main
 from mnist_lit.training import TrainingResult, train
 
@@ -275,3 +277,24 @@ def test_train_is_a_function_of_a_config(tiny: Callable[..., DictConfig]) -> Non
     result = train(tiny("optimized_metric=last_val_accuracy"))
     assert result.objective == result.report.last_val_accuracy
     assert 0 < result.objective < 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
+    long = [option for option in TINY if "max_epochs" not in option and "callbacks" not in option]
+    options = [*long, "trainer.max_epochs=500", "hydra.run.dir=run", "requirements.max_epochs=500"]
+    command = [sys.executable, str(PROJECT / "train.py"), *options]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+        while not last.is_file() and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    words = (
+        rf"error: stopped in epoch \d+ of 500; add ckpt_path={last} to the same command to go on"
+    )
+    assert re.fullmatch(words, said.strip())
+    assert read_checkpoint(last, "cpu")["epoch"] >= 0

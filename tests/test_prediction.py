@@ -326,6 +326,16 @@ def test_a_file_that_may_not_be_read(digits: np.ndarray) -> None:
     assert str(caught.value) == f"{picture}: no permission to read it"
 
 
+def test_a_sheet_is_refused_a_name_before_anything_is_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "final", str(folder), "--show", "sheet.txt"])
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "'sheet.txt': a name that ends in .png is expected" in printed.err
+
+
 def test_nothing_to_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["predict", "final", str(tmp_path), str(tmp_path / "*.png")])

@@ -55,7 +55,8 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--split",
         choices=("train", "holdout", "test"),
         default="test",
-        help="60,000 training, 5,000 held-out or 10,000 test images (default: test)",
+        help="60,000 training, 5,000 held-out (of data=mnist_holdout; else it was trained on them) "
+        "or 10,000 test images (default: test)",
     )
     parser.add_argument(
         "--batch-size", type=_count, default=1000, metavar="N", help="default: 1000"
@@ -133,12 +134,18 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument(
         "--show",
-        type=Path,
-        metavar="PNG",
+        type=_png,
+        metavar="FILE.png",
         help="draw the pictures, the prepared digits and the predictions into a file",
     )
     _add_device(parser)
     parser.set_defaults(run=_predict)
+
+
+def _png(text: str) -> Path:
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{text!r}: a name that ends in .png is expected")
+    return Path(text)
 
 
 def _digits(text: str) -> int:
@@ -233,8 +240,8 @@ def _export(options: argparse.Namespace) -> None:
     done = export(network, options.form, path, options.data_root)
     print(
         f"{done.path}: {done.size:,} bytes; {done.correct:,} of 10,000 test digits "
-        f"(the network: {done.reference:,}), logits within {done.largest_difference:.1g}; "
-        f"{done.milliseconds:.2f} ms an image"
+        f"(the network: {done.reference:,}), logits differ by {done.largest_difference:.1g} "
+        f"at most; {done.milliseconds:.2f} ms an image"
     )
 
 

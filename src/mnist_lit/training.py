@@ -29,6 +29,10 @@ from mnist_lit.progress import History
 from mnist_lit.requirements import check_accuracy, check_before, refuse
 
 
+class StoppedError(RuntimeError):
+    """A training that was stopped from outside; the message says how to go on with it."""
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """What a run came to.
@@ -61,6 +65,7 @@ def train(cfg: DictConfig) -> TrainingResult:
             ``requirements.enforce`` is true.
         CheckpointError: ``ckpt_path`` is not a checkpoint of this network.
         DataError: MNIST cannot be read.
+        StoppedError: Ctrl-C was pressed, or the process was asked to end.
     """
     config = parse(cfg)
     run_dir = Path(config.run_dir).resolve()
@@ -89,6 +94,8 @@ def train(cfg: DictConfig) -> TrainingResult:
         started = time.perf_counter()
         try:
             trainer.fit(classifier, data, ckpt_path=config.ckpt_path, weights_only=True)
+        except SystemExit:  # Lightning's way out after Ctrl-C or SIGTERM, without a word
+            raise StoppedError(_stopped(trainer, folder / "last.ckpt")) from None
         except RuntimeError as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
@@ -117,6 +124,13 @@ def train(cfg: DictConfig) -> TrainingResult:
         print(reporting.text(report), f"{run_dir}: checkpoints, report, figures", sep="\n")
     objective = getattr(report, config.optimized_metric)
     return TrainingResult(report, run_dir, objective)
+
+
+def _stopped(trainer: pl.Trainer, last: Path) -> str:
+    done = f"stopped in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+    if not last.is_file():
+        return f"{done}, before there was anything to resume"
+    return f"{done}; add ckpt_path={last} to the same command to go on"
 
 
 def _check_resumable(checkpoint: Path, classifier: LitClassifier) -> None:
