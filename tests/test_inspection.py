@@ -65,7 +65,7 @@ def test_a_shipped_model_has_what_is_known_of_it(tmp_path: Path) -> None:
     correct = pretrained.record("final")["test_correct"]
     assert f"{correct:,} of 10,000 test digits right" in " ".join(page.words.split())
     assert "Curves" not in page.pictures
-    assert page.words.count("without its run's folder") == 3
+    assert page.words.count("without the folder of their run") == 3
 
 
 def test_two_stand_side_by_side(run: Path, tmp_path: Path) -> None:
