@@ -294,7 +294,8 @@ def test_a_stopped_training_says_how_to_go_on(number: signal.Signals, tmp_path: 
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     words = (
-        rf"error: stopped in epoch \d+ of 500; add ckpt_path={last} to the same command to go on"
+        rf"error: stopped in epoch (\d+) of 500; add ckpt_path={last} to the same command to go on"
     )
-    assert re.fullmatch(words, said.strip())
-    assert read_checkpoint(last, "cpu")["epoch"] >= 0
+    stopped = re.fullmatch(words, said.strip())
+    assert stopped
+    assert 1 <= read_checkpoint(last, "cpu")["epoch"] + 1 <= int(stopped[1])
