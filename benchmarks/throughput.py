@@ -52,7 +52,7 @@ from torchvision.datasets import MNIST
 from tqdm import tqdm
 
 from mnist_lit import archives, augmentation, devices, fused, training
-from mnist_lit.augmentation import RandomAffine
+from mnist_lit.augmentation import RandomDistortion
 from mnist_lit.classifier import LitClassifier, decay_weights_only
 from mnist_lit.config import DATASET_SIZE, IMAGE_SIZE, Block, Config, parse
 from mnist_lit.data import MEAN, STD, Digits, MNISTDataModule, load_digits
@@ -285,7 +285,7 @@ class BareLoop:
         self.batch_size = config.data.batch_size
         self.train = load_digits(None, "train").subset(torch.arange(images))
         self.test = load_digits(None, "test")
-        self.augment = RandomAffine(**without_target(config.augmentation))
+        self.augment = RandomDistortion(**without_target(config.augmentation))
         self.sgd = without_target(config.optimizer)
         self.decay = config.callbacks["average"]["decay"]
         # untyped in torch
@@ -535,7 +535,7 @@ def repeated(factor: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, quiet_lightning():
         config = parse(configure(folder))
         config.trainer.limit_train_batches = 1 / 6
-        augment = RandomAffine(**without_target(config.augmentation))
+        augment = RandomDistortion(**without_target(config.augmentation))
         data = RepeatedData(factor, batch_size=config.data.batch_size, augmentation=augment)
         fit(config, data)
     return clocked()

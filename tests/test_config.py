@@ -30,7 +30,7 @@ def test_defaults_are_the_documented_ones() -> None:
     assert config.optimizer["_target_"] == "torch.optim.SGD"
     assert config.scheduler.build["_target_"] == "torch.optim.lr_scheduler.OneCycleLR"
     assert config.data.validation == "test"
-    assert config.augmentation["_target_"] == "mnist_lit.augmentation.RandomAffine"
+    assert config.augmentation["_target_"] == "mnist_lit.augmentation.RandomDistortion"
     assert set(config.logger) == {"csv", "tensorboard"}
     assert config.requirements.enforce
 

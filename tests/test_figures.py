@@ -5,7 +5,7 @@ import torch
 from matplotlib.image import imread
 
 from mnist_lit import figures
-from mnist_lit.augmentation import RandomAffine
+from mnist_lit.augmentation import RandomDistortion
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.evaluation import Evaluation
 from mnist_lit.progress import Epoch, History
@@ -28,7 +28,7 @@ def evaluation(data: MNISTDataModule, wrong: int) -> Evaluation:
 
 
 def test_every_figure_is_drawn_and_none_is_blank(mnist: MNISTDataModule, tmp_path: Path) -> None:
-    mnist.augmentation = RandomAffine(degrees=15)
+    mnist.augmentation = RandomDistortion(degrees=15)
     figures.write(tmp_path / "figures", history(), evaluation(mnist, 40), mnist)
     drawn = {path.name: imread(path) for path in (tmp_path / "figures").iterdir()}
     assert set(drawn) == NAMES

@@ -10,32 +10,41 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class RandomAffine:
-    """Rotate, shift, scale and shear every image of a batch by amounts of its own.
+class RandomDistortion:
+    """Rotate, shift, scale and shear every image of a batch, and make its strokes bolder or finer.
 
-    One bilinear ``grid_sample`` for the whole batch; each amount is uniform in its range.
+    Each image has amounts of its own, uniform in their ranges. One bilinear ``grid_sample`` for the
+    whole batch.
 
     Args:
         degrees: Largest rotation either way, in degrees.
         translate: Largest shift along each axis, in pixels.
         scale: Largest relative change of size: 0.15 allows 85 % to 115 %.
         shear: Largest horizontal shift of a row per pixel of its height above the centre.
+        gamma: Largest logarithm of the power that the pixels are raised to: 1 allows 1/e to e, of
+            which the first fills the gray edges of a stroke and the second eats them away.
 
     Attributes:
         strength: What all amounts are multiplied by; 1 unless :class:`FadeOut` lowers it.
     """
 
     def __init__(
-        self, degrees: float = 0.0, translate: float = 0.0, scale: float = 0.0, shear: float = 0.0
+        self,
+        degrees: float = 0.0,
+        translate: float = 0.0,
+        scale: float = 0.0,
+        shear: float = 0.0,
+        gamma: float = 0.0,
     ) -> None:
         self.angle = math.radians(degrees)
         self.translate = translate
         self.scale = scale
         self.shear = shear
+        self.gamma = gamma
         self.strength = 1.0
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Distort float images whose background is 0; what comes from outside is background."""
+        """Distort float images from 0, the background, to 1; what comes from outside is 0."""
         batch, _, height, width = images.shape
         amounts = (torch.rand(5, batch, device=images.device) * 2 - 1) * self.strength
         angle, size, shear = amounts[0] * self.angle, 1 + amounts[1] * self.scale, amounts[2]
@@ -46,7 +55,11 @@ class RandomAffine:
         cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
         rows = [cos, shear * cos - sin, shift_x, sin, shear * sin + cos, shift_y]
         theta = torch.stack(rows, dim=1).view(batch, 2, 3)
-        return F.grid_sample(images, affine_grid(theta, height, width), align_corners=False)
+        images = F.grid_sample(images, affine_grid(theta, height, width), align_corners=False)
+        if self.gamma:
+            logarithm = torch.rand(batch, 1, 1, 1, device=images.device) * 2 - 1
+            images.pow_(torch.exp(logarithm * (self.strength * self.gamma)))
+        return images
 
 
 def affine_grid(theta: Float[Tensor, "b 2 3"], height: int, width: int) -> Float[Tensor, "b h w 2"]:
@@ -71,7 +84,7 @@ def _pixel_centres(height: int, width: int, device: torch.device) -> Float[Tenso
 class FadeOut(pl.Callback):
     """Shrink the distortions linearly towards the end, so that training ends on real digits.
 
-    Does nothing where images are not augmented by a :class:`RandomAffine`.
+    Does nothing where images are not augmented by a :class:`RandomDistortion`.
 
     Args:
         start: The share of the epochs, from 0 to 1, after which they begin to shrink.
@@ -93,5 +106,5 @@ class FadeOut(pl.Callback):
 
 def _set_strength(trainer: pl.Trainer, strength: float) -> None:
     augmentation = getattr(getattr(trainer, "datamodule", None), "augmentation", None)
-    if isinstance(augmentation, RandomAffine):
+    if isinstance(augmentation, RandomDistortion):
         augmentation.strength = strength

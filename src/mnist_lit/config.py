@@ -250,13 +250,14 @@ class _Constant(_Target):
 
 
 @dataclass
-class _RandomAffine(_Target):
+class _RandomDistortion(_Target):
     degrees: float = limit(DEGREES)
     translate: float = limit(
         Allowed("a number of pixels from 0 to 14", lambda v: 0 <= v <= IMAGE_SIZE / 2)
     )
     scale: float = limit(FRACTION)
     shear: float = limit(NOT_NEGATIVE)
+    gamma: float = limit(NOT_NEGATIVE, 0.0)
 
 
 @dataclass
@@ -287,7 +288,7 @@ _TARGETS: dict[str, type[_Target]] = {
     "torch.optim.lr_scheduler.StepLR": _Step,
     "torch.optim.lr_scheduler.ReduceLROnPlateau": _Plateau,
     "torch.optim.lr_scheduler.ConstantLR": _Constant,
-    "mnist_lit.augmentation.RandomAffine": _RandomAffine,
+    "mnist_lit.augmentation.RandomDistortion": _RandomDistortion,
     "mnist_lit.augmentation.FadeOut": _FadeOut,
     "mnist_lit.averaging.MovingAverage": _MovingAverage,
     "mnist_lit.dropout.EarlyDropout": _EarlyDropout,
