@@ -19,7 +19,9 @@ import contextlib
 import gc
 import io
 import json
+import math
 import platform
+import random
 import re
 import statistics
 import subprocess
@@ -423,9 +425,12 @@ def conventional(pool: str = "after_activation") -> dict[str, Any]:
         shear=8.5,
         interpolation=transforms.InterpolationMode.BILINEAR,
     )
+    bolder_or_finer = transforms.Lambda(
+        lambda image: transforms.functional.adjust_gamma(image, math.exp(random.uniform(-1, 1)))
+    )
     root = str(archives.prepare(archives.default_root()))
     loader = partial(DataLoader, batch_size=parse(configure()).data.batch_size)
-    train_set = MNIST(root, transform=transforms.Compose([distort, *to_tensor]))
+    train_set = MNIST(root, transform=transforms.Compose([distort, bolder_or_finer, *to_tensor]))
     test_set = MNIST(root, train=False, transform=transforms.Compose(to_tensor))
     quiet = contextlib.redirect_stderr(io.StringIO())
     with tempfile.TemporaryDirectory() as folder, quiet_lightning(), quiet:
