@@ -244,12 +244,18 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
         axes.annotate(
             words, below, (0, -10), textcoords="offset points", va="top", fontsize=8, color="0.35"
         )
-    for result in results:
+    best = 0.0
+    for result in sorted(results, key=lambda result: result["parameters"]):
         last, parameters = result["last_val_accuracy"], result["parameters"]
         low, high = last["interval_95"]
         point = parameters, 100 * last["mean"]
         axes.errorbar(*point, yerr=50 * (high - low), fmt="o", color="C0", capsize=3)
-        axes.annotate(result["experiment"], point, (5, 4), textcoords="offset points", fontsize=9)
+        # Names of the frontier on one side and the others on the other never meet.
+        beyond, best = last["mean"] > best, max(best, last["mean"])
+        offset, side = ((-6, 6), "right") if beyond else ((6, -12), "left")
+        axes.annotate(
+            result["experiment"], point, offset, textcoords="offset points", fontsize=9, ha=side
+        )
     axes.set(
         xscale="log",
         xlabel="trainable parameters",
