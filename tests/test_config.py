@@ -24,6 +24,12 @@ def test_every_shipped_choice_passes_the_schema(choice: str) -> None:
     parse(compose_config(choice, "run_dir=unused"))
 
 
+def test_no_augmentation_is_none_with_an_experiment_that_sets_amounts_too() -> None:
+    for experiment in ("final", "flagship", "tiny"):
+        chosen = f"experiment={experiment}", "augmentation=none", "run_dir=unused"
+        assert parse(compose_config(*chosen)).augmentation == {}
+
+
 def test_defaults_are_the_documented_ones() -> None:
     config = parse(compose_config("run_dir=unused"))
     assert config.model.name == "final"
@@ -63,6 +69,7 @@ def test_defaults_are_the_documented_ones() -> None:
         ("data.batch_size=60001", "data.batch_size=60001", "at most 60000"),
         ("data.train_size=60001", "data.train_size=60001", "at most 60000"),
         ("augmentation.scale=2", "augmentation.scale=2.0", "up to, but not, 1"),
+        ("augmentation.gamma=-1", "augmentation.gamma=-1.0", "0 or above"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0", "1 or above"),
         ("trainer.accelerator=quantum", "trainer.accelerator=quantum", "cpu"),
         ("trainer.precision=8", "trainer.precision=8", "bf16-mixed"),

@@ -314,6 +314,8 @@ def parse(cfg: DictConfig) -> Config:
     config: Config = _typed(Config, cfg, "")
     _parse_target(config.optimizer, "optimizer")
     _parse_target(config.scheduler.build, "scheduler.build")
+    if "_target_" in config.augmentation and config.augmentation["_target_"] is None:
+        config.augmentation = {}  # none is chosen, though an experiment may say how much of it
     if config.augmentation:
         _parse_target(config.augmentation, "augmentation")
     for group in ("callbacks", "logger"):
@@ -409,7 +411,7 @@ def unknown_key(key: str, known: list[str]) -> str:
     name = re.split("[.=]", key)[-1]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" did you mean {near[0]}?" if near else ""
-    return f"{key}: no such key;{hint} allowed here: {', '.join(known)}"
+    return f"{key}: no such key;{hint} allowed here: {', '.join(known) or 'nothing'}"
 
 
 def _field_names(schema: type, error: ConfigKeyError) -> list[str]:
