@@ -298,7 +298,7 @@ class BareLoop:
         """Train and validate once."""
         with contextlib.ExitStack() as changes:
             if self.flipped == "grid in one product":
-                changes.enter_context(patch.object(augmentation, "affine_grid", usual_affine_grid))
+                changes.enter_context(patch.object(augmentation, "sampling_grid", usual_grid))
             if self.flipped == "fused pool, norm and ReLU":
                 changes.enter_context(patch.object(fused, "library", lambda _: None))
             if self.flipped == "first convolution with its pooling":
@@ -341,7 +341,7 @@ class BareLoop:
         }
 
 
-def usual_affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
+def usual_grid(theta: Tensor, height: int, width: int) -> Tensor:
     """Return where each pixel comes from, as torch does it."""
     return F.affine_grid(theta, [len(theta), 1, height, width], align_corners=False)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mnist_lit.augmentation import FadeOut, RandomDistortion, affine_grid
+from mnist_lit.augmentation import FadeOut, RandomDistortion, sampling_grid
 from mnist_lit.config import parse
 from mnist_lit.data import MNISTDataModule
 from mnist_lit.training import build_classifier, build_trainer, quiet_lightning
@@ -37,7 +37,7 @@ def test_no_distortion_returns_the_images() -> None:
 def test_grid_is_torchs() -> None:
     theta = torch.randn(5, 2, 3)
     expected = F.affine_grid(theta, [5, 1, 20, 28], align_corners=False)
-    torch.testing.assert_close(affine_grid(theta, 20, 28), expected)
+    torch.testing.assert_close(sampling_grid(theta, 20, 28), expected)
 
 
 def test_translation_stays_in_its_range_and_uses_it() -> None:
@@ -81,6 +81,24 @@ def test_shear_moves_rows_sideways_and_not_up() -> None:
     assert 1.8 < (top - bottom).abs().max() <= 0.2 * 10 + 0.05
 
 
+def test_bend_bows_a_line_both_ways_and_leaves_the_middle() -> None:
+    torch.manual_seed(0)
+    line = torch.zeros(1000, 1, 28, 28)
+    line[:, :, 13:15] = 1
+    distort = RandomDistortion(bend=0.15)
+    for strength in (1.0, 0.25):
+        distort.strength = strength
+        bent = distort(line)
+        rows = torch.arange(28.0).view(-1, 1)
+        height = (bent[:, 0] * rows).sum(dim=1) / bent[:, 0].sum(dim=1) - 13.5
+        assert height[:, 13:15].abs().max() < 0.05
+        # On the line y is 0, which leaves x²: at the ends 0.15 of half the side, 14 pixels.
+        bow = height[:, [2, 25]].mean(dim=1) / (11.5 / 14) ** 2
+        assert bow.abs().max() < 0.15 * 14 * strength * 1.1
+        assert bow.max() > 0.15 * 14 * strength * 0.9
+        assert bow.min() < -0.15 * 14 * strength * 0.9
+
+
 def test_gamma_makes_gray_darker_or_lighter_and_leaves_ink_and_paper() -> None:
     torch.manual_seed(0)
     images = torch.zeros(500, 1, 28, 28)
@@ -101,7 +119,11 @@ def test_gamma_makes_gray_darker_or_lighter_and_leaves_ink_and_paper() -> None:
 
 
 @pytest.mark.parametrize(
-    "amounts", [{"degrees": 15}, {"translate": 2}, {"scale": 0.1}, {"shear": 0.2}, {"gamma": 1}]
+    "amounts",
+    [
+        *({"degrees": 15}, {"translate": 2}, {"scale": 0.1}, {"shear": 0.2}, {"gamma": 1}),
+        {"bend": 0.15},
+    ],
 )
 def test_every_image_gets_its_own_amount_and_a_seed_repeats_it(amounts: dict[str, float]) -> None:
     distort = RandomDistortion(**amounts)

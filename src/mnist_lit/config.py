@@ -258,6 +258,7 @@ class _RandomDistortion(_Target):
     scale: float = limit(FRACTION)
     shear: float = limit(NOT_NEGATIVE)
     gamma: float = limit(NOT_NEGATIVE, 0.0)
+    bend: float = limit(FRACTION, 0.0)
 
 
 @dataclass
