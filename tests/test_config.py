@@ -24,10 +24,12 @@ def test_every_shipped_choice_passes_the_schema(choice: str) -> None:
     parse(compose_config(choice, "run_dir=unused"))
 
 
-def test_no_augmentation_is_none_with_an_experiment_that_sets_amounts_too() -> None:
-    for experiment in ("final", "flagship", "tiny"):
-        chosen = f"experiment={experiment}", "augmentation=none", "run_dir=unused"
-        assert parse(compose_config(*chosen)).augmentation == {}
+@pytest.mark.parametrize("experiment", ["final", "flagship", "tiny"])
+def test_what_is_chosen_away_stays_away_though_an_experiment_sets_amounts(experiment: str) -> None:
+    chosen = f"experiment={experiment}", "run_dir=unused"
+    assert parse(compose_config("augmentation=none", *chosen)).augmentation == {}
+    assert parse(compose_config("callbacks=none", *chosen)).callbacks == {}
+    assert set(parse(compose_config("callbacks=plain", *chosen)).callbacks) == {"progress"}
 
 
 def test_defaults_are_the_documented_ones() -> None:

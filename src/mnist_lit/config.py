@@ -315,14 +315,16 @@ def parse(cfg: DictConfig) -> Config:
     config: Config = _typed(Config, cfg, "")
     _parse_target(config.optimizer, "optimizer")
     _parse_target(config.scheduler.build, "scheduler.build")
-    if "_target_" in config.augmentation and config.augmentation["_target_"] is None:
-        config.augmentation = {}  # none is chosen, though an experiment may say how much of it
+    if _is_off(config.augmentation):
+        config.augmentation = {}
     if config.augmentation:
         _parse_target(config.augmentation, "augmentation")
     for group in ("callbacks", "logger"):
-        for name, node in getattr(config, group).items():
-            if node is not None:
-                _parse_target(node, f"{group}.{name}")
+        nodes = getattr(config, group).items()
+        built = {name: node for name, node in nodes if node is not None and not _is_off(node)}
+        for name, node in built.items():
+            _parse_target(node, f"{group}.{name}")
+        setattr(config, group, built)
     check_blocks(config.model.blocks)
     _check_batch(config.data)
     return config
@@ -369,6 +371,11 @@ def _check_batch(data: Data) -> None:
 
 
 HOLDOUT_SIZE = 5_000
+
+
+def _is_off(node: Any) -> bool:
+    """Say whether a choice builds nothing, though an experiment may say how much of it."""
+    return isinstance(node, Mapping) and "_target_" in node and node["_target_"] is None
 
 
 def _parse_target(node: Any, path: str) -> None:

@@ -171,11 +171,9 @@ def build_data(config: Config) -> MNISTDataModule:
 def build_trainer(config: Config, run_dir: Path, callbacks: list[Callback]) -> pl.Trainer:
     """Make Lightning's trainer, with the configured callbacks after the given ones."""
     callbacks = callbacks + [
-        _build(node, f"callbacks.{name}") for name, node in config.callbacks.items() if node
+        _build(node, f"callbacks.{name}") for name, node in config.callbacks.items()
     ]
-    loggers: list[Logger] = [
-        _build(node, f"logger.{name}") for name, node in config.logger.items() if node
-    ]
+    loggers: list[Logger] = [_build(node, f"logger.{name}") for name, node in config.logger.items()]
     options = {k: v for k, v in vars(config.trainer).items() if v is not None}
     options["precision"] = devices.pick_precision(
         config.trainer.precision, config.trainer.accelerator
