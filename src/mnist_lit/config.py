@@ -38,7 +38,7 @@ class Allowed(NamedTuple):
 
 POSITIVE = Allowed("a number above 0", lambda v: 0 < v < math.inf)
 NOT_NEGATIVE = Allowed("a number, 0 or above", lambda v: 0 <= v < math.inf)
-FRACTION = Allowed("a number from 0 up to, but not, 1", lambda v: 0 <= v < 1)
+FRACTION = Allowed("a number of at least 0 and less than 1", lambda v: 0 <= v < 1)
 RATIO = Allowed("a number from 0 to 1", lambda v: 0 <= v <= 1)
 COUNT = Allowed("a whole number, 1 or above", lambda v: v >= 1)
 WHOLE = Allowed("a whole number, 0 or above", lambda v: v >= 0)
@@ -195,7 +195,8 @@ class _SGD(_Optimizer):
 
 
 _BETAS = Allowed(
-    "two numbers from 0 up to, but not, 1", lambda v: len(v) == 2 and all(0 <= b < 1 for b in v)
+    "two numbers of at least 0 and less than 1",
+    lambda v: len(v) == 2 and all(0 <= b < 1 for b in v),
 )
 
 
