@@ -121,7 +121,11 @@ def test_gamma_makes_gray_darker_or_lighter_and_leaves_ink_and_paper() -> None:
 @pytest.mark.parametrize(
     "amounts",
     [
-        *({"degrees": 15}, {"translate": 2}, {"scale": 0.1}, {"shear": 0.2}, {"gamma": 1}),
+        {"degrees": 15},
+        {"translate": 2},
+        {"scale": 0.1},
+        {"shear": 0.2},
+        {"gamma": 1},
         {"bend": 0.15},
     ],
 )
