@@ -7,11 +7,11 @@ python benchmarks/accuracy.py --report                 # the table and the figur
 Each seed is a process with one thread, several at a time. A killed benchmark goes on where it was:
 finished seeds are kept, and unfinished ones are resumed from their last epoch.
 
-The accuracy that counts is that of the last epoch, which nothing selected. Seed 0 of a measured
-experiment is put into the package, for ``mnist_lit.load_pretrained``. With ``--holdout`` every seed
-keeps 5,000 other training images out (``data.split_seed`` is the seed); what its report says of the
-test images is neither read nor logged. One line for each trial goes to ``results/holdout.jsonl``,
-whatever came of it.
+The accuracy that counts is that of the last epoch, which nothing selected. With ``--ship`` seed 0
+of a measured experiment is put into the package, for ``mnist_lit.load_pretrained``; nothing else
+changes the weights there. With ``--holdout`` every seed keeps 5,000 other training images out
+(``data.split_seed`` is the seed); what its report says of the test images is neither read nor
+logged. One line for each trial goes to ``results/holdout.jsonl``, whatever came of it.
 """
 
 import argparse
@@ -31,17 +31,15 @@ from statistics import mean, mode, stdev
 from typing import Any
 
 import matplotlib.pyplot as plt
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from scipy.stats import t as students_t
 from tqdm import tqdm
 
-from mnist_lit import pretrained
-from mnist_lit.classifier import LitClassifier
-from mnist_lit.config import parse
-from mnist_lit.data import load_digits
-from mnist_lit.evaluation import evaluate
-from mnist_lit.launch import errors_as_lines
+from mnist_lit import MNISTDataModule, compose
+from mnist_lit.checkpoints import pretrained
+from mnist_lit.config.check import parse
+from mnist_lit.config.lines import errors_as_lines
+from mnist_lit.evaluation.evaluate import evaluate
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -74,8 +72,7 @@ class Recipe:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Return the composed config, without what differs from seed to seed."""
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            composed = compose("config", [*self.arguments(0), "run_dir=unused"])
+        composed = compose(*self.arguments(0), "run_dir=unused")
         config = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(config, dict)
         for differs in ("seed", "run_dir"):
@@ -174,7 +171,7 @@ def summarise(recipe: Recipe, reports: list[dict[str, Any]], command: str) -> di
 def mistakes(recipe: Recipe, seed: int) -> list[tuple[int, int]]:
     """Return the positions of the test digits that a seed's last epoch reads wrong, and as what."""
     last = recipe.folder(seed) / "checkpoints" / "last.ckpt"
-    found = evaluate(LitClassifier.load_from_checkpoint(last).network, load_digits(None, "test"))
+    found = evaluate(pretrained.load(last).network, MNISTDataModule().images("test"))
     wrong = (found.predictions != found.labels).nonzero().flatten()
     return list(zip(wrong.tolist(), found.predictions[wrong].tolist(), strict=True))
 
@@ -273,7 +270,7 @@ def draw_hardest(results: Sequence[dict[str, Any]], path: Path) -> int:
     """Draw the test digits that every seed of every experiment reads wrong; returns how many."""
     readings = [dict(seed["mistakes"]) for result in results for seed in result["seeds"]]
     hardest = sorted(set.intersection(*(set(reading) for reading in readings)))
-    test = load_digits(None, "test")
+    test = MNISTDataModule().images("test")
     columns = min(10, max(1, len(hardest)))
     rows = max(1, -(-len(hardest) // columns))
     figure, axes = plt.subplots(
@@ -299,6 +296,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 (default: 10)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="at once (default: cores)")
     parser.add_argument("--holdout", action="store_true", help="a trial on held-out images")
+    parser.add_argument("--ship", action="store_true", help="put seed 0 into the package")
     parser.add_argument("--report", action="store_true", help="print the table, draw the figure")
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
     options = parser.parse_intermixed_args()
@@ -306,6 +304,8 @@ def main() -> None:
     overrides = tuple(word for word in options.experiments if "=" in word)
     if options.seeds < 2:
         parser.error("--seeds: at least 2 are needed to say how far they spread")
+    if options.ship and options.holdout:
+        parser.error("--ship: only what was measured on the test images is shipped")
     if overrides and not options.holdout:
         parser.error(f"{overrides[0]}: only a trial (--holdout) may change an experiment")
     if not names and not options.report:
@@ -328,7 +328,7 @@ def main() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=1) + "\n")
             tqdm.write(table([result]))
-            if options.output == RESULTS:
+            if options.ship:
                 put_into_package(recipe, reports[0])
     if options.report:
         results = load_results(options.output)

@@ -35,14 +35,13 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from clock import Clock
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -53,14 +52,20 @@ from torchvision import transforms
 from torchvision.datasets import MNIST
 from tqdm import tqdm
 
-from mnist_lit import archives, augmentation, devices, fused, training
-from mnist_lit.augmentation import RandomDistortion
-from mnist_lit.classifier import LitClassifier, decay_weights_only
-from mnist_lit.config import DATASET_SIZE, IMAGE_SIZE, Block, Config, parse
-from mnist_lit.data import MEAN, STD, Digits, MNISTDataModule, load_digits
-from mnist_lit.evaluation import evaluate
-from mnist_lit.network import CompactCNN
-from mnist_lit.training import quiet_lightning
+from mnist_lit import MNIST as FACTS
+from mnist_lit import MNISTDataModule, compose, devices, train
+from mnist_lit.config.check import parse
+from mnist_lit.config.schema import Config
+from mnist_lit.data.archives import DIGESTS, find_mnist, read
+from mnist_lit.data.augmentation import RandomDistortion
+from mnist_lit.data.memory import Images
+from mnist_lit.data.mnist import TRAIN
+from mnist_lit.evaluation.evaluate import evaluate
+from mnist_lit.network import fused
+from mnist_lit.network.blocks import IMAGE_SIZE, Block
+from mnist_lit.network.compact import CompactCNN
+from mnist_lit.training.classifier import decay_weights_only
+from mnist_lit.training.run import build_callbacks, build_classifier, build_trainer, quiet_lightning
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "throughput.json"
@@ -129,18 +134,19 @@ def conditions(rounds: int) -> dict[str, Any]:
 
 def configure(folder: str = "nowhere") -> DictConfig:
     """Compose the config of one epoch of ``final`` on the CPU, run in a folder."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(
-            "config",
-            [
-                "trainer=cpu",
-                "trainer.max_epochs=1",
-                "requirements.enforce=false",
-                "+callbacks.clock._target_=clock.Clock",
-                f"run_dir={folder}",
-                *OVERRIDES,
-            ],
-        )
+    return compose(
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "requirements.enforce=false",
+        "callbacks.clock._target_=clock.Clock",
+        f"run_dir={folder}",
+        *OVERRIDES,
+    )
+
+
+def blocks_of(config: Config) -> list[Block]:
+    """Return the blocks of the configured network."""
+    return [Block(**block) for block in config.model["blocks"]]
 
 
 def interleave(
@@ -216,7 +222,7 @@ def convolution(block: Block, width: int) -> nn.Conv2d:
 
 def images_of(conv: nn.Conv2d, size: int) -> Tensor:
     """Draw a batch of inputs."""
-    shape = (parse(configure()).data.batch_size, conv.in_channels, size, size)
+    shape = (parse(configure()).data["batch_size"], conv.in_channels, size, size)
     images = torch.randn(shape).to(conv.weight.dtype)
     return images.to(memory_format=torch.channels_last)
 
@@ -225,19 +231,20 @@ def convolutions() -> dict[str, Any]:
     """Convolve forward and backward, each layer on an input that is there already."""
     config = parse(configure())
     layers, width, size = [], 1, IMAGE_SIZE
-    for block in config.model.blocks:
+    for block in blocks_of(config):
         conv = convolution(block, width)
         x = images_of(conv, size).requires_grad_(width > 1)
         wanted = [conv.weight, x] if width > 1 else [conv.weight]
         layers.append((conv, x, wanted, torch.randn_like(conv(x))))
         width, size = block.channels, size if block.pool == "none" else size // 2
-    steps = DATASET_SIZE // config.data.batch_size
+    batch_size = config.data["batch_size"]
+    steps = TRAIN // batch_size
     started = time.perf_counter()
     for _ in range(steps):
         for conv, x, wanted, gradient in layers:
             torch.autograd.grad(conv(x), wanted, gradient)
     seconds = time.perf_counter() - started
-    return {"images": steps * config.data.batch_size, "training": seconds}
+    return {"images": steps * batch_size, "training": seconds}
 
 
 def floor() -> dict[str, Any]:
@@ -245,7 +252,7 @@ def floor() -> dict[str, Any]:
     config = parse(configure())
     layers: list[nn.Module] = []
     width = 1
-    for block in config.model.blocks:
+    for block in blocks_of(config):
         layers += [convolution(block, width)]
         layers += [] if block.pool == "none" else [nn.AvgPool2d(2)]
         width = block.channels
@@ -254,12 +261,13 @@ def floor() -> dict[str, Any]:
     x = images_of(layers[0], IMAGE_SIZE)
     gradient = torch.randn_like(network(x))
     weights = list(network.parameters())
-    steps = DATASET_SIZE // config.data.batch_size
+    batch_size = config.data["batch_size"]
+    steps = TRAIN // batch_size
     started = time.perf_counter()
     for _ in range(steps):
         torch.autograd.grad(network(x), weights, gradient)
     seconds = time.perf_counter() - started
-    return {"images": steps * config.data.batch_size, "training": seconds}
+    return {"images": steps * batch_size, "training": seconds}
 
 
 def low_precision() -> bool:
@@ -275,19 +283,21 @@ class BareLoop:
         images: How many of the training images make an epoch.
     """
 
-    def __init__(self, flipped: str = "", images: int = DATASET_SIZE) -> None:
+    def __init__(self, flipped: str = "", images: int = TRAIN) -> None:
         self.flipped = flipped
         config = parse(configure())
-        blocks = config.model.blocks
+        blocks = blocks_of(config)
         if flipped == "pooling before normalising":
             for block in blocks:
-                block.pool = block.pool.replace("after_conv", "after_activation")
+                if block.pool == "after_conv":
+                    block.pool = "after_activation"
         torch.manual_seed(0)
-        self.network = CompactCNN(blocks, config.model.dropout)
-        self.batch_size = config.data.batch_size
-        self.train = load_digits(None, "train").subset(torch.arange(images))
-        self.test = load_digits(None, "test")
-        self.augment = RandomDistortion(**without_target(config.augmentation))
+        self.network = CompactCNN(blocks, config.model["dropout"])
+        self.batch_size = config.data["batch_size"]
+        self.train = MNISTDataModule().images("train").subset(torch.arange(images))
+        self.test = MNISTDataModule().images("test")
+        distortion = UsualGrid if flipped == "grid in one product" else RandomDistortion
+        self.augment = distortion(**without_target(config.augmentation[0]))
         self.sgd = without_target(config.optimizer)
         self.decay = config.callbacks["average"]["decay"]
         # untyped in torch
@@ -296,13 +306,11 @@ class BareLoop:
 
     def epoch(self) -> dict[str, Any]:
         """Train and validate once."""
-        with contextlib.ExitStack() as changes:
-            if self.flipped == "grid in one product":
-                changes.enter_context(patch.object(augmentation, "sampling_grid", usual_grid))
-            if self.flipped == "fused pool, norm and ReLU":
-                changes.enter_context(patch.object(fused, "library", lambda _: None))
-            if self.flipped == "first convolution with its pooling":
-                changes.enter_context(patch.object(fused, "convolves", lambda *_: False))
+        off = {
+            "fused pool, norm and ReLU": ("pool_norm_relu", "conv_pool"),
+            "first convolution with its pooling": ("conv_pool",),
+        }
+        with fused.without(*off.get(self.flipped, ())):
             return self._epoch()
 
     def _epoch(self) -> dict[str, Any]:
@@ -320,7 +328,7 @@ class BareLoop:
         order = torch.randperm(len(self.train))
         for positions in torch.split(order, self.batch_size)[:steps]:
             pixels, labels = self.train[positions]
-            images = (self.augment(pixels.float() / 255) - MEAN) / STD
+            images = FACTS.standardise(self.augment(pixels.float() / 255))
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 loss = F.cross_entropy(network(images), labels)
             optimizer.zero_grad()
@@ -341,9 +349,13 @@ class BareLoop:
         }
 
 
-def usual_grid(theta: Tensor, height: int, width: int) -> Tensor:
-    """Return where each pixel comes from, as torch does it."""
-    return F.affine_grid(theta, [len(theta), 1, height, width], align_corners=False)
+class UsualGrid(RandomDistortion):
+    """The same distortions with torch's own grid."""
+
+    @staticmethod
+    def grid(theta: Tensor, height: int, width: int) -> Tensor:
+        """Return where each pixel comes from, as torch does it."""
+        return F.affine_grid(theta, [len(theta), 1, height, width], align_corners=False)
 
 
 def without_target(node: dict[str, Any]) -> dict[str, Any]:
@@ -354,7 +366,7 @@ def without_target(node: dict[str, Any]) -> dict[str, Any]:
 def ours() -> dict[str, Any]:
     """One epoch of ``train``."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        training.train(configure(folder))
+        train(configure(folder))
     return clocked()
 
 
@@ -375,7 +387,7 @@ class Conventional(pl.LightningModule):
         config = parse(configure())
         layers: list[nn.Module] = []
         width = 1
-        for block in config.model.blocks:
+        for block in blocks_of(config):
             padding = block.kernel // 2
             layers.append(
                 nn.Conv2d(width, block.channels, block.kernel, padding=padding, bias=False)
@@ -385,7 +397,7 @@ class Conventional(pl.LightningModule):
                 rest.insert(0 if pool == "after_conv" else 2, nn.MaxPool2d(2))
             layers += rest
             width = block.channels
-        tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(config.model.dropout)]
+        tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(config.model["dropout"])]
         self.network = nn.Sequential(*layers, *tail, nn.Linear(width, 10))
         self.train_accuracy, self.val_accuracy = MulticlassAccuracy(10), MulticlassAccuracy(10)
         self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
@@ -417,7 +429,7 @@ class Conventional(pl.LightningModule):
 
 def conventional(pool: str = "after_activation") -> dict[str, Any]:
     """One epoch of a usual project."""
-    to_tensor = [transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))]
+    to_tensor = [transforms.ToTensor(), transforms.Normalize((FACTS.mean,), (FACTS.std,))]
     distort = transforms.RandomAffine(
         15,
         translate=(2 / 28, 2 / 28),
@@ -428,12 +440,13 @@ def conventional(pool: str = "after_activation") -> dict[str, Any]:
     bolder_or_finer = transforms.Lambda(
         lambda image: transforms.functional.adjust_gamma(image, math.exp(random.uniform(-1, 1)))
     )
-    root = str(archives.prepare(archives.default_root()))
-    loader = partial(DataLoader, batch_size=parse(configure()).data.batch_size)
-    train_set = MNIST(root, transform=transforms.Compose([distort, bolder_or_finer, *to_tensor]))
-    test_set = MNIST(root, train=False, transform=transforms.Compose(to_tensor))
+    loader = partial(DataLoader, batch_size=parse(configure()).data["batch_size"])
     quiet = contextlib.redirect_stderr(io.StringIO())
     with tempfile.TemporaryDirectory() as folder, quiet_lightning(), quiet:
+        unpack(Path(folder) / "MNIST" / "raw")
+        augmented = transforms.Compose([distort, bolder_or_finer, *to_tensor])
+        train_set = MNIST(folder, transform=augmented)
+        test_set = MNIST(folder, train=False, transform=transforms.Compose(to_tensor))
         warnings.simplefilter("ignore")
         with contextlib.redirect_stdout(io.StringIO()):
             trainer = pl.Trainer(
@@ -451,6 +464,16 @@ def conventional(pool: str = "after_activation") -> dict[str, Any]:
     return clocked()
 
 
+def unpack(folder: Path) -> None:
+    """Put MNIST's files where torchvision looks for them."""
+    folder.mkdir(parents=True)
+    for name in DIGESTS:
+        values = read(find_mnist(), name)
+        header = b"\0\0\x08" + bytes([values.ndim])
+        sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+        (folder / name).write_bytes(header + sizes + values.numpy().tobytes())
+
+
 def start(rounds: int) -> dict[str, Any]:
     """How long a person waits for an answer."""
     python = [sys.executable]
@@ -459,7 +482,7 @@ def start(rounds: int) -> dict[str, Any]:
         "python -c pass": [*python, "-c", "pass"],
         "train.py --help": [*python, "train.py", "--help"],
         "train.py --cfg job": [*python, "train.py", "--cfg", "job"],
-        "train.py optimizer.lrr=1 (a mistake)": [*python, "train.py", "optimizer.lrr=1"],
+        "train.py model.dropuot=1 (a mistake)": [*python, "train.py", "model.dropuot=1"],
     }
 
     def answer(command: list[str]) -> float:
@@ -526,23 +549,26 @@ class RepeatedData(MNISTDataModule):
         """Read the splits and repeat the training images."""
         super().setup(stage)
         images = self.train.images.repeat(self.factor, 1, 1, 1)
-        self.train = Digits(images, self.train.labels.repeat(self.factor))
+        self.train = Images(images, self.train.labels.repeat(self.factor))
 
 
-def fit(config: Config, data: MNISTDataModule) -> None:
-    """Train as ``train`` does, on these data."""
-    trainer = training.build_trainer(config, Path(config.run_dir), [])
-    trainer.fit(training.build_classifier(config), data)
+def fit(config: Config, data: MNISTDataModule, *callbacks: Callback) -> None:
+    """Train as ``train`` does, on these data and with further callbacks."""
+    own = [*build_callbacks(config), *callbacks]
+    build_trainer(config, Path(config.run_dir), own, data).fit(build_classifier(config), data)
+
+
+def options_of(config: Config) -> dict[str, Any]:
+    """Return the arguments of the configured data module."""
+    return without_target(config.data)
 
 
 def repeated(factor: int) -> dict[str, Any]:
     """A sixth of an epoch on repeated data."""
     with tempfile.TemporaryDirectory() as folder, quiet_lightning():
         config = parse(configure(folder))
-        config.trainer.limit_train_batches = 1 / 6
-        augment = RandomDistortion(**without_target(config.augmentation))
-        data = RepeatedData(factor, batch_size=config.data.batch_size, augmentation=augment)
-        fit(config, data)
+        limited(config, 1 / 6)
+        fit(config, RepeatedData(factor, **options_of(config)))
     return clocked()
 
 
@@ -552,8 +578,7 @@ def batches(rounds: int) -> dict[str, Any]:
     def run(size: int) -> float:
         with tempfile.TemporaryDirectory() as folder, quiet_lightning():
             config = parse(configure(folder))
-            data = RepeatedData(1, batch_size=size, augmentation=BareLoop().augment)
-            fit(config, data)
+            fit(config, RepeatedData(1, **{**options_of(config), "batch_size": size}))
         return Clock.images[0] / Clock.training[0]
 
     found = interleave({str(n): partial(run, n) for n in BATCH_SIZES}, rounds, warm_up=True)
@@ -573,13 +598,13 @@ def levers(rounds: int) -> dict[str, Any]:
     """
     of_network = ["", *KEPT, *DROPPED]
     found = interleave(
-        {name: BareLoop(name, images=DATASET_SIZE // 6).epoch for name in of_network},
+        {name: BareLoop(name, images=TRAIN // 6).epoch for name in of_network},
         5 * rounds,
         warm_up=True,
     )
     gains = {name: gain(found[name], found[""]) for name in of_network[1:]}
     gains |= {name: 1 / gains[name] for name in DROPPED}
-    for size in (parse(configure()).data.batch_size, SMALL):
+    for size in (parse(configure()).data["batch_size"], SMALL):
         trainings = interleave(
             {f"{name}, {size}": partial(fit_without, name, size) for name in ["", *OF_LIGHTNING]},
             5 * rounds,
@@ -602,31 +627,43 @@ def gain(without: list[dict[str, Any]], usual: list[dict[str, Any]]) -> float:
 
 def fit_without(lever: str, batch_size: int) -> dict[str, Any]:
     """Some steps as ``train`` makes them, without the named lever of Lightning's share."""
-    with contextlib.ExitStack() as changes:
-        folder = changes.enter_context(tempfile.TemporaryDirectory())
-        changes.enter_context(quiet_lightning())
+    with tempfile.TemporaryDirectory() as folder, quiet_lightning():
         config = parse(configure(folder))
-        config.data.batch_size = batch_size
-        config.trainer.limit_train_batches = 300 if batch_size == SMALL else 1 / 3
-        if lever == "batches by position":
-            changes.enter_context(patch.object(MNISTDataModule, "train_dataloader", one_by_one))
-        if lever == "no logging at steps":
-            changes.enter_context(patch.object(LitClassifier, "training_step", logged_step))
-        fit(config, training.build_data(config))
+        limited(config, 300 if batch_size == SMALL else 1 / 3)
+        kind = OneByOne if lever == "batches by position" else MNISTDataModule
+        callbacks = [LogSteps()] if lever == "no logging at steps" else []
+        fit(config, kind(**{**options_of(config), "batch_size": batch_size}), *callbacks)
     return clocked()
 
 
-def one_by_one(data: MNISTDataModule) -> DataLoader[Any]:
-    """Return a loader that fetches one image at a time, as those of most projects."""
-    digits = TensorDataset(data.train.images, data.train.labels)
-    return DataLoader(digits, data.batch_size, shuffle=True, drop_last=True)
+def limited(config: Config, batches: float) -> None:
+    """Train on so many batches of an epoch, or a share of them."""
+    assert config.trainer.model_extra is not None
+    config.trainer.model_extra["limit_train_batches"] = batches
 
 
-def logged_step(module: LitClassifier, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-    """Return the loss of a batch and log it, as most projects do."""
-    loss = F.cross_entropy(module.network(batch[0]), batch[1])
-    module.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True)
-    return loss
+class OneByOne(MNISTDataModule):
+    """Fetches one image at a time, as most projects do."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return a loader of torch's own."""
+        images = TensorDataset(self.train.images, self.train.labels)
+        return DataLoader(images, self.batch_size, shuffle=True, drop_last=True)
+
+
+class LogSteps(Callback):
+    """Logs the loss of every step, as most projects do."""
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Log it for the step's bar and the epoch's mean."""
+        pl_module.log("train/step", outputs["loss"], on_step=False, on_epoch=True, prog_bar=True)
 
 
 def child(name: str, *arguments: str) -> dict[str, Any]:

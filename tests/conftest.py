@@ -1,18 +1,20 @@
 """What the tests share: the config of a small run, and the command line in a subprocess."""
 
+import gzip
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from mnist_lit.data import MNISTDataModule
+from mnist_lit import MNISTDataModule, compose
 
 # Batches this small take longer on two threads than on one; subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -33,17 +35,12 @@ TINY = (
 )
 
 
-def compose_config(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
-
-
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., DictConfig]:
     """Compose the config of a run that takes about a second."""
 
     def make(*overrides: str, run_dir: str = "run") -> DictConfig:
-        return compose_config(*TINY, f"run_dir={tmp_path / run_dir}", *overrides)
+        return compose(*TINY, f"run_dir={tmp_path / run_dir}", *overrides)
 
     return make
 
@@ -55,6 +52,23 @@ def mnist() -> MNISTDataModule:
     data.prepare_data()
     data.setup("fit")
     return data
+
+
+def write_idx(folder: Path, classes: int, side: int, train: int = 840, test: int = 210) -> Path:
+    """Write a data set in MNIST's layout: a bright bar, whose place is the class."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", train), ("t10k", test)):
+        labels = (np.arange(count) % classes).astype(np.uint8)
+        images = rng.integers(0, 60, (count, side, side), dtype=np.uint8)
+        width = side // classes
+        for image, label in zip(images, labels, strict=True):
+            image[:, label * width : (label + 1) * width] += 180
+        for name, array in ((f"{split}-images-idx3", images), (f"{split}-labels-idx1", labels)):
+            header = struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape)
+            content = gzip.compress(header + array.tobytes(), 1)
+            (folder / f"{name}-ubyte.gz").write_bytes(content)
+    return folder
 
 
 @contextmanager

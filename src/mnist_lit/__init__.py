@@ -1,23 +1,37 @@
-"""Compact MNIST classifiers, trained with PyTorch Lightning and configured with Hydra."""
+"""Compact image classifiers, trained with PyTorch Lightning and configured with Hydra."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mnist_lit.network import CompactCNN
-    from mnist_lit.prediction import Prediction
+    from mnist_lit.checkpoints.pretrained import load_pretrained as load_pretrained
+    from mnist_lit.data.idx import IdxDataModule as IdxDataModule
+    from mnist_lit.data.mnist import MNISTDataModule as MNISTDataModule
+    from mnist_lit.facts import MNIST as MNIST
+    from mnist_lit.facts import Facts as Facts
+    from mnist_lit.inference.predict import predict as predict
+    from mnist_lit.network.compact import CompactCNN as CompactCNN
+    from mnist_lit.training.classifier import LitClassifier as LitClassifier
+    from mnist_lit.training.hydra import compose as compose
+    from mnist_lit.training.run import train as train
 
-__all__ = ["load_pretrained", "predict"]
+# Each is imported when it is first asked for: `import mnist_lit` loads no torch.
+_HOMES = {
+    "load_pretrained": "checkpoints.pretrained",
+    "IdxDataModule": "data.idx",
+    "MNISTDataModule": "data.mnist",
+    "MNIST": "facts",
+    "Facts": "facts",
+    "predict": "inference.predict",
+    "CompactCNN": "network.compact",
+    "LitClassifier": "training.classifier",
+    "compose": "training.hydra",
+    "train": "training.run",
+}
+__all__ = list(_HOMES)
 
 
-def load_pretrained(name: str) -> "CompactCNN":
-    """See :func:`mnist_lit.pretrained.load_pretrained`; torch is loaded when this is called."""
-    from mnist_lit import pretrained
-
-    return pretrained.load_pretrained(name)
-
-
-def predict(images: Any, model: str = "final", device: str = "auto") -> "list[Prediction]":
-    """See :func:`mnist_lit.prediction.predict`; torch is loaded when this is called."""
-    from mnist_lit import prediction
-
-    return prediction.predict(images, model, device)
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mnist_lit' has no attribute {name!r}")
+    return getattr(import_module(f"mnist_lit.{_HOMES[name]}"), name)

@@ -9,60 +9,68 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_lit.launch import errors_as_lines
+from mnist_lit import folders
+from mnist_lit.config.lines import errors_as_lines
+from mnist_lit.export.formats import FORMATS
 
 if TYPE_CHECKING:
-    from mnist_lit import prediction
+    from mnist_lit.inference.predict import Prediction
 
 SHOWN = 200  # pictures on a sheet, at most
-# What can be exported, and the ending of its file.
-FORMS = {
-    "onnx": ".onnx",
-    "onnx-int8": "-int8.onnx",
-    "torch": ".pt2",
-    "c": ".h",
-    "c-int8": "-int8.h",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ``mnist-lit --help`` describes it."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["train"]:  # the rest is Hydra's
+        _train(given[1:])
+        return
     parser = argparse.ArgumentParser(
         prog="mnist-lit",
-        description="Work with a trained compact MNIST classifier.",
-        epilog="Training is `python train.py` in a checkout; see its --help.",
+        description="Train compact image classifiers, and use them.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands.add_parser("train", help="train a network, as `python train.py` in a checkout does")
     _add_evaluate(commands)
     _add_predict(commands)
     _add_export(commands)
     _add_demo(commands)
     _add_report(commands)
     _add_compare(commands)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(given)
+    # Classes that are trusted are importable from the folder in which the command is started.
+    sys.path.append(str(Path.cwd()))
     with errors_as_lines():
         options.run(options)
+
+
+def _train(arguments: Sequence[str]) -> None:
+    from mnist_lit.training.hydra import main
+
+    own = Path("conf")  # beside which there may be files of the user's own
+    beside = ["--config-dir", str(own.resolve())] if own.is_dir() else []
+    main(folders.config(), [*arguments, *beside])
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="count the digits that a checkpoint reads right",
-        description="Count the digits that a checkpoint reads right.",
+        help="count the images that a network reads right",
+        description="Count the images that a network reads right.",
     )
     _add_model(parser)
     parser.add_argument(
         "--split",
         choices=("train", "holdout", "test"),
         default="test",
-        help="60,000 training, 5,000 held-out (of data=mnist_holdout; else it was trained on them) "
-        "or 10,000 test images (default: test)",
+        help="training, held-out (of data=…_holdout; else it was trained on them) or test images; "
+        "of MNIST 60,000, 5,000 and 10,000 (default: test)",
     )
     parser.add_argument(
         "--batch-size", type=_count, default=1000, metavar="N", help="default: 1000"
     )
     _add_device(parser)
-    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="the one above MNIST/raw")
+    _add_data_root(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_evaluate)
 
@@ -71,6 +79,27 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         help="one of the package (final, …) or a checkpoint, as outputs/…/checkpoints/best.ckpt",
+    )
+    _add_trust(parser)
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="package.Class",
+        help="a network or data module that the checkpoint names and that may be imported, and so "
+        "run; may be given several times",
+    )
+
+
+def _add_data_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="FOLDER",
+        help="of the images that the network was trained on, or the one above it",
     )
 
 
@@ -86,33 +115,33 @@ def _count(text: str) -> int:
 
 def _evaluate(options: argparse.Namespace) -> None:
     # Heavy imports wait until there is something to compute.
-    from mnist_lit.classifier import LitClassifier
-    from mnist_lit.data import load_digits
+    from mnist_lit.checkpoints import pretrained
+    from mnist_lit.data.reopen import reopen, split
     from mnist_lit.devices import pick_device
-    from mnist_lit.evaluation import evaluate
-    from mnist_lit.pretrained import find
+    from mnist_lit.evaluation.evaluate import evaluate
 
     device = pick_device(options.device)
-    classifier = LitClassifier.load_from_checkpoint(find(options.model))
-    digits = load_digits(options.data_root, options.split)
-    result = evaluate(classifier.network, digits, options.batch_size, device)
+    trained = pretrained.load(options.model, trust=options.trust)
+    images = split(reopen(trained.facts, options.data_root, options.trust), options.split)
+    result = evaluate(trained.network, images, trained.facts, options.batch_size, device)
     if options.json:
         print(
             json.dumps(
                 {
                     "model": options.model,
+                    "data": trained.facts.name,
                     "split": options.split,
                     "correct": result.correct,
                     "total": result.total,
                     "accuracy": result.accuracy,
                     "loss": result.loss,
-                    "accuracy_per_digit": result.per_digit,
+                    "accuracy_per_class": result.per_class,
                     "device": str(device),
                 }
             )
         )
         return
-    print(f"{options.model} on {options.split}, {device}")
+    print(f"{options.model} on {trained.facts.name}, {options.split} images, {device}")
     print(f"Average loss: {result.loss:.4f}")
     print(f"Accuracy: {result.correct}/{result.total} ({result.accuracy:.2%})")
 
@@ -120,8 +149,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "predict",
-        help="read the digits on pictures",
-        description="Read the digit on each picture: dark on light or the reverse, anywhere on it.",
+        help="read pictures",
+        description="Read the digit on each picture: dark on light or the reverse, anywhere on it. "
+        "For a network of other data a picture is resized and read as it is.",
         epilog="Exits with 1 if a picture cannot be read; the others are read all the same.",
     )
     _add_model(parser)
@@ -130,7 +160,7 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     form.add_argument("--json", action="store_true", help="print one JSON list")
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
     parser.add_argument(
-        "--top", type=_digits, default=1, metavar="N", help="the N most probable digits (1 to 10)"
+        "--top", type=_count, default=1, metavar="N", help="the N most probable classes"
     )
     parser.add_argument(
         "--show",
@@ -148,41 +178,37 @@ def _png(text: str) -> Path:
     return Path(text)
 
 
-def _digits(text: str) -> int:
-    if _count(text) > 10:
-        raise argparse.ArgumentTypeError(f"{text!r}: there are 10 digits")
-    return int(text)
-
-
 def _predict(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from mnist_lit import prediction
-    from mnist_lit.classifier import LitClassifier
+    from mnist_lit.checkpoints import pretrained
     from mnist_lit.devices import pick_device
-    from mnist_lit.pictures import PictureError
-    from mnist_lit.pretrained import find
+    from mnist_lit.errors import ConfigError, PictureError
+    from mnist_lit.inference import predict
 
     device = pick_device(options.device)
-    network = LitClassifier.load_from_checkpoint(find(options.model)).network
+    trained = pretrained.load(options.model, trust=options.trust)
+    classes = len(trained.facts.classes)
+    if options.top > classes:
+        raise ConfigError(f"--top {options.top}: there are {classes} classes")
     paths, errors = [], []
     for argument in options.pictures:
         try:
-            paths += prediction.find_pictures([argument])
+            paths += predict.find_pictures([argument])
         except PictureError as error:
             errors.append(str(error))
     paths = list(dict.fromkeys(paths))
-    read: list[tuple[Path, prediction.Prediction]] = []
+    read: list[tuple[Path, Prediction]] = []
     with tqdm(total=len(paths), unit="picture", disable=None, leave=False) as bar:
-        for batch in prediction.prepare_files(paths):
-            errors += [item.error for item in batch if item.digit is None]
-            digits = {item.path: item.digit for item in batch if item.digit is not None}
-            found = prediction.run(network, list(digits.values()), device)
-            read += zip(digits, found, strict=True)
+        for batch in predict.prepare_files(trained.facts, paths):
+            errors += [item.error for item in batch if item.picture is None]
+            prepared = {item.path: item.picture for item in batch if item.picture is not None}
+            found = predict.run(trained, list(prepared.values()), device)
+            read += zip(prepared, found, strict=True)
             bar.update(len(batch))
     _print_predictions(read, options)
     if options.show and read:
-        sheet = prediction.sheet(read[:SHOWN])
+        sheet = predict.sheet(read[:SHOWN])
         _write(options.show, lambda path: sheet.savefig(path, dpi=100))
     for message in errors:
         print(f"error: {message}", file=sys.stderr)
@@ -190,30 +216,33 @@ def _predict(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def _print_predictions(
-    read: "list[tuple[Path, prediction.Prediction]]", options: argparse.Namespace
-) -> None:
+def _print_predictions(read: "list[tuple[Path, Prediction]]", options: argparse.Namespace) -> None:
+    # A digit is its own number; other classes go by their names.
+    digits = bool(read) and read[0][1].classes == tuple("0123456789")
+    what = "digit" if digits else "class"
+
+    def top(found: "Prediction") -> list[tuple[int | str, float]]:
+        return [(n if digits else found.classes[n], p) for n, p in found.top(options.top)]
+
     if options.json:
         rows = [
             {
                 "file": str(path),
-                "digit": found.digit,
-                "top": [{"digit": d, "probability": p} for d, p in found.top(options.top)],
+                what: top(found)[0][0],
+                "top": [{what: name, "probability": p} for name, p in top(found)],
             }
             for path, found in read
         ]
         print(json.dumps(rows, indent=1))
     elif options.csv:
-        names = [
-            f"{name}_{n}" for n in range(1, options.top + 1) for name in ("digit", "probability")
-        ]
+        names = [f"{name}_{n}" for n in range(1, options.top + 1) for name in (what, "probability")]
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["file", *names])
         for path, found in read:
-            writer.writerow([path, *(value for pair in found.top(options.top) for value in pair)])
+            writer.writerow([path, *(value for pair in top(found) for value in pair)])
     else:
         for path, found in read:
-            print(path, *(f"{d} ({p:.1%})" for d, p in found.top(options.top)), sep="  ")
+            print(path, *(f"{name} ({p:.1%})" for name, p in top(found)), sep="  ")
 
 
 def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -221,25 +250,25 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "export",
         help="write a network for other programs and machines",
         description="Write a network in another format, after checking there that it reads the "
-        "10,000 test digits as it should.",
+        "test images as it should.",
     )
     _add_model(parser)
-    parser.add_argument("--to", required=True, choices=FORMS, dest="form", help="the format")
+    parser.add_argument("--to", required=True, choices=FORMATS, dest="form", help="the format")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: MODEL and an ending")
-    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="the one above MNIST/raw")
+    _add_data_root(parser)
     parser.set_defaults(run=_export)
 
 
 def _export(options: argparse.Namespace) -> None:
-    from mnist_lit.classifier import LitClassifier
-    from mnist_lit.export import export
-    from mnist_lit.pretrained import find
+    from mnist_lit.checkpoints import pretrained
+    from mnist_lit.export.run import export
 
-    network = LitClassifier.load_from_checkpoint(find(options.model)).network
-    path = options.output or Path(Path(options.model).stem + FORMS[options.form])
-    done = export(network, options.form, path, options.data_root)
+    trained = pretrained.load(options.model, trust=options.trust)
+    path = options.output or Path(Path(options.model).stem + FORMATS[options.form].ending)
+    done = export(trained, options.form, path, options.data_root, options.trust)
     print(
-        f"{done.path}: {done.size:,} bytes; {done.correct:,} of 10,000 test digits "
+        f"{done.path}: {done.size:,} bytes; {done.correct:,} of {done.total:,} test "
+        f"{trained.facts.noun} "
         f"(the network: {done.reference:,}), logits differ by {done.largest_difference:.1g} "
         f"at most; {done.milliseconds:.2f} ms an image"
     )
@@ -252,6 +281,7 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="Open a page on which to draw a digit and watch a network read it.",
     )
     parser.add_argument("model", nargs="?", default="final", help="as in predict (default: final)")
+    _add_trust(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone; 0.0.0.0: all"
     )
@@ -262,9 +292,9 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _demo(options: argparse.Namespace) -> None:
     # Gradio would ask its makers for news, and send them word of each start.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from mnist_lit.demo import launch
+    from mnist_lit.inference.demo import serve
 
-    launch(options.model, options.host, options.port)
+    serve(options.model, options.host, options.port, trust=tuple(options.trust))
 
 
 def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -289,14 +319,16 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _add_page(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--output", type=Path, default=Path(default), help=f"default: {default}")
-    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="the one above MNIST/raw")
+    _add_trust(parser)
+    _add_data_root(parser)
     parser.set_defaults(run=_page)
 
 
 def _page(options: argparse.Namespace) -> None:
-    from mnist_lit.inspection import find, page
+    from mnist_lit.evaluation.page import open_subject, page
 
-    text = page([find(run) for run in options.runs], options.data_root)
+    subjects = [open_subject(run, options.trust) for run in options.runs]
+    text = page(subjects, options.data_root, options.trust)
     _write(options.output, lambda path: path.write_text(text, encoding="utf-8"))
     print(options.output)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from mnist_lit.config import ConfigError
+from mnist_lit.errors import ConfigError, reason
 
 
 def pick_device(name: str) -> torch.device:
@@ -19,8 +19,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {name}: not available here ({reason})") from None
+        raise ConfigError(f"device {name}: not available here ({reason(error)})") from None
     return device
 
 

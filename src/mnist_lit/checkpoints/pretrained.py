@@ -1,0 +1,83 @@
+"""The networks that come with the package, trained and measured.
+
+Each lies in ``weights/`` as a checkpoint like any other, without the optimizer's state: plain data
+and tensors, with what was measured beside them.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mnist_lit.checkpoints.read import Trained, read, read_file
+from mnist_lit.errors import CheckpointError
+from mnist_lit.network.compact import CompactCNN
+
+WEIGHTS = Path(__file__).with_name("weights")
+
+
+def names() -> list[str]:
+    """Return the names of the networks that come with the package."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.ckpt"))
+
+
+def checkpoint_of(model: str | Path) -> Path:
+    """Return the checkpoint that a name, or a path, stands for.
+
+    Raises:
+        CheckpointError: It is neither.
+    """
+    if str(model) in names():
+        return WEIGHTS / f"{model}.ckpt"
+    path = Path(model)
+    if not path.exists() and len(path.parts) == 1 and not path.suffix:
+        raise CheckpointError(
+            f"{model}: no such network; there are {', '.join(names())}, or give the path of a "
+            "checkpoint, as outputs/…/checkpoints/best.ckpt"
+        )
+    return path
+
+
+def load(model: str | Path, device: Any = "cpu", trust: Collection[str] = ()) -> Trained:
+    """Read a network of the package by its name, or a checkpoint; see :func:`.read.read`."""
+    return read(checkpoint_of(model), device, trust)
+
+
+def load_pretrained(name: str) -> CompactCNN:
+    """Return a trained network of the package, in evaluation mode on the CPU.
+
+    It maps what ``mnist_lit.MNIST.normalize`` makes of pixels, ``float32 [B, 1, 28, 28]``, to
+    logits ``[B, 10]``.
+
+    Raises:
+        CheckpointError: There is no network of that name.
+    """
+    if name not in names():
+        raise CheckpointError(f"{name}: no such network; there are {', '.join(names())}")
+    network = read(checkpoint_of(name)).network
+    assert isinstance(network, CompactCNN)
+    return network
+
+
+def record(name: str) -> dict[str, Any]:
+    """Return what was measured of a network of the package.
+
+    Its parameters, experiment, seed, epoch, and how many test digits it reads right.
+    """
+    measured: dict[str, Any] = read_file(checkpoint_of(name))["record"]
+    return measured
+
+
+def ship(name: str, checkpoint: Path, measured: dict[str, Any]) -> None:
+    """Put a trained checkpoint into the package under a name.
+
+    Args:
+        name: The name to load it by.
+        checkpoint: A run's ``last.ckpt``.
+        measured: What :func:`record` is to return.
+    """
+    whole = read_file(checkpoint)
+    kept = {key: whole[key] for key in ("hyper_parameters", "state_dict")}
+    WEIGHTS.mkdir(exist_ok=True)
+    torch.save({**kept, "record": measured}, WEIGHTS / f"{name}.ckpt")

@@ -1,0 +1,98 @@
+"""A user's mistake as one line on standard error, whether Hydra found it or this project did."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from mnist_lit.errors import ConfigError, UserError, unknown
+
+# What to say instead: of short words for keys in a group, and of Lightning's arguments that a run
+# decides itself.
+INSTEAD = {
+    name: meant
+    for meant, names in {
+        "optimizer.lr": "lr learning_rate",
+        "optimizer.momentum": "momentum",
+        "optimizer.weight_decay": "weight_decay wd",
+        "trainer.max_epochs": "epochs max_epochs trainer.max_steps trainer.min_steps "
+        "trainer.min_epochs trainer.max_time",
+        "trainer.accelerator": "device accelerator",
+        "trainer.devices": "devices gpus",
+        "trainer.precision": "precision",
+        "trainer.check_val_every_n_epoch": "trainer.val_check_interval",
+        "trainer=debug": "trainer.fast_dev_run trainer.num_sanity_val_steps",
+        "data.batch_size": "batch_size bs",
+        "data.root": "root data_root",
+        "data.train_size": "train_size trainer.overfit_batches",
+        "model.dropout": "dropout",
+        "loss.label_smoothing": "label_smoothing",
+        "ckpt_path": "resume checkpoint",
+        "hydra.run.dir": "trainer.default_root_dir",
+        "logger=csv, tensorboard … or none": "trainer.logger",
+        "callbacks.NAME._target_": "trainer.callbacks",
+        "callbacks=none and logger=none": "trainer.barebones trainer.enable_progress_bar "
+        "trainer.enable_model_summary",
+        "nothing, for a run could not keep its promises": "trainer.enable_checkpointing "
+        "trainer.log_every_n_steps trainer.limit_test_batches trainer.limit_predict_batches "
+        "trainer.use_distributed_sampler trainer.reload_dataloaders_every_n_epochs",
+    }.items()
+    for name in names.split()
+}
+
+
+@contextmanager
+def errors_as_lines() -> Iterator[None]:
+    """Turn a user's mistake into one line on standard error and exit code 1.
+
+    Any other exception is a defect and keeps its traceback.
+    """
+    # Hydra prints and exits on its own otherwise, in several lines.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SystemExit(f"error: {_explain(error)}") from None
+
+
+def refuse_options(arguments: Sequence[str]) -> None:
+    """Raise :class:`ConfigError` for an option that Hydra does not have, as ``--lr 0.1``."""
+    known = {option for action in get_args_parser()._actions for option in action.option_strings}
+    for position, argument in enumerate(arguments):
+        option, _, value = argument.partition("=")
+        if option.startswith("--") and option not in known:
+            name = option.lstrip("-").replace("-", "_")
+            value = value or next(iter(arguments[position + 1 : position + 2]), "…")
+            raise ConfigError(
+                f"{option}: no such option; settings are given as key=value: "
+                f"{INSTEAD.get(name, name)}={value}"
+            )
+
+
+def _explain(error: Exception) -> str:
+    """Say in one line what Hydra or OmegaConf found wrong."""
+    text = str(error)
+    cause = error.__cause__ or error
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
+        if cause.full_key in INSTEAD:
+            return f"{cause.full_key}: no such key; {INSTEAD[cause.full_key]} is meant"
+        parent = cause.parent_node
+        known = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
+        return unknown(cause.full_key, [k for k in known if not k.startswith(("_", "hydra"))])
+    missing = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    if missing:
+        group, choice = missing.groups()
+        options = [line.strip() for line in text.partition("Available options")[2].splitlines()[1:]]
+        known = [option for option in options if option and " " not in option]
+        return unknown(f"{group}={choice}", known, "choice")
+    no_group = re.search(r"Could not override '([^']+)'.\nNo match in the defaults list", text)
+    if no_group:
+        return f"{no_group[1]}: no such group or key; python train.py --help lists the groups"
+    return " ".join(text.partition("See https")[0].split())

@@ -1,0 +1,1 @@
+"""The images: found, verified, held in memory, cut into batches, distorted."""

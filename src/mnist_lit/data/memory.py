@@ -1,0 +1,121 @@
+"""Images in memory, and the batches that are made of them."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Images(Dataset[Batch]):
+    """Images and labels as two tensors, fetched a batch at a time.
+
+    Attributes:
+        images: ``uint8 [N, 1, H, W]``, 0 for background.
+        labels: ``int64 [N]``.
+    """
+
+    def __init__(self, images: UInt8[Tensor, "n 1 h w"], labels: Int64[Tensor, " n"]) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, positions: Int64[Tensor, " b"]) -> Batch:
+        """Return the batch of the images at these positions."""
+        return self.images.index_select(0, positions), self.labels.index_select(0, positions)
+
+    def to(self, device: torch.device) -> "Images":
+        """Return them in the memory of this device."""
+        return Images(self.images.to(device), self.labels.to(device))
+
+    def subset(self, indices: Tensor) -> "Images":
+        """Return the images at these positions."""
+        return Images(self.images[indices], self.labels[indices])
+
+    def loader(self, batches: Iterable[Tensor], device: torch.device) -> DataLoader[Batch]:
+        """Return a loader of batches, each given by its positions.
+
+        The images lie where they are needed, so that nothing waits for a transfer.
+        """
+        # A loader draws a number when its iteration starts: with a generator of its own it leaves
+        # the global one, which augmentation and dropout draw from, where the epoch put it.
+        return DataLoader(
+            self.to(device),
+            batch_size=None,
+            sampler=batches,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),
+        )
+
+
+def collect(loader: Iterable[Any]) -> Images:
+    """Return all images of a loader."""
+    images, labels = zip(*loader, strict=True)
+    return Images(torch.cat(images).cpu(), torch.cat(labels).cpu())
+
+
+class ShuffledBatches(Sampler[Tensor]):
+    """The positions of each batch of an epoch, in an order that seed and epoch alone decide.
+
+    A resumed run therefore sees what an uninterrupted one does. Only full batches are made.
+
+    Args:
+        size: How many images there are.
+        batch_size: How many of them make a batch.
+        seed: Decides the order, with the epoch.
+        rank: Which of the processes that share an epoch this is.
+        world: How many processes these are; each makes equally many batches.
+        device: Where the positions are put.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, seed: int, rank: int, world: int, device: torch.device
+    ) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.device = device
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size // self.world // self.batch_size
+
+    def __iter__(self) -> Iterator[Tensor]:
+        # A generator, which begins at the first batch: Lightning asks for the iterator of a
+        # resumed run before it sets the epoch.
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(self.size, generator=generator)[self.rank :: self.world]
+        yield from torch.split(order.to(self.device), self.batch_size)[: len(self)]
+
+
+def stratified(labels: Int64[Tensor, " n"], size: int, seed: int) -> Int64[Tensor, " size"]:
+    """Draw positions at random, as many of each class as ``size`` allows (remainders from 0 up).
+
+    Raises:
+        ValueError: There are fewer of some class than that.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    classes, drawn = torch.unique(labels).tolist(), []
+    for number, label in enumerate(classes):
+        count = size // len(classes) + (number < size % len(classes))
+        members = (labels == label).nonzero().flatten()
+        if count > len(members):
+            raise ValueError(f"{count} images of class {label} wanted, {len(members)} there")
+        drawn.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    return torch.cat(drawn).sort().values
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,71 @@
+"""MNIST, as Lightning takes it."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from mnist_lit import facts
+from mnist_lit.data.archives import DIGESTS, find_mnist, folder_of, read
+from mnist_lit.data.idx import IdxDataModule
+from mnist_lit.errors import DataError
+
+TRAIN, TEST = 60_000, 10_000
+
+
+class MNISTDataModule(IdxDataModule):
+    """MNIST's images, verified; downloaded only where they are not at hand.
+
+    Args:
+        root: The folder of the files, or the one above it; None for this checkout's or the user's
+            cache.
+        validation: ``test`` validates on the 10,000 test images, ``holdout`` on 5,000 that are
+            kept out of training.
+        batch_size: Images per training step and process.
+        eval_batch_size: Images per step where no gradients are kept.
+        train_size: Train on only this many images, equally many of each digit.
+        split_seed: Which images are held out, or kept by ``train_size``.
+        seed: Decides, with the epoch, the order of the training images.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        validation: Literal["test", "holdout"] = "test",
+        batch_size: int = 128,
+        eval_batch_size: int = 1000,
+        train_size: int | None = None,
+        split_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            *(root or "", validation, batch_size, eval_batch_size, train_size, split_seed),
+            seed=seed,
+        )
+
+    @cached_property
+    def facts(self) -> facts.Facts:
+        """MNIST's facts; nothing is read for them."""
+        return self._of_this_run(facts.MNIST, TRAIN, TEST)
+
+    def check(self, images: int | None = TRAIN) -> None:
+        """See :meth:`IdxDataModule.check`; nothing is read for it."""
+        super().check(images)
+
+    def prepare_data(self) -> None:
+        """Find the files, or download them, in one process."""
+        assert self._folder
+
+    @cached_property
+    def _folder(self) -> Path:
+        return folder_of(Path(self.root)).resolve() if self.root else find_mnist()
+
+    def _content(self, name: str) -> Tensor:
+        try:
+            return read(self._folder, name, DIGESTS[name])
+        except DataError as error:
+            raise DataError(
+                f"{error}; leave data.root out for MNIST itself, and data of your own in its "
+                "layout is data=idx"
+            ) from None

@@ -1,0 +1,48 @@
+"""The images that a network was trained on, opened again for its evaluation."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from mnist_lit.config.schema import IDX, MNIST
+from mnist_lit.data.idx import IdxDataModule, Split
+from mnist_lit.data.memory import Images, collect
+from mnist_lit.errors import DataError
+from mnist_lit.facts import Facts
+from mnist_lit.targets import build, trusted
+
+
+def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) -> Any:
+    """Make the data module that a checkpoint's facts name; nothing is read yet.
+
+    Args:
+        facts: Of the checkpoint.
+        root: The folder of the images, if they have one.
+        trust: Classes that may be imported, beside those of this project.
+
+    Raises:
+        DataError: It is not known where the images are.
+        TrustError: The data module is a class that is not trusted.
+    """
+    source = {key: value for key, value in facts.source.items() if key != "validation"}
+    target = source.get("_target_")
+    if target is None:
+        raise DataError(f"{facts.name}: the checkpoint does not say what its images come from")
+    if target == IDX and root is None:
+        raise DataError(f"{facts.name}: name the folder of its images with --data-root FOLDER")
+    if target not in (IDX, MNIST):
+        trusted(target, trust)
+    return build({**source, **({"root": str(root)} if root is not None else {})}, "data")
+
+
+def split(data: Any, name: Split) -> Images:
+    """Return the training, held-out or test images of a data module.
+
+    Of one that is not of this project these are what its loaders give.
+    """
+    if isinstance(data, IdxDataModule):
+        return data.images(name)
+    data.prepare_data()
+    data.setup("fit" if name != "test" else "test")
+    loaders = {"train": data.train_dataloader, "holdout": data.val_dataloader}
+    return collect(loaders.get(name, data.test_dataloader)())

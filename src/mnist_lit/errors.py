@@ -1,0 +1,102 @@
+"""A user's mistakes: a class for each kind, and the words that they have in common.
+
+The message of each is one line that names the value, the place and the remedy.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; it is shown as a line, without a traceback."""
+
+
+class ConfigError(UserError, ValueError):
+    """A config that cannot be run."""
+
+
+class CheckpointError(UserError, ValueError):
+    """A file that is not a checkpoint of this project, or one that may not be loaded."""
+
+
+class TrustError(CheckpointError):
+    """A checkpoint names a class that would have to be imported, and that nobody has trusted."""
+
+
+class DataError(UserError, RuntimeError):
+    """Images that are not there, damaged, or not what was expected."""
+
+
+class RequirementsError(UserError, ValueError):
+    """A run that is over budget before it starts."""
+
+
+class StoppedError(UserError, RuntimeError):
+    """A training that was stopped from outside; the message says how to go on with it."""
+
+
+class PictureError(UserError, ValueError):
+    """A picture that cannot be read."""
+
+
+class ExportError(UserError, ValueError):
+    """An export that cannot be made or does not agree with its network."""
+
+
+class DemoError(UserError, ValueError):
+    """The page cannot be opened."""
+
+
+class PageError(UserError, ValueError):
+    """There is nothing to make a page of."""
+
+
+class MissingPackageError(UserError, ImportError):
+    """An optional package that is not installed."""
+
+
+def unknown(name: str, known: Iterable[str], what: str = "key") -> str:
+    """Say that a key, choice or the like does not exist, what does, and what was probably meant.
+
+    Args:
+        name: As the user gave it; what was meant is looked for with its last part.
+        known: What there is.
+        what: What it is called.
+    """
+    by_lower = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(re.split("[.=]", name)[-1].lower(), by_lower, n=1)
+    hint = f" did you mean {by_lower[near[0]]}?" if near else ""
+    allowed = ", ".join(by_lower.values()) or "nothing"
+    return f"{name}: no such {what};{hint} allowed here: {allowed}"
+
+
+def need(package: str, extra: str) -> Any:
+    """Import an optional package.
+
+    Args:
+        package: The name to import.
+        extra: The extra of this project that brings it.
+
+    Raises:
+        MissingPackageError: It is not installed.
+    """
+    try:
+        return import_module(package)
+    except ModuleNotFoundError:
+        raise MissingPackageError(missing(package, extra)) from None
+
+
+def missing(package: str, extra: str) -> str:
+    """Say that a package is not installed and what brings it."""
+    return (
+        f"{package} is not installed; pip install 'mnist-lit[{extra}]', or in a checkout "
+        f"pip install -e '.[{extra}]'"
+    )
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of what an exception says or, if it says nothing, its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

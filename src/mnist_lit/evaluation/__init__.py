@@ -1,0 +1,1 @@
+"""What a network is worth: counted, checked against its budget, drawn and written down."""

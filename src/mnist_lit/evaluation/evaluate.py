@@ -1,0 +1,93 @@
+"""Evaluating a trained network on images."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from mnist_lit.data.memory import Images
+from mnist_lit.facts import MNIST, Facts
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network said of every image.
+
+    Attributes:
+        probabilities: ``float32 [N, classes]``, on the CPU.
+        labels: ``int64 [N]``, on the CPU.
+        loss: Mean cross-entropy.
+    """
+
+    probabilities: Float[Tensor, "n classes"]
+    labels: Int64[Tensor, " n"]
+    loss: float
+
+    @property
+    def predictions(self) -> Int64[Tensor, " n"]:
+        """The most probable class of each image."""
+        return self.probabilities.argmax(dim=1)
+
+    @property
+    def correct(self) -> int:
+        """How many predictions are right."""
+        return int((self.predictions == self.labels).sum())
+
+    @property
+    def total(self) -> int:
+        """How many images there are."""
+        return len(self.labels)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right predictions."""
+        return self.correct / self.total
+
+    @property
+    def confusion(self) -> Int64[Tensor, "classes classes"]:
+        """Counts by true class (row) and predicted class (column)."""
+        classes = self.probabilities.shape[1]
+        return multiclass_confusion_matrix(self.predictions, self.labels, classes)
+
+    @property
+    def per_class(self) -> list[float]:
+        """The accuracy among the images of each class (0 for a class that is absent)."""
+        counts = self.confusion
+        return (counts.diag() / counts.sum(dim=1).clamp(min=1)).tolist()
+
+
+@torch.inference_mode()
+def classify(
+    network: nn.Module, images: UInt8[Tensor, "b 1 h w"], facts: Facts = MNIST
+) -> Float[Tensor, "b classes"]:
+    """Return the logits of images, computed in full precision on the device that they are on."""
+    # TF32 would round a convolution's input to 10 bits and could change a count between devices.
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        return network(facts.normalize(images))
+
+
+def evaluate(
+    network: nn.Module,
+    images: Images,
+    facts: Facts = MNIST,
+    batch_size: int = 1000,
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Run a network over images in full precision.
+
+    Args:
+        network: Maps normalised ``float32 [B, 1, H, W]`` to logits ``[B, classes]``; it is left in
+            evaluation mode on ``device``.
+        images: What it reads, with the labels.
+        facts: Say how images are normalised.
+        batch_size: Images at a time.
+        device: Where to compute.
+    """
+    network.to(device).eval()
+    batches = torch.split(images.images, batch_size)
+    logits = torch.cat([classify(network, batch.to(device), facts).cpu() for batch in batches])
+    loss = F.cross_entropy(logits, images.labels).item()
+    return Evaluation(logits.softmax(dim=1), images.labels, loss)

@@ -1,0 +1,241 @@
+"""The pictures that a run leaves."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
+from torch import Tensor, nn
+
+from mnist_lit.data.memory import Images
+from mnist_lit.evaluation.evaluate import Evaluation
+from mnist_lit.evaluation.history import History
+from mnist_lit.facts import Facts
+
+Augmentation = Callable[[Tensor], Tensor]
+
+
+def write(
+    folder: Path,
+    history: History,
+    evaluation: Evaluation,
+    facts: Facts,
+    train: Images,
+    test: Images,
+    augmentations: Sequence[Augmentation],
+) -> None:
+    """Draw all figures of a run.
+
+    Args:
+        folder: Where the PNG files go; it is made if it is not there.
+        history: The epochs, for the curves.
+        evaluation: The best epoch's weights on the test images.
+        facts: Of the images.
+        train: Images of which some are shown as they are and augmented.
+        test: The images of the evaluation.
+        augmentations: What training images pass through.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "curves.png": learning_curves(history),
+        "learning_rate.png": learning_rate(history),
+        "confusion.png": confusion(evaluation, facts),
+        "mistakes.png": mistakes(evaluation, test.images, facts),
+        "augmentation.png": augmented_samples(train, augmentations, facts),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=120)
+
+
+def learning_curves(history: History) -> Figure:
+    """Plot loss and error of training and validation against the epoch."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row.epoch for row in history.epochs]
+    rows = history.validated
+    validated = [row.epoch for row in rows]
+    left.plot(epochs, [row.train_loss for row in history.epochs], "o-", ms=3, label="training")
+    left.plot(validated, [row.rank[1] for row in rows], "o-", ms=3, label="validation")
+    left.set(title="Loss", xlabel="epoch", ylabel="mean loss", yscale="log")
+    left.legend()
+    best = history.best
+    counted = [row for row in history.epochs if row.train_accuracy is not None]
+    trained = [100 * (1 - (row.train_accuracy or 0)) for row in counted]
+    right.plot(
+        *([row.epoch for row in counted], trained, "o-"),
+        **{"ms": 3, "color": "tab:blue", "label": "training, on the distorted images"},
+    )
+    errors = [100 * (1 - row.val_accuracy) for row in rows]
+    right.plot(validated, errors, "o-", ms=3, color="tab:orange", label="validation")
+    right.plot(
+        best.epoch,
+        100 * (1 - best.val_accuracy),
+        "*",
+        ms=14,
+        color="tab:red",
+        label=f"best: epoch {best.epoch}, {best.val_accuracy:.2%} right",
+    )
+    right.set(title="Error", xlabel="epoch", ylabel="% of images wrong")
+    if all(errors + trained):
+        right.set_yscale("log")
+        right.yaxis.set_major_formatter("{x:g}")
+        right.yaxis.set_minor_formatter("{x:g}")
+        right.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 4, 5, 7)))
+    right.legend()
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def learning_rate(history: History) -> Figure:
+    """Plot the learning rate against the training step."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(history.learning_rates)
+    axes.set(title="Learning rate", xlabel="training step", ylabel="learning rate")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def confusion(evaluation: Evaluation, facts: Facts) -> Figure:
+    """Draw the confusion matrix; only mistakes are coloured, as the diagonal would drown them."""
+    counts = evaluation.confusion
+    wrong = counts.clone().fill_diagonal_(0)
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(wrong.numpy(), cmap="Reds", vmax=max(1, int(wrong.max())) * 1.3)
+    classes = range(len(counts))
+    for true in classes:
+        for predicted in classes:
+            count = int(counts[true, predicted])
+            if count:
+                weight = "bold" if true == predicted else "normal"
+                axes.text(
+                    predicted, true, str(count), ha="center", va="center", weight=weight, size=8
+                )
+    axes.set(
+        title=f"{evaluation.correct} of {evaluation.total} test {facts.noun} right",
+        xlabel="predicted class",
+        ylabel="true class",
+        xticks=classes,
+        yticks=classes,
+        yticklabels=facts.classes,
+    )
+    axes.set_xticklabels(facts.classes, rotation=90 if max(map(len, facts.classes)) > 2 else 0)
+    return figure
+
+
+def mistakes(evaluation: Evaluation, images: Tensor, facts: Facts) -> Figure:
+    """Draw every wrongly read test image, the most confident mistake first.
+
+    At most 200 are drawn; the title says how many there are.
+    """
+    wrong = (evaluation.predictions != evaluation.labels).nonzero().flatten()
+    confidence = evaluation.probabilities.amax(dim=1)
+    shown = wrong[confidence[wrong].argsort(descending=True)][:200]
+    title = f"{len(wrong)} of {evaluation.total} test {facts.noun} read wrongly"
+    if len(shown) < len(wrong):
+        title += f", the {len(shown)} most confident of them"
+    captions = [
+        f"{facts.classes[evaluation.labels[i]]} read as {facts.classes[evaluation.predictions[i]]}"
+        f"\n{confidence[i]:.0%} sure"
+        for i in shown
+    ]
+    return _sheet(images[shown, 0], title, captions)
+
+
+def first_layer(network: nn.Module) -> Figure | None:
+    """Draw the filters that meet the image, each on a scale of its own with gray for 0.
+
+    None where a network does not begin with a convolution of the image.
+    """
+    conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    if conv is None or conv.in_channels != 1:
+        return None
+    filters = conv.weight.detach()[:, 0]
+    columns = min(8, len(filters))
+    rows = -(-len(filters) // columns)
+    figure = Figure(figsize=(columns * 0.9, rows * 0.9 + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, weights in zip(grid.flat, filters, strict=False):
+        largest = float(weights.abs().max())
+        axes.imshow(weights.numpy(), cmap="gray", vmin=-largest, vmax=largest)
+    figure.suptitle(f"{len(filters)} filters of the first convolution", size=10)
+    return figure
+
+
+def calibration(evaluation: Evaluation) -> Figure:
+    """Plot how often a prediction is right against how sure the network is of it.
+
+    Each point is a fifteenth of the images, in order of confidence; the title has the expected
+    calibration error over them (Guo et al., On calibration of modern neural networks, 2017).
+    """
+    confidence = evaluation.probabilities.amax(dim=1)
+    order = confidence.argsort()
+    right = (evaluation.predictions == evaluation.labels).float()
+    bins = [(confidence[i].mean(), right[i].mean(), len(i)) for i in order.tensor_split(15)]
+    error = sum(abs(sure - hit) * count for sure, hit, count in bins) / len(order)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    # What is missing to certainty, as nearly all of it happens within the last percent.
+    doubt = [max(1 - float(sure), 1e-6) for sure, _, _ in bins]
+    wrong = [max(1 - float(hit), 1e-6) for _, hit, _ in bins]
+    axes.plot(doubt, wrong, "o-", ms=4, label="15 groups of images")
+    axes.plot([1e-6, 1], [1e-6, 1], color="0.6", lw=1, label="as sure as right")
+    axes.set(
+        title=f"Expected calibration error {float(error):.2%}",
+        xlabel="mean doubt (1 − probability of the predicted digit)",
+        ylabel="share that is wrong (0 is drawn at the bottom)",
+        xscale="log",
+        yscale="log",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def augmented_samples(train: Images, augmentations: Sequence[Augmentation], facts: Facts) -> Figure:
+    """Draw a training image of each class, one a row: as it is, then as training may see it."""
+    present = torch.unique(train.labels)[:10]
+    first = torch.stack([(train.labels == label).nonzero()[0, 0] for label in present])
+    images = train.images[first].float() / 255
+    title = f"Training {facts.noun}"
+    if not augmentations:
+        return _sheet(images[:, 0], f"{title} (not augmented)")
+    columns = [images]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _ in range(9):
+            varied = images
+            for augmentation in augmentations:
+                varied = augmentation(varied)
+            columns.append(varied)
+    return _sheet(torch.cat(columns, dim=1).flatten(0, 1), f"{title}: original, 9 variants")
+
+
+def _sheet(images: Tensor, title: str, captions: Sequence[str] = ()) -> Figure:
+    """Lay images out ten a row, each with its caption above it."""
+    side = images.shape[-1]
+    scale = side / 28  # captions and gaps were measured at 28 pixels
+    columns, width, height = 10, round(36 * scale), round((48 if captions else 32) * scale)
+    rows = max(1, -(-len(images) // columns))
+    sheet = torch.zeros(rows * height, columns * width)
+    inches = 9 * rows * height / (columns * width)
+    figure = Figure(figsize=(9, inches + 0.5))
+    # Placed by hand: matplotlib's layouts would draw hundreds of captions twice.
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98 * inches / (inches + 0.5)))
+    for position, image in enumerate(images):
+        top, left = position // columns * height, position % columns * width
+        below, beside = top + height - side - round(2 * scale), left + (width - side) // 2
+        sheet[below : below + side, beside : beside + side] = image
+        if captions:
+            x, y = left + width / 2, top + 9 * scale
+            axes.text(x, y, captions[position], ha="center", va="center", size=7)
+    axes.imshow(sheet.numpy(), cmap="gray_r", interpolation="nearest")
+    axes.set_title(title)
+    axes.set_axis_off()
+    return figure

@@ -1,0 +1,195 @@
+"""What a run says of itself: on the console, in ``report.md`` and in ``report.json``."""
+
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mnist_lit.evaluation.evaluate import Evaluation
+from mnist_lit.evaluation.history import History
+from mnist_lit.evaluation.requirements import Check
+from mnist_lit.facts import Facts
+
+PACKAGES = ("mnist-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a run; the fields are the keys of ``report.json``.
+
+    Accuracies are shares from 0 to 1, losses mean cross-entropies, epochs count from 1. The test
+    entries are those of the best epoch's weights; ``val_metrics`` are of the best epoch too.
+    """
+
+    model: str
+    data: str
+    classes: list[str]
+    protocol: str
+    parameters: int
+    epochs: int
+    best_epoch: int
+    best_val_accuracy: float
+    best_val_loss: float
+    last_val_accuracy: float
+    last_val_loss: float
+    last_train_loss: float
+    last_train_accuracy: float | None
+    val_metrics: dict[str, float]
+    test_metrics: dict[str, float]
+    test_accuracy: float
+    test_loss: float
+    test_correct: int
+    test_total: int
+    test_accuracy_per_class: list[float]
+    requirements: dict[str, dict[str, Any]]
+    checks: list[str]
+    passed: bool
+    wall_seconds: float
+    train_images_per_second: float
+    seed: int
+    device: str
+    precision: str
+    versions: dict[str, str]
+    git_commit: str | None
+
+    def objective(self, name: str) -> float:
+        """Return what ``optimized_metric`` names: an entry, or a metric as ``val/NAME``."""
+        stage, _, metric = name.partition("/")
+        value: float = self.val_metrics[metric] if stage == "val" else getattr(self, name)
+        return value
+
+
+def make_report(
+    *,
+    model: str,
+    facts: Facts,
+    parameters: int,
+    checks: list[Check],
+    history: History,
+    evaluation: Evaluation,
+    test_metrics: dict[str, float],
+    wall_seconds: float,
+    seed: int,
+    device: str,
+    precision: str,
+) -> Report:
+    """Gather the outcome of a run.
+
+    Args:
+        model: The name of the variant.
+        facts: Of the images.
+        parameters: How many can be trained.
+        checks: The requirements and how the run stands to them.
+        history: The epochs.
+        evaluation: The best epoch's weights on the test images.
+        test_metrics: The configured metrics of that evaluation.
+        wall_seconds: How long fitting took, validation and checkpoints included.
+        seed: The run's seed.
+        device: What it was computed on.
+        precision: The arithmetic of training, in Lightning's terms.
+    """
+    best, last = history.best, history.validated[-1]
+    return Report(
+        model=model,
+        data=facts.name,
+        classes=list(facts.classes),
+        protocol=facts.protocol,
+        parameters=parameters,
+        epochs=history.epochs[-1].epoch,
+        best_epoch=best.epoch,
+        best_val_accuracy=best.val_accuracy,
+        best_val_loss=best.rank[1],
+        last_val_accuracy=last.val_accuracy,
+        last_val_loss=last.rank[1],
+        last_train_loss=history.epochs[-1].train_loss,
+        last_train_accuracy=history.epochs[-1].train_accuracy,
+        val_metrics=dict(best.metrics),
+        test_metrics=test_metrics,
+        test_accuracy=evaluation.accuracy,
+        test_loss=evaluation.loss,
+        test_correct=evaluation.correct,
+        test_total=evaluation.total,
+        test_accuracy_per_class=evaluation.per_class,
+        requirements={
+            c.name: {"limit": c.limit, "value": c.value, "passed": c.passed} for c in checks
+        },
+        checks=[c.line() for c in checks],
+        passed=all(c.passed for c in checks),
+        wall_seconds=wall_seconds,
+        train_images_per_second=history.train_images / history.train_seconds,
+        seed=seed,
+        device=device,
+        precision=precision,
+        versions={"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        git_commit=_git_commit(),
+    )
+
+
+def text(report: Report) -> str:
+    """Lay the report out for a terminal: final evaluation, results, requirements check."""
+    correct = f"{report.test_correct}/{report.test_total} ({report.test_accuracy:.2%})"
+    each = zip(report.classes, report.test_accuracy_per_class, strict=True)
+    metrics = [
+        f"{name}: {value:.4f} (validation of epoch {report.best_epoch}: "
+        f"{report.val_metrics[name]:.4f})"
+        for name, value in report.test_metrics.items()
+    ]
+    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    lines = [
+        f"Final Evaluation (Best model from epoch {report.best_epoch}):",
+        "",
+        "Test Results:",
+        f"Average loss: {report.test_loss:.4f}",
+        f"Accuracy: {correct}",
+        "By class: " + "  ".join(f"{name}: {accuracy:.2%}" for name, accuracy in each),
+        *metrics,
+        "-" * 50,
+        f"FINAL RESULTS: {report.model}",
+        f"Best Validation Accuracy: {report.best_val_accuracy:.2%} (Epoch {report.best_epoch})",
+        f"Last Validation Accuracy: {report.last_val_accuracy:.2%} (Epoch {report.epochs})",
+        f"Final Test Accuracy: {report.test_accuracy:.2%}",
+        f"Model Parameters: {report.parameters:,}",
+        f"Training Epochs: {report.epochs}",
+        f"Protocol: {report.protocol}",
+        f"Training Time: {report.wall_seconds:.1f} s, "
+        f"{report.train_images_per_second:,.0f} images/s, {report.device}, {report.precision}",
+        f"Versions: {versions}",
+        f"Seed: {report.seed}, commit {report.git_commit or 'unknown'}",
+        "",
+        "REQUIREMENTS CHECK:",
+        *report.checks,
+    ]
+    return "\n".join(lines)
+
+
+def write(report: Report, run_dir: Path) -> None:
+    """Write ``report.md`` and ``report.json`` into a run's folder."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    content = {key: value for key, value in asdict(report).items() if key != "checks"}
+    (run_dir / "report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (run_dir / "report.md").write_text(
+        f"# {report.model}, seed {report.seed}\n\n```\n{text(report)}\n```\n\n"
+        "![learning curves](figures/curves.png)\n"
+        "![confusion matrix](figures/confusion.png)\n"
+        "![mistakes](figures/mistakes.png)\n",
+        encoding="utf-8",
+    )
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout that this code runs from, marked if it was changed."""
+    here = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip() or None

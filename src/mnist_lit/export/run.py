@@ -1,0 +1,138 @@
+"""A trained network in another format, checked on the test images before it gets its name."""
+
+import copy
+import tempfile
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mnist_lit.checkpoints.read import Trained
+from mnist_lit.data.memory import Images
+from mnist_lit.data.reopen import reopen, split
+from mnist_lit.errors import ExportError
+from mnist_lit.evaluation.evaluate import classify
+from mnist_lit.export.formats import FORMATS
+from mnist_lit.export.source import CALIBRATION, Logits, Run, Source
+from mnist_lit.network.compact import CompactCNN
+
+TOLERANCE = 1e-4  # of a float format's logits
+ALLOWED_LOSS = 0.001  # share of the test images that an int8 format may read wrong besides
+TIMED = 200  # images, one at a time
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export came to.
+
+    Attributes:
+        path: The file.
+        size: In bytes.
+        correct: Test images that it reads right.
+        reference: The same of the network itself.
+        total: How many test images there are.
+        largest_difference: Of a logit from the network's.
+        milliseconds: For one image at a time, the median; the start not counted.
+    """
+
+    path: Path
+    size: int
+    correct: int
+    reference: int
+    total: int
+    largest_difference: float
+    milliseconds: float
+
+
+def export(
+    trained: Trained,
+    form: str,
+    path: Path,
+    data_root: Path | None = None,
+    trust: Collection[str] = (),
+) -> Exported:
+    """Write a network to a file in another format, if it agrees there with itself.
+
+    Args:
+        trained: On the CPU.
+        form: A key of :data:`.formats.FORMATS`.
+        path: Where it goes; a file there is replaced once the new one is checked.
+        data_root: The folder of its images, or the one above it; None for the default.
+        trust: Data modules that may be imported, beside those of this project.
+
+    Raises:
+        MissingPackageError: A package that the format needs is not installed.
+        ExportError: The network cannot be exported so, the C compiler is missing, the file cannot
+            be written, or what was written reads the test images otherwise than it should.
+    """
+    chosen, facts = FORMATS[form], trained.facts
+    if chosen.compact and not isinstance(trained.network, CompactCNN):
+        raise ExportError(
+            f"{type(trained.network).__name__}: {form} needs a CompactCNN; onnx and torch take any "
+            "network"
+        )
+    module = import_module(chosen.module)
+    # The exporters warn of weights in another order than the usual.
+    network = copy.deepcopy(trained.network).to(memory_format=torch.contiguous_format).eval()
+    data = reopen(facts, data_root, trust)
+    test = split(data, "test")
+    batches = torch.split(test.images, 1000)
+    wanted = torch.cat([classify(network, x, facts) for x in batches]).numpy()
+    labels = test.labels.numpy()
+    source = Source(
+        *(network, facts, int((wanted.argmax(1) == labels).sum()), len(labels)),
+        calibration=lambda: split(data, "train").images[:CALIBRATION],
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, so that the last step is a renaming.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            draft = Path(folder) / path.name
+            module.write(source, draft, chosen.int8)
+            with module.load(draft, source) as run:
+                got = np.concatenate([run(x.numpy()) for x in batches])
+                milliseconds = _time(run, test)
+            result = Exported(
+                path=path,
+                size=draft.stat().st_size,
+                correct=int((got.argmax(1) == labels).sum()),
+                reference=source.correct,
+                total=source.total,
+                largest_difference=float(np.abs(got - wanted).max()),
+                milliseconds=milliseconds,
+            )
+            _check(result, got, wanted, exact=not chosen.int8)
+            draft.replace(path)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return result
+
+
+def _check(result: Exported, got: Logits, wanted: Logits, exact: bool) -> None:
+    allowed = round(ALLOWED_LOSS * result.total)
+    if exact:
+        others = int((got.argmax(1) != wanted.argmax(1)).sum())
+        if others or not result.largest_difference <= TOLERANCE:
+            raise ExportError(
+                f"{result.path}: not written, for it differs from the network: "
+                f"{others} predictions, logits by up to {result.largest_difference:.2g} "
+                f"({TOLERANCE:g} is allowed)"
+            )
+    elif result.correct < result.reference - allowed:
+        raise ExportError(
+            f"{result.path}: not written, for it reads {result.correct:,} of {result.total:,} test "
+            f"images right and the network {result.reference:,}; {allowed} fewer are allowed"
+        )
+
+
+def _time(run: Run, test: Images) -> float:
+    times = []
+    for image in test.images[:TIMED].numpy():
+        started = time.perf_counter()
+        run(image[None])
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times))

@@ -1,0 +1,1 @@
+"""A trained network reads people's pictures."""

@@ -1,0 +1,119 @@
+"""The network: blocks described by data, global average pooling, one linear layer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mnist_lit.network import fused
+from mnist_lit.network.blocks import IMAGE_SIZE, Block, check_blocks
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch norm and ReLU, with an optional 2×2 max-pool and dropout.
+
+    The convolution may be applied several times and added to what went in; see
+    :class:`~mnist_lit.network.blocks.Block`.
+
+    Args:
+        in_channels: Channels of the map that comes in.
+        block: The description of the rest.
+    """
+
+    def __init__(self, in_channels: int, block: Block) -> None:
+        super().__init__()
+        kernel, padding = block.kernel, block.kernel // 2
+        self.depthwise: nn.Module = nn.Identity()
+        if block.separable:
+            self.depthwise = nn.Conv2d(
+                *(in_channels, in_channels, kernel), padding=padding, groups=in_channels, bias=False
+            )
+            kernel, padding = 1, 0
+        self.conv = nn.Conv2d(in_channels, block.channels, kernel, padding=padding, bias=block.bias)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(block.channels) for _ in range(block.repeats))
+        self.residual = block.residual
+        self.pool = block.pool
+        self.dropout = nn.Dropout(block.dropout)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Map ``[B, C, H, W]`` to ``[B, D, H, W]``, or to half of H and W where it pools."""
+        for norm in self.norms:
+            assert isinstance(norm, nn.BatchNorm2d)
+            y = self._apply_once(x, norm)
+            x = x + y if self.residual else y
+        if self.pool == "after_activation":
+            x = F.max_pool2d(x, 2)
+        return self.dropout(x)
+
+    def _apply_once(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        x, pool = self.depthwise(x), self.pool == "after_conv"
+        if self.training and pool and fused.convolves(x, self.conv):
+            x, pool = fused.conv_pool(x, self.conv), False
+        else:
+            x = self.conv(x)
+        if self.training and fused.usable(x, norm):
+            return fused.pool_norm_relu(x, norm, pool)
+        if pool:
+            x = F.max_pool2d(x, 2)
+        return F.relu(norm(x), inplace=True)
+
+
+class CompactCNN(nn.Module):
+    """A stack of :class:`ConvBlock`, global average pooling, dropout and one linear layer.
+
+    A variant is nothing but a list of blocks; see ``conf/model``.
+
+    Args:
+        blocks: The blocks in order, as :class:`~mnist_lit.network.blocks.Block` or as mappings of
+            its fields.
+        dropout: Probability of zeroing an element of the pooled features.
+        classes: How many logits there are.
+        side: Of the images, in pixels.
+
+    Attributes:
+        description: The arguments as plain data, which a checkpoint keeps.
+
+    Raises:
+        TypeError: A block has an unknown field.
+        ConfigError: The blocks cannot be stacked on such an image.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Block | Mapping[str, Any]],
+        dropout: float = 0.0,
+        classes: int = 10,
+        side: int = IMAGE_SIZE,
+    ) -> None:
+        super().__init__()
+        stack = [b if isinstance(b, Block) else Block(**b) for b in blocks]
+        check_blocks(stack, side)
+        self.side = side
+        self.description: dict[str, Any] = {
+            "blocks": [asdict(block) for block in stack],
+            "dropout": dropout,
+            "classes": classes,
+            "side": side,
+        }
+        widths = [1, *(b.channels for b in stack)]
+        self.blocks = nn.Sequential(
+            *(ConvBlock(width, block) for width, block in zip(widths, stack, strict=False))
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(widths[-1], classes)
+        # NHWC is the layout in which CPUs and tensor cores convolve fastest.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
+        """Map normalised images ``[B, 1, H, W]`` to logits ``[B, classes]``."""
+        x = self.blocks(images.contiguous(memory_format=torch.channels_last))
+        return self.linear(self.dropout(x.mean(dim=(2, 3))))
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Count the trainable parameters."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -1,0 +1,220 @@
+"""What surrounds the convolutions in fewer passes over memory, for training on a CPU.
+
+torch runs max-pool, batch norm and ReLU one after the other, each in passes of its own over the
+whole map, and in bfloat16 handles channels beyond a multiple of 16 one value at a time. ``fused.c``
+does the same in two passes forward and two backward, and never writes the first convolution's map,
+the largest of all, where a max-pool follows it. It is compiled when first needed, by the C compiler
+that ``CC`` names (``cc`` unless set), and kept in the user's cache; without a compiler torch's
+operations run.
+"""
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mnist_lit import folders
+
+SOURCE = Path(__file__).with_name("fused.c")
+NAMES = {torch.bfloat16: "bf16", torch.float32: "f32"}
+POSITION_TYPES = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+# A letter for each argument: a pointer, a float or an int.
+ARGUMENTS = {
+    "forward": "ppppppppffpiiii",
+    "backward": "pppppppiiii",
+    "conv_pool_forward": "ppppiiii",
+    "conv_pool_backward": "ppppiiii",
+}
+_off: set[str] = set()
+ARGUMENT_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "f": ctypes.c_float, "i": ctypes.c_int}
+
+
+@contextmanager
+def without(*operations: str) -> Iterator[None]:
+    """Let torch's operations run in place of those of this module that are named."""
+    _off.update(operations)
+    try:
+        yield
+    finally:
+        _off.difference_update(operations)
+
+
+def usable(x: Tensor, norm: nn.BatchNorm2d) -> bool:
+    """Say whether :func:`pool_norm_relu` can be used on a map."""
+    return (
+        "pool_norm_relu" not in _off
+        and x.device.type == "cpu"
+        and x.dtype in NAMES
+        and norm.weight.dtype == torch.float32
+        and norm.running_mean is not None
+        and norm.momentum is not None
+        and not torch.compiler.is_compiling()
+        and library(norm.num_features) is not None
+    )
+
+
+def pool_norm_relu(
+    x: Float[Tensor, "b c h w"], norm: nn.BatchNorm2d, pool: bool
+) -> Float[Tensor, "b c i j"]:
+    """Pool 2×2 if wanted, normalise by the batch's statistics, and cut off below 0.
+
+    Args:
+        x: A map for which :func:`usable` holds.
+        norm: Gives scale and shift; its running statistics are updated as in training.
+        pool: Whether to take the maximum of each 2×2 window first.
+    """
+    return _PoolNormReLU.apply(x, norm.weight, norm.bias, norm, pool)
+
+
+class _PoolNormReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d, pool: bool
+    ) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        n, c, h, w = x.shape
+        y = _empty((n, c, h // 2, w // 2) if pool else (n, c, h, w), x.dtype)
+        pooled = torch.empty_like(y) if pool else x
+        positions = torch.empty_like(y, dtype=POSITION_TYPES[x.dtype]) if pool else None
+        kept = torch.empty(4, c)
+        # torch declares it optional; it is there where running statistics are.
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked += 1
+        running = norm.running_mean, norm.running_var, norm.momentum
+        arguments = x, pooled, positions, y, weight, bias, *running, norm.eps, kept, n, h, w, pool
+        _call("forward", x, arguments)
+        ctx.save_for_backward(pooled, positions, kept)
+        ctx.options = n, h, w, pool
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        pooled, positions, kept = ctx.saved_tensors
+        n, h, w, pool = ctx.options
+        c = pooled.shape[1]
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        dx, dweight, dbias = _empty((n, c, h, w), dy.dtype), torch.empty(c), torch.empty(c)
+        arguments = dy, pooled, positions, dx, kept, dweight, dbias, n, h, w, pool
+        _call("backward", pooled, arguments)
+        return dx, dweight, dbias, None, None
+
+
+def convolves(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Say whether :func:`conv_pool` can be used on images."""
+    return (
+        "conv_pool" not in _off
+        and x.device.type == "cpu"
+        and x.shape[1] == 1
+        and not x.requires_grad
+        and x.dtype == conv.weight.dtype == torch.float32
+        and conv.bias is None
+        and _computed() in NAMES
+        and not torch.compiler.is_compiling()
+        and library(conv.out_channels) is not None
+    )
+
+
+def conv_pool(x: Float[Tensor, "b 1 h w"], conv: nn.Conv2d) -> Float[Tensor, "b c i j"]:
+    """Convolve images of one channel and take the maximum of each 2×2 window.
+
+    Args:
+        x: Images for which :func:`convolves` holds.
+        conv: Square, with stride 1 and zeros around the image that keep its size.
+    """
+    return _ConvPool.apply(x, conv.weight)
+
+
+class _ConvPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x, weight = x.contiguous(), weight.detach().contiguous()
+        (n, _, h, w), (c, _, _, size) = x.shape, weight.shape
+        pooled = _empty((n, c, h // 2, w // 2), _computed())
+        positions = torch.empty_like(pooled, dtype=POSITION_TYPES[pooled.dtype])
+        _call("conv_pool_forward", pooled, (x, weight, pooled, positions, n, h, w, size))
+        ctx.save_for_backward(x, positions)
+        ctx.shape = weight.shape
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        x, positions = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        dweight = torch.empty(ctx.shape)
+        n, _, h, w = x.shape
+        arguments = gradient, x, positions, dweight, n, h, w, ctx.shape[-1]
+        _call("conv_pool_backward", gradient, arguments)
+        return None, dweight
+
+
+def _computed() -> torch.dtype:
+    autocast = torch.is_autocast_enabled("cpu")
+    return torch.get_autocast_dtype("cpu") if autocast else torch.float32
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+
+
+def _call(name: str, like: Tensor, arguments: tuple[Tensor | float | int | None, ...]) -> None:
+    loaded = library(like.shape[1])
+    assert loaded is not None
+    loaded[name, like.dtype](*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
+
+
+@cache
+def library(channels: int) -> dict[tuple[str, torch.dtype], Any] | None:
+    """Compile and load the operations for maps of so many channels; None if that cannot be done.
+
+    They are found by name and element type and take what ``ARGUMENTS`` says.
+    """
+    # The OpenMP that torch has loaded: with another, two sets of threads would fight for the cores.
+    openmp = [str(file) for file in (Path(torch.__file__).parent / "lib").glob("libgomp*")]
+    command = [
+        *(os.environ.get("CC", "cc"), "-O3", "-march=native", "-fopenmp"),
+        # Sums may be taken in any order, but not a number must stay what it is.
+        *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
+        *("-shared", "-fPIC", f"-DC={channels}", str(SOURCE), *openmp, "-lm"),
+    ]
+    try:
+        # For this source, compiler call and processor; a home may be shared by several machines.
+        parts = [SOURCE.read_text(), str(command), _processor()]
+        name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        folder = folders.cache()
+        file = folder / f"fused-{name}.so"
+        if not file.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+                new = Path(unfinished) / file.name
+                subprocess.run([*command, "-o", str(new)], check=True, capture_output=True)
+                new.replace(file)
+        loaded = ctypes.CDLL(str(file))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    functions = {}
+    for name, arguments in ARGUMENTS.items():
+        for dtype, suffix in NAMES.items():
+            function = functions[name, dtype] = loaded[f"{name}_{suffix}"]
+            function.argtypes = [ARGUMENT_TYPES[argument] for argument in arguments]
+    return functions
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith("flags")), "")

@@ -1,0 +1,61 @@
+"""An exponential moving average of the weights, as a Lightning callback."""
+
+from itertools import chain, compress
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+
+
+class MovingAverage(WeightAveraging):
+    """Validate, save and reload a moving average of the weights instead of the weights.
+
+    The decay starts at 0.1 and rises to its final value as ``(1 + n) / (10 + n)`` after n steps, so
+    that the random initialisation does not linger in the average.
+
+    Args:
+        decay: How much of the average each step keeps, once warmed up.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__()
+        self.decay = decay
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the average beside the weights; Lightning makes it before it moves them."""
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)
+        average, current = _state(self._average_model.module), _state(pl_module)
+        real = [tensor.is_floating_point() for tensor in average]
+        self._averages, self._weights = list(compress(average, real)), list(compress(current, real))
+        # Batch norm counts its steps.
+        whole = [not yes for yes in real]
+        self._counters = list(compress(average, whole)), list(compress(current, whole))
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Update the average if the optimizer has made a step.
+
+        Lightning's own update looks every parameter up again and asks the device how many updates
+        there were, which makes a GPU wait.
+        """
+        if trainer.global_step == self._latest_update_step:
+            return
+        before, self._latest_update_step = self._latest_update_step, trainer.global_step
+        kept = min(self.decay, (1 + before) / (10 + before)) if before else 0.0
+        torch._foreach_lerp_(self._averages, self._weights, 1 - kept)
+        if self._counters[0]:
+            torch._foreach_copy_(*self._counters)
+
+
+def _state(module: torch.nn.Module) -> list[Tensor]:
+    return list(chain(module.parameters(), module.buffers()))

@@ -1,0 +1,44 @@
+"""Augmentation that fades out, as a Lightning callback."""
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from mnist_lit.training.classifier import LitClassifier
+
+
+class FadeOut(pl.Callback):
+    """Shrink the distortions linearly towards the end, so that training ends on real images.
+
+    Whatever augmentation has a ``strength`` fades: a number that its amounts are multiplied by.
+
+    Args:
+        start: The share of the epochs, from 0 to 1, after which they begin to shrink.
+    """
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say so where there is augmentation and nothing that can fade."""
+        assert isinstance(pl_module, LitClassifier)
+        steady = [one for one in pl_module.augmentations if not hasattr(one, "strength")]
+        if steady and len(steady) == len(pl_module.augmentations):
+            names = ", ".join(type(one).__name__ for one in steady)
+            rank_zero_only(print)(f"nothing fades out: {names} has no attribute `strength`")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set the epoch's strength."""
+        assert trainer.max_epochs is not None
+        left = 1 - trainer.current_epoch / trainer.max_epochs
+        _set_strength(pl_module, min(1.0, left / (1 - self.start)))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restore full strength, for whoever uses the augmentation next."""
+        _set_strength(pl_module, 1.0)
+
+
+def _set_strength(module: pl.LightningModule, strength: float) -> None:
+    assert isinstance(module, LitClassifier)
+    for augmentation in module.augmentations:
+        if hasattr(augmentation, "strength"):
+            augmentation.strength = strength

@@ -1,0 +1,73 @@
+"""The epoch table, filled while training goes on."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from mnist_lit.evaluation.history import Epoch, History
+from mnist_lit.training.classifier import LitClassifier
+
+
+class RecordHistory(Callback):
+    """Adds a row for each epoch; a checkpoint carries the table, so that a resumed run goes on.
+
+    Attributes:
+        history: The table.
+    """
+
+    def __init__(self) -> None:
+        self.history = History()
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+        self._validated: float | None = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the learning rate that the step is about to use."""
+        self.history.learning_rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        self.history.train_images += len(batch[1]) * trainer.world_size
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock of training."""
+        self._validated = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add the epoch's row."""
+        assert isinstance(pl_module, LitClassifier)
+        now, found = time.perf_counter(), trainer.callback_metrics
+        validated = self._validated is not None
+        self.history.train_seconds += (self._validated or now) - self._started
+        self.history.epochs.append(
+            Epoch(
+                epoch=trainer.current_epoch + 1,
+                train_loss=float(pl_module.mean_train_loss),
+                val_loss=float(found["val/loss"]) if validated else None,
+                val_errors=int(found["val/errors"]) if validated else None,
+                val_count=pl_module.val_images if validated else None,
+                learning_rate=self.history.learning_rates[-1],
+                seconds=now - self._started,
+                train_accuracy=float(pl_module.mean_train_accuracy),
+                metrics={
+                    name: float(found[f"val/{name}"]) for name in pl_module.metrics if validated
+                },
+            )
+        )
+
+    @property
+    def state_key(self) -> str:
+        """Its name in checkpoints."""
+        return "History"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data for the checkpoint."""
+        return self.history.plain()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the table of a resumed run."""
+        self.history = History.of(state_dict)

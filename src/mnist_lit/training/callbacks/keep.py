@@ -1,0 +1,92 @@
+"""Which epochs of a run are kept on disk."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from mnist_lit.errors import CheckpointError
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``, the last epoch; stands after :class:`BestCheckpoint`.
+
+    Lightning's ``save_last`` would not do: it saves only when the best checkpoint changes.
+
+    Args:
+        folder: Where the file goes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="last",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``best.ckpt``, the epoch with the fewest validation errors.
+
+    Among epochs with equally many errors the one with the lowest validation loss is best.
+
+    Args:
+        folder: Where the file goes.
+        resumed_from: The ``last.ckpt`` of the run that this one continues; its best epoch is taken
+            over from the ``best.ckpt`` beside it.
+    """
+
+    def __init__(self, folder: Path, resumed_from: str | None = None) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor="val/rank",
+            mode="min",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self._resumed_from = resumed_from
+        self._validated = False
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validate the last epoch in any case."""
+        self._validated = False
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that the epoch has a rank."""
+        self._validated = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the epoch if it is the best of those that were validated."""
+        if self._validated:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Carry the best epoch so far into this run's folder."""
+        assert self._resumed_from is not None
+        assert self.dirpath is not None
+        before = Path(self._resumed_from).with_name("best.ckpt")
+        now = Path(self.dirpath) / "best.ckpt"
+        if not before.is_file():
+            raise CheckpointError(
+                f"{before} is not there; a run is resumed from its last.ckpt with the best.ckpt "
+                "beside it"
+            )
+        if before.resolve() != now.resolve():
+            now.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(before, now)
+        score = state_dict["best_model_score"]
+        super().load_state_dict(
+            {
+                **state_dict,
+                "dirpath": self.dirpath,
+                "best_model_path": str(now),
+                "kth_best_model_path": str(now),
+                "best_k_models": {str(now): score},
+            }
+        )

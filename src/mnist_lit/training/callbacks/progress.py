@@ -1,0 +1,78 @@
+"""What training shows: a progress bar and a line per epoch."""
+
+import sys
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+from tqdm import tqdm
+
+from mnist_lit.training.callbacks.history import RecordHistory
+
+
+class EpochProgressBar(ProgressBar):
+    """One bar for the whole training and one line for each epoch, which stays on screen.
+
+    The bar appears on a terminal only; the lines go to standard output in any case.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._bar: tqdm[Any] | None = None
+
+    def disable(self) -> None:
+        """Show nothing (Lightning calls this in all processes but the first)."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show again."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put up the bar."""
+        if self._enabled:
+            steps = int(trainer.num_training_batches)
+            assert trainer.max_epochs is not None
+            self._bar = tqdm(
+                total=steps * trainer.max_epochs,
+                initial=steps * trainer.current_epoch,
+                disable=None,  # where there is no terminal
+                file=sys.stdout,
+                unit="step",
+                dynamic_ncols=True,
+                leave=False,
+            )
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Advance; loss, accuracy and rate are read only when the bar is about to be redrawn."""
+        if self._bar is not None and self._bar.update():
+            accuracy = trainer.callback_metrics.get("val/accuracy")
+            self._bar.set_postfix_str(
+                f"loss {outputs['loss'].item():.3f}, "
+                + (f"val accuracy {accuracy:.2%}, " if accuracy is not None else "")
+                + f"lr {trainer.optimizers[0].param_groups[0]['lr']:.2g}",
+                refresh=False,
+            )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the epoch's line above the bar."""
+        if self._enabled:
+            # `trainer.callbacks` exists, but Lightning's types do not declare it.
+            record = next(c for c in vars(trainer)["callbacks"] if isinstance(c, RecordHistory))
+            assert trainer.max_epochs is not None
+            line = record.history.epochs[-1].line(trainer.max_epochs)
+            tqdm.write(line, file=sys.stdout)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the bar away, also when training broke off."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,319 @@
+"""The LightningModule: loss, metrics, optimizer and scheduler around a network."""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import Metric, SumMetric
+
+from mnist_lit.checkpoints.read import build_network, read
+from mnist_lit.data.memory import Batch
+from mnist_lit.errors import CheckpointError, ConfigError, DataError, reason
+from mnist_lit.facts import MNIST, Facts
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class LitClassifier(pl.LightningModule):
+    """Trains and validates a network.
+
+    Batches are ``uint8 [B, 1, side, side]`` and ``int64 [B]``. They are augmented (in training) and
+    normalised here, on the device.
+
+    A checkpoint holds the description of the network and the facts of the data as plain data, so
+    that ``LitClassifier.load_from_checkpoint(path)`` rebuilds it with nothing else at hand.
+
+    Args:
+        network: One with a ``description`` as :class:`.CompactCNN` has it, or a description: the
+            arguments of :class:`.CompactCNN`, or a ``_target_`` and its arguments, as plain lists,
+            numbers and strings.
+        facts: Of the images: how they are normalised, what their classes are.
+        optimizer: Called with the parameter groups; returns the optimizer. Only training needs it.
+        scheduler: Called with the optimizer; returns the scheduler. Arguments named ``total_steps``
+            or ``T_max`` are filled with the length of the training in units of ``interval``,
+            ``max_lr`` with the optimizer's learning rate.
+        interval: ``step`` or ``epoch``: when the scheduler is stepped.
+        loss: Maps logits ``[B, classes]`` and labels to a number; None for cross-entropy. It is
+            what training minimises; ``val/loss`` is cross-entropy in any case.
+        metrics: Taken of the probabilities and labels in validation and test, each one number.
+        augmentations: Applied in a row to training images, ``float32 [B, 1, side, side]`` in 0–1.
+        seed: Decides, with the epoch, what augmentation and dropout draw.
+        compile_mode: Train through ``torch.compile`` in this mode; None to run as written.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Mapping[str, Any],
+        facts: Facts = MNIST,
+        optimizer: Callable[[Any], Optimizer] | None = None,
+        scheduler: Callable[..., LRScheduler] | None = None,
+        interval: str = "step",
+        loss: Loss | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        augmentations: Sequence[Callable[[Tensor], Tensor]] = (),
+        seed: int = 0,
+        compile_mode: str | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(network, Mapping):
+            network = build_network(network, trust=[str(network.get("_target_"))])
+        self.network = network
+        self.facts = facts
+        # The loggers get the whole config instead.
+        kept = {"network": network.description, "facts": facts.plain()}
+        self.save_hyperparameters(kept, logger=False)
+        self.loss = loss or F.cross_entropy
+        self.metrics = nn.ModuleDict(metrics)
+        self.augmentations = list(augmentations)
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.interval = interval
+        self.seed = seed
+        self.batch_loss = (
+            torch.compile(batch_loss, mode=compile_mode) if compile_mode else batch_loss
+        )
+        self.train_loss = torch.zeros(())
+        self.train_correct = torch.zeros((), dtype=torch.int64)
+        self.train_batches = self.train_images = 0
+        self.val_loss = SumMetric()
+        self.val_errors = SumMetric()
+        self.val_count = SumMetric()
+        self.val_images = 0
+        self._validated = False
+
+    def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
+        """Map normalised images ``[B, 1, side, side]`` to logits ``[B, classes]``."""
+        return self.network(images)
+
+    def on_after_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> Batch:
+        """Augment (in training) and normalise on the device.
+
+        Raises:
+            DataError: The images are not what the facts say.
+        """
+        images, labels = batch
+        wanted = (1, self.facts.side, self.facts.side)
+        if images.dtype is not torch.uint8 or images.shape[1:] != wanted:
+            raise DataError(
+                f"{self.facts.name}: batches of {images.dtype} {list(images.shape)}; images of "
+                f"torch.uint8 [B, {', '.join(map(str, wanted))}] are expected"
+            )
+        scaled = images.float() / 255
+        if self.trainer.training:
+            for augmentation in self.augmentations:
+                scaled = augmentation(scaled)
+        return self.facts.standardise(scaled), labels
+
+    def on_train_epoch_start(self) -> None:
+        """Make what the epoch draws depend on seed, epoch and process alone.
+
+        A run resumed from a checkpoint then draws what an uninterrupted one does.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        epochs = torch.randint(2**62, (self.current_epoch + 1,), generator=generator)
+        torch.manual_seed(int(epochs[-1]) + self.global_rank)
+        self.train_loss = torch.zeros((), device=self.device)
+        self.train_correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.train_batches = self.train_images = 0
+        self._validated = False
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        images, labels = batch
+        loss, correct = self.batch_loss(self.network, self.loss, images, labels)
+        self.train_loss += loss.detach()
+        self.train_correct += correct
+        self.train_batches += 1
+        self.train_images += len(labels)
+        return loss
+
+    @property
+    def mean_train_loss(self) -> Tensor:
+        """The mean training loss of the epoch so far."""
+        return self.train_loss / self.train_batches
+
+    @property
+    def mean_train_accuracy(self) -> Tensor:
+        """The share of the epoch's images so far that were read right, as training saw them."""
+        return self.train_correct / self.train_images
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training loss, accuracy and the learning rate it ended with."""
+        self.log("train/loss", self.mean_train_loss, sync_dist=True)
+        self.log("train/accuracy_on_distorted", self.mean_train_accuracy, sync_dist=True)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self._step_plateau()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count errors and loss of a batch, in full precision whatever training runs in.
+
+        A checkpoint evaluated later, on any device, then gives the same count.
+        """
+        images, labels = batch
+        dtype = next(self.network.parameters(), images).dtype
+        with torch.autocast(self.device.type, enabled=False):
+            logits = self.network(images.to(dtype))
+        self.val_loss.update(F.cross_entropy(logits, labels, reduction="sum"))
+        self.val_errors.update((logits.argmax(dim=1) != labels).sum())
+        self.val_count.update(float(len(labels)))
+        for metric in self._metrics.values():
+            metric.update(logits.softmax(dim=1), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log accuracy, loss and the rank of the epoch."""
+        count, errors = self.val_count.compute(), self.val_errors.compute()
+        loss = self.val_loss.compute() / count
+        self.val_images = int(count)
+        for metric in (self.val_count, self.val_errors, self.val_loss):
+            metric.reset()
+        self.log("val/accuracy", 1 - errors / count)
+        self.log("val/errors", errors)
+        self.log("val/loss", loss)
+        # Fewest errors first and, among equals, the lower loss: one number to order epochs by.
+        self.log("val/rank", errors + loss / (1 + loss), logger=False)
+        self._log_metrics("val")
+        self._validated = True
+
+    @property
+    def _metrics(self) -> dict[str, Metric]:
+        return {name: m for name, m in self.metrics.items() if isinstance(m, Metric)}
+
+    def _log_metrics(self, stage: str) -> None:
+        for name, metric in self._metrics.items():
+            self.log(f"{stage}/{name}", metric.compute().float())
+            metric.reset()
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, "b classes"]:
+        """Return the probabilities of a batch."""
+        return self.network(batch[0]).softmax(dim=1)
+
+    def on_test_epoch_end(self) -> None:
+        """Log accuracy and loss of the test images."""
+        count = self.val_count.compute()
+        self.log("test/accuracy", 1 - self.val_errors.compute() / count)
+        self.log("test/loss", self.val_loss.compute() / count)
+        for metric in (self.val_count, self.val_errors, self.val_loss):
+            metric.reset()
+        self._log_metrics("test")
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer and the scheduler and say when to step the latter."""
+        optimizer, scheduler = self.build_optimizer(self._schedule_length())
+        if scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "interval": self.interval,
+                "monitor": "val/loss",
+            },
+        }
+
+    def build_optimizer(self, length: int | float | None) -> tuple[Optimizer, Any]:
+        """Make the optimizer and the scheduler.
+
+        Args:
+            length: Of the training, in units of ``interval``.
+
+        Raises:
+            ConfigError: One of them refuses its arguments, or so short a training.
+        """
+        if self.optimizer is None:
+            raise ConfigError("optimizer: training needs one; pass it to LitClassifier")
+        try:
+            optimizer = self.optimizer(decay_weights_only(self.network))
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ConfigError(f"optimizer: cannot be built: {reason(error)}") from None
+        if self.scheduler is None:
+            return optimizer, None
+        filled = {
+            "total_steps": length,
+            "T_max": length,
+            "max_lr": [group["lr"] for group in optimizer.param_groups],
+        }
+        parameters = inspect.signature(self.scheduler).parameters
+        said = getattr(self.scheduler, "keywords", {})
+        arguments = {
+            name: value for name, value in filled.items() if name in parameters and name not in said
+        }
+        try:
+            return optimizer, self.scheduler(optimizer, **arguments)
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            raise ConfigError(
+                f"scheduler: cannot be built for a training of {length} {self.interval}s "
+                f"({reason(error)}); train longer or choose another"
+            ) from None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume a training of another length, to which its schedule was not cut.
+
+        Raises:
+            CheckpointError: The schedule of the checkpoint has another number of steps.
+        """
+        for saved in checkpoint.get("lr_schedulers", []):
+            length = saved.get("total_steps", saved.get("T_max"))
+            now = self._schedule_length()
+            if length not in (None, now):
+                raise CheckpointError(
+                    f"ckpt_path is of a training of {length:,} {self.interval}s, this one has "
+                    f"{now:,}; resume it with the options that it was trained with"
+                )
+
+    def _schedule_length(self) -> int | float | None:
+        trainer = self.trainer
+        return trainer.estimated_stepping_batches if self.interval == "step" else trainer.max_epochs
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step the scheduler, unless it is one that :meth:`on_train_epoch_end` has stepped."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _step_plateau(self) -> None:
+        # Lightning would do so only after the epoch's checkpoint has been written, and a run
+        # resumed from it would miss that step.
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau) and self._validated:
+            scheduler.step(self.trainer.callback_metrics["val/loss"])
+
+    @classmethod
+    # Narrower than Lightning's on purpose: its other options could overrule what the file says, or
+    # unpickle it.
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", trust: Collection[str] = ()
+    ) -> "LitClassifier":
+        """Rebuild a classifier from a checkpoint, in evaluation mode.
+
+        Nothing in the file is executed, whoever wrote it. See
+        :func:`mnist_lit.checkpoints.read.read` for ``trust`` and what is raised.
+        """
+        trained = read(Path(checkpoint_path), map_location, trust)
+        return cls(trained.network, trained.facts).to(map_location).eval()
+
+
+def batch_loss(
+    network: nn.Module,
+    loss: Loss,
+    images: Float[Tensor, "b 1 h w"],
+    labels: Int64[Tensor, " b"],
+) -> tuple[Float[Tensor, ""], Int64[Tensor, ""]]:
+    """Return the loss of a batch and how many of its images were read right."""
+    logits = network(images)
+    return loss(logits, labels), (logits.detach().argmax(dim=1) == labels).sum()
+
+
+def decay_weights_only(network: nn.Module) -> Sequence[dict[str, Any]]:
+    """Split parameters into weights, which decay, and biases and norm parameters, which do not."""
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    return [{"params": weights}, {"params": others, "weight_decay": 0.0}]

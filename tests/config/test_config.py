@@ -1,0 +1,286 @@
+import inspect
+import re
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+from omegaconf import OmegaConf
+
+from mnist_lit import compose
+from mnist_lit.config.check import parse
+from mnist_lit.config.lines import INSTEAD
+from mnist_lit.errors import ConfigError
+from mnist_lit.training.run import prepare
+from tests.conftest import PROJECT
+
+GROUPS = ("model", "optimizer", "scheduler", "loss", "metrics", "augmentation", "trainer")
+CHOICES = [
+    f"{group}={file.stem}"
+    for group in (*GROUPS, "data", "experiment", "callbacks", "logger")
+    for file in sorted((PROJECT / "conf" / group).glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_shipped_choice_passes_the_schema(choice: str) -> None:
+    root = ["data.root=folder"] if choice.startswith("data=idx") else []
+    parse(compose(choice, *root, "run_dir=unused"))
+
+
+@pytest.mark.parametrize("experiment", ["final", "flagship", "tiny"])
+def test_what_is_chosen_away_stays_away_though_an_experiment_sets_amounts(experiment: str) -> None:
+    chosen = f"experiment={experiment}", "run_dir=unused"
+    assert parse(compose("augmentation=none", *chosen)).augmentation == []
+    assert parse(compose("callbacks=none", *chosen)).callbacks == {}
+    assert set(parse(compose("callbacks=plain", *chosen)).callbacks) == {"progress"}
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    config = parse(compose("run_dir=unused"))
+    assert config.model["name"] == "final"
+    assert config.optimizer["_target_"] == "torch.optim.SGD"
+    assert config.scheduler.build["_target_"] == "torch.optim.lr_scheduler.OneCycleLR"
+    assert config.data["validation"] == "test"
+    assert config.augmentation[0]["_target_"] == "mnist_lit.data.augmentation.RandomDistortion"
+    assert set(config.logger) == {"csv", "tensorboard"}
+    assert config.requirements.enforce
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "words"),
+    [
+        ("optimizer.lr=-0.1", "optimizer.lr=-0.1", "greater than 0"),
+        ("optimizer.lr=0", "optimizer.lr=0", "greater than 0"),
+        ("optimizer.lr=nan", "optimizer.lr=nan", "finite"),
+        ("optimizer.lr=inf", "optimizer.lr=inf", "finite"),
+        ("optimizer.lr=fast", "optimizer.lr=fast", "valid number"),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1", "equal to 0"),
+        ("optimizer.momentum=1.0", "optimizer.momentum=1.0", "less than 1"),
+        ("optimizer.momentum=5", "optimizer.momentum=5", "less than 1"),
+        ("optimizer.dampening=-1", "optimizer.dampening=-1", "equal to 0"),
+        ("optimizer=adam optimizer.betas=[0.9,1]", "optimizer.betas[1]=1", "less than 1"),
+        ("optimizer=adam optimizer.eps=0", "optimizer.eps=0", "greater than 0"),
+        ("optimizer=rmsprop optimizer.alpha=1", "optimizer.alpha=1", "less than 1"),
+        ("model.dropout=1.0", "model.dropout=1.0", "less than 1"),
+        ("model.dropout=-0.1", "model.dropout=-0.1", "equal to 0"),
+        ("model.blocks=[]", "model.blocks=[]", "at least one"),
+        ("model.blocks=[{channels: 8, kernal: 3}]", "model.blocks[0].kernal", "mean kernel?"),
+        ("model.blocks=[{kernel: 3}]", "model.blocks[0].channels", "missing"),
+        ("model.blocks=[{channels: 8, kernel: 2}]", "model.blocks[0].kernel=2", "odd"),
+        ("model.blocks=[{channels: 0}]", "model.blocks[0].channels=0", "equal to 1"),
+        ("model.blocks=[{channels: [8, 16]}]", "model.blocks[0].channels=[8, 16]", "integer"),
+        ("model.blocks=[{channels: 8, pool: max}]", "model.blocks[0].pool=max", "after_conv"),
+        ("model.blocks=[{channels: 8, repeats: 0}]", "model.blocks[0].repeats=0", "equal to 1"),
+        ("model.blocks=[{channels: 8, dropout: 1}]", "model.blocks[0].dropout=1", "less than 1"),
+        ("model.blocks=[{channels: 8, bias: 2}]", "model.blocks[0].bias=2", "true or false"),
+        (
+            f"model.blocks=[{','.join(['{channels: 4, pool: after_conv}'] * 5)}]",
+            "model.blocks[4].pool",
+            "1 pixel",
+        ),
+        ("scheduler.interval=batch", "scheduler.interval=batch", "'step' or 'epoch'"),
+        ("scheduler.build.pct_start=1", "scheduler.build.pct_start=1", "less than 1"),
+        ("scheduler.build.pct_start=0", "scheduler.build.pct_start=0", "greater than 0"),
+        ("scheduler.build.div_factor=0", "scheduler.build.div_factor=0", "greater than 0"),
+        ("scheduler.build.anneal_strategy=up", "scheduler.build.anneal_strategy=up", "'cos'"),
+        ("scheduler.build.cycle_momentum=1", "scheduler.build.cycle_momentum=1", "true or false"),
+        ("scheduler=step scheduler.build.step_size=0", "scheduler.build.step_size=0", "to 1"),
+        ("scheduler=step scheduler.build.gamma=nan", "scheduler.build.gamma=nan", "finite"),
+        ("scheduler=step scheduler.build.gamma=0", "scheduler.build.gamma=0", "greater than 0"),
+        ("scheduler=cosine scheduler.build.eta_min=-1", "scheduler.build.eta_min=-1", "to 0"),
+        ("scheduler=plateau scheduler.build.patience=-1", "scheduler.build.patience=-1", "to 0"),
+        ("scheduler=plateau scheduler.build.threshold=-1", "scheduler.build.threshold=-1", "to 0"),
+        ("scheduler=plateau scheduler.build.cooldown=-1", "scheduler.build.cooldown=-1", "to 0"),
+        ("scheduler=plateau scheduler.build.min_lr=-1", "scheduler.build.min_lr=-1", "to 0"),
+        ("scheduler=plateau scheduler.build.factor=1", "scheduler: cannot be built", "< 1.0"),
+        ("scheduler=constant scheduler.build.factor=2", "scheduler.build.factor=2", "equal to 1"),
+        ("scheduler=constant scheduler.build.total_iters=-1", "scheduler.build.total_iters", "0"),
+        ("loss.label_smoothing=1", "loss.label_smoothing=1", "less than 1"),
+        ("data.batch_size=0", "data.batch_size=0", "equal to 1"),
+        ("data.batch_size=2.5", "data.batch_size=2.5", "integer"),
+        ("data.batch_size=60001", "data.batch_size=60001", "at most 60000"),
+        ("data.eval_batch_size=0", "data.eval_batch_size=0", "equal to 1"),
+        ("data.train_size=60001", "data.train_size=60001", "at most 60000"),
+        ("data=mnist_holdout data.batch_size=55001", "data.batch_size=55001", "at most 55000"),
+        ("data.validation=train", "data.validation=train", "'test' or 'holdout'"),
+        ("data.split_seed=-1", "data.split_seed=-1", "equal to 0"),
+        ("data.batchsize=3", "data.batchsize", "did you mean batch_size?"),
+        ("augmentation.degrees=181", "augmentation.degrees=181", "equal to 180"),
+        ("augmentation.translate=15", "augmentation.translate=15", "equal to 14"),
+        ("augmentation.scale=2", "augmentation.scale=2", "less than 1"),
+        ("augmentation.shear=-1", "augmentation.shear=-1", "equal to 0"),
+        ("augmentation.gamma=-1", "augmentation.gamma=-1", "equal to 0"),
+        ("augmentation.bend=1", "augmentation.bend=1", "less than 1"),
+        ("callbacks.average.decay=1", "callbacks.average.decay=1", "less than 1"),
+        ("callbacks.fade.start=1", "callbacks.fade.start=1", "less than 1"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0", "equal to 1"),
+        ("trainer.accelerator=quantum", "trainer.accelerator=quantum", "cpu"),
+        ("trainer.precision=8", "trainer.precision=8", "bf16-mixed"),
+        ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0", "number of batches"),
+        ("trainer.limit_train_batches=1.5", "trainer.limit_train_batches=1.5", "share"),
+        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0", "equal to 1"),
+        ("trainer.gradient_clip_val=0", "trainer.gradient_clip_val=0", "greater than 0"),
+        ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0", "equal to 1"),
+        ("trainer.detect_anomaly=2", "trainer.detect_anomaly=2", "true or false"),
+        ("callbacks.progress=3", "callbacks.progress=3", "mapping"),
+        ("callbacks.own={a: 3}", "callbacks.own={'a': 3}", "_target_"),
+        ("requirements.min_val_accuracy=99.4", "requirements.min_val_accuracy=99.4", "to 1"),
+        ("requirements.max_parameters=0", "requirements.max_parameters=0", "equal to 1"),
+        ("requirements.enforce=perhaps", "requirements.enforce=perhaps", "true or false"),
+        ("seed=-1", "seed=-1", "equal to 0"),
+        ("seed=4294967296", "seed=4294967296", "less than 4294967296"),
+        ("seed=???", "seed", "missing"),
+        ("compile=fast", "compile=fast", "reduce-overhead"),
+        ("+sede=1", "sede", "did you mean seed?"),
+        ("optimized_metric=speed", "optimized_metric=speed", "test_accuracy"),
+        ("optimized_metric=val/f1", "optimized_metric=val/f1", "test_accuracy"),
+        # What only the signature of the target tells.
+        ("optimizer.lrr=0.1", "optimizer.lrr", "did you mean lr?"),
+        ("optimizer.lr=null", "optimizer.lr=null", "a value is expected"),
+        ("optimizer.nesterov=perhaps", "optimizer.nesterov=perhaps", "true or false"),
+        ("optimizer=adam optimizer.amsgrad=2", "optimizer.amsgrad=2", "true or false"),
+        ("augmentation.angle=3", "augmentation.angle", "allowed here: degrees"),
+        ("trainer.max_epoch=3", "trainer.max_epoch", "did you mean max_epochs?"),
+        ("trainer.profiler=stopwatch", "trainer={", "Lightning refuses it"),
+        ("metrics.f1._target_=torchmetrics.Nothing", "metrics.f1=torchmetrics.Nothing", "built"),
+        ("metrics.f1._target_=torch.nn.ReLU", "metrics.f1=torch.nn.ReLU: a Metric", "expected"),
+        ("callbacks.x._target_=torch.nn.ReLU", "callbacks.x=torch.nn.ReLU: a Callback", "exp"),
+        ("logger.x._target_=torch.nn.ReLU", "logger.x=torch.nn.ReLU", "Lightning logger"),
+        ("model._target_=torch.nn.Nothing", "model=torch.nn.Nothing", "cannot be built"),
+    ],
+)
+def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(
+    override: str, key: str, words: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare(parse(compose(*split_overrides(override), "run_dir=unused", "trainer=cpu")))
+    message = str(caught.value)
+    assert message.startswith(key)
+    assert words in message
+    assert "\n" not in message
+
+
+def split_overrides(text: str) -> list[str]:
+    """Take apart overrides with a space between, of which lists may have some within."""
+    return re.split(r" (?=[~\w.]+(?:=|$))", text)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.maximize=false",
+        "scheduler.build.three_phase=true",
+        "trainer.gradient_clip_algorithm=norm",
+        "trainer.gradient_clip_val=1",
+        "trainer.check_val_every_n_epoch=2",
+        "trainer.profiler=simple",
+        "trainer.benchmark=true",
+        "loss.label_smoothing=0.1",
+        "scheduler.build.max_lr=0.3",
+    ],
+)
+def test_whatever_the_target_takes_can_be_said_without_a_plus(override: str) -> None:
+    prepare(parse(compose(override, "run_dir=unused", "trainer=cpu")))
+
+
+def test_readmes_nadam_takes_what_torch_does(tmp_path: Path) -> None:
+    cfg = compose("run_dir=unused", "trainer=cpu", "optimizer=adam")
+    node = {"_target_": "torch.optim.NAdam", "lr": 0.005, "momentum_decay": 0.004}
+    OmegaConf.update(cfg, "optimizer", node, merge=False)
+    parts = prepare(parse(cfg))
+    optimizer, _ = parts.classifier.build_optimizer(100)
+    assert optimizer.param_groups[0]["momentum_decay"] == 0.004
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("logger", "logger="),
+        ("callbacks", "callbacks."),
+        ("default_root_dir", "hydra.run.dir"),
+        ("fast_dev_run", "trainer=debug"),
+        ("barebones", "callbacks=none"),
+        ("enable_progress_bar", "callbacks=none"),
+        ("overfit_batches", "data.train_size"),
+        ("val_check_interval", "trainer.check_val_every_n_epoch"),
+        ("max_steps", "trainer.max_epochs"),
+        ("max_time", "trainer.max_epochs"),
+        ("use_distributed_sampler", "nothing"),
+    ],
+)
+def test_an_argument_that_a_run_decides_is_refused_with_what_to_say_instead(
+    name: str, instead: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"trainer\.{name}: a run decides .* instead: {instead}"):
+        parse(compose(f"trainer.{name}=1", "run_dir=unused"))
+
+
+def test_every_argument_of_the_trainer_is_passed_or_refused() -> None:
+    """None falls between: a new version of Lightning with a new argument passes it."""
+    arguments = set(inspect.signature(pl.Trainer).parameters)
+    refused = {name.removeprefix("trainer.") for name in INSTEAD if name.startswith("trainer.")}
+    assert refused <= arguments
+    assert {"max_epochs", "accelerator", "gradient_clip_val", "profiler"} <= arguments - refused
+
+
+@pytest.mark.parametrize(
+    ("group", "node", "message"),
+    [
+        (
+            "optimizer",
+            {"_target_": "torch.optim.Rprop", "lr": 0.1, "etass": [0.5, 1.2]},
+            "optimizer.etass: no such key; did you mean etas?",
+        ),
+        (
+            "optimizer",
+            {"_target_": "torch.optim.Nothing"},
+            "optimizer=torch.optim.Nothing: cannot be built",
+        ),
+        ("augmentation", {"_target_": "torch.nn.Dropout", "p": 7}, "augmentation=torch.nn.Dropout"),
+        ("loss", {"_target_": "torch.nn.functional.mse_loss"}, "loss.input: a value is missing"),
+        ("loss", {"_target_": "builtins.dict"}, "loss=builtins.dict: it cannot be called"),
+        ("data", {"_target_": "torch.nn.ReLU"}, "data=torch.nn.ReLU: a LightningDataModule"),
+        ("model", {"_target_": "builtins.dict"}, "model=builtins.dict: a torch.nn.Module is"),
+        (
+            "scheduler.build",
+            {"_target_": "torch.optim.lr_scheduler.LambdaLR"},
+            "scheduler.build.lr",
+        ),
+    ],
+)
+def test_targets_of_ones_own_are_checked_when_they_are_built(
+    group: str, node: dict[str, Any], message: str
+) -> None:
+    cfg = compose("run_dir=unused")
+    OmegaConf.update(cfg, group, node, merge=False, force_add=True)
+    with pytest.raises(ConfigError) as caught:
+        prepare(parse(cfg))
+    assert str(caught.value).startswith(message)
+
+
+# With the optional package installed there is nothing to say.
+@pytest.mark.skipif(find_spec("comet_ml") is not None, reason="comet-ml is installed")
+def test_a_logger_without_its_package_says_what_to_install() -> None:
+    target = "pytorch_lightning.loggers.CometLogger"
+    config = parse(compose(f"logger.comet._target_={target}", "run_dir=unused"))
+    with pytest.raises(ConfigError, match=r"logger.comet: comet-ml is not installed; pip install"):
+        prepare(config)
+
+
+def test_a_device_that_lightning_refuses_is_a_config_error() -> None:
+    config = parse(compose("trainer.devices=-7", "trainer=cpu", "run_dir=unused"))
+    with pytest.raises(ConfigError, match="Lightning refuses"):
+        prepare(config)
+
+
+def test_groups_are_independent() -> None:
+    """No choice of one group changes what another says."""
+    optimizers = [f.stem for f in (PROJECT / "conf/optimizer").glob("*.yaml")]
+    schedulers = [f.stem for f in (PROJECT / "conf/scheduler").glob("*.yaml")]
+    for optimizer, scheduler in product(optimizers, schedulers):
+        both = compose(f"optimizer={optimizer}", f"scheduler={scheduler}", "run_dir=x")
+        alone = compose(f"optimizer={optimizer}", "run_dir=x")
+        assert OmegaConf.to_container(both.optimizer) == OmegaConf.to_container(alone.optimizer)

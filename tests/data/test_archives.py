@@ -1,0 +1,145 @@
+"""Files in MNIST's layout, found and verified."""
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_lit import MNISTDataModule, folders
+from mnist_lit.data.archives import DIGESTS, folder_of, read
+from mnist_lit.errors import DataError
+from tests.conftest import PROJECT, ordinary_user
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data folder of its own, with the four archives."""
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in DIGESTS:
+        shutil.copyfile(PROJECT / "data" / "MNIST" / "raw" / f"{name}.gz", raw / f"{name}.gz")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send downloads to a port where nobody listens."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "")
+
+
+def tree(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("below", ["", "MNIST", "MNIST/raw"])
+def test_a_root_may_be_the_folder_itself_or_one_above(root: Path, below: str) -> None:
+    before = tree(root)
+    data = MNISTDataModule(root / below)
+    assert len(data.images("test")) == 10_000
+    assert tree(root) == before, "nothing is unpacked, locked or left"
+
+
+def test_a_folder_that_cannot_be_written_to_is_read(root: Path) -> None:
+    for folder in (root, *root.rglob("*")):
+        folder.chmod(0o555)
+    for folder in root.parents:  # pytest's own folders are for their owner alone
+        if folder.stat().st_uid == os.geteuid() and folder.is_relative_to("/tmp/pytest-of-root"):
+            folder.chmod(0o755)
+    with ordinary_user():
+        assert read(folder_of(root), "t10k-labels-idx1-ubyte").shape == (10_000,)
+
+
+@pytest.mark.parametrize("content", [b"", b"not images at all"])
+def test_files_of_the_users_beside_the_archives_stay_and_are_not_read(
+    root: Path, content: bytes
+) -> None:
+    own = root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    own.write_bytes(content)
+    assert torch.equal(
+        MNISTDataModule(root).images("test").labels, MNISTDataModule().images("test").labels
+    )
+    assert own.read_bytes() == content
+
+
+def test_an_unpacked_file_is_as_good_as_its_archive(root: Path) -> None:
+    archive = root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
+    archive.with_suffix("").write_bytes(gzip.decompress(archive.read_bytes()))
+    archive.write_bytes(b"")
+    assert len(MNISTDataModule(root).images("test")) == 10_000
+
+
+@pytest.mark.parametrize("length", [0, 5000, 9_912_000])
+def test_a_damaged_archive_is_named_with_the_remedy(root: Path, length: int) -> None:
+    victim = root / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
+    victim.write_bytes(victim.read_bytes()[:length])
+    with pytest.raises(DataError, match=r"leave data.root out") as caught:
+        MNISTDataModule(root).images("train")
+    message = str(caught.value)
+    assert message.startswith(f"{victim} is damaged")
+    assert "\n" not in message
+
+
+def test_other_data_in_the_place_of_mnist_is_said(root: Path) -> None:
+    labels = root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
+    content = bytearray(gzip.decompress(labels.read_bytes()))
+    content[-1] = (content[-1] + 1) % 10
+    labels.write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(DataError, match=r"damaged, or not MNIST's; .* is data=idx"):
+        MNISTDataModule(root).images("test")
+
+
+def test_a_folder_without_the_files_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte.gz is missing; leave data.root"):
+        MNISTDataModule(tmp_path / "typo").images("test")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("no_network")
+def test_without_files_and_network_a_line_says_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(folders, "PACKAGE", tmp_path / "site-packages" / "mnist_lit")
+    with pytest.raises(DataError, match=r"cannot be downloaded to .*name a folder") as caught:
+        MNISTDataModule().prepare_data()
+    assert "\n" not in str(caught.value)
+    left = [path.name for path in (tmp_path / "mnist-lit" / "MNIST" / "raw").iterdir()]
+    assert left == [".lock"], "no half of a download stays"
+
+
+def test_what_is_in_the_cache_is_found(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(folders, "PACKAGE", tmp_path / "site-packages" / "mnist_lit")
+    root.rename(tmp_path / "mnist-lit")
+    assert len(MNISTDataModule().images("test")) == 10_000
+
+
+def test_processes_that_start_at_once_do_not_trip_over_each_other(root: Path) -> None:
+    code = (
+        "import sys, pathlib; from mnist_lit.data.archives import DIGESTS, folder_of, read; "
+        "root = folder_of(pathlib.Path(sys.argv[1])); "
+        "print([len(read(root, name, digest)) for name, digest in DIGESTS.items()])"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(root)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out, err) == (0, "[60000, 60000, 10000, 10000]\n", "")

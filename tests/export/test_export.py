@@ -1,0 +1,153 @@
+"""Networks in other formats, read back by other programs."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import mnist_lit
+from mnist_lit import MNIST, MNISTDataModule
+from mnist_lit.checkpoints import pretrained
+from mnist_lit.checkpoints.read import Trained
+from mnist_lit.cli import main
+from mnist_lit.errors import ExportError, MissingPackageError
+from mnist_lit.evaluation.evaluate import classify
+from mnist_lit.export import run as exporting
+from mnist_lit.export.formats import FORMATS
+from mnist_lit.export.run import export
+from mnist_lit.network.compact import CompactCNN
+from mnist_lit.training.classifier import LitClassifier
+
+FINAL = pretrained.load("final")
+# Every kind of block that there is.
+EVERYTHING: list[dict[str, Any]] = [
+    {"channels": 6, "kernel": 5, "pool": "after_conv", "bias": True},
+    {"channels": 6, "repeats": 2, "residual": True, "separable": True, "pool": "after_activation"},
+    {"channels": 8, "separable": True},
+    {"channels": 8, "residual": True, "pool": "after_activation"},
+    {"channels": 12, "kernel": 1},
+]
+
+
+@pytest.fixture(scope="module")
+def odd_network() -> CompactCNN:
+    """A network with every kind of block, and statistics that are not those of a fresh one."""
+    torch.manual_seed(0)
+    network = CompactCNN(EVERYTHING, dropout=0.1)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.weight, 1, 0.3)
+            torch.nn.init.normal_(module.bias)
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    return network.eval()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_shipped_network_is_read_back_as_it_was(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / f"model{FORMATS[form].ending}"
+    main(["export", "final", "--to", form, "--output", str(file)])
+    assert file.is_file()
+    words = capsys.readouterr().out
+    correct = pretrained.record("final")["test_correct"]
+    assert f"(the network: {correct:,})" in words
+    assert f"{file.stat().st_size:,} bytes" in words
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch", "c"])
+def test_every_kind_of_block_can_be_exported(
+    form: str, odd_network: CompactCNN, tmp_path: Path
+) -> None:
+    done = export(Trained(odd_network, MNIST), form, tmp_path / "odd")
+    assert done.largest_difference <= exporting.TOLERANCE
+    assert done.correct == done.reference
+
+
+def test_onnx_takes_raw_pixels_of_any_batch_and_says_what_it_is(
+    tmp_path: Path, mnist: MNISTDataModule
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    file = tmp_path / "final.onnx"
+    network = mnist_lit.load_pretrained("final")
+    export(FINAL, "onnx", file)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for count in (1, 7):
+        images = mnist.test.images[:count]
+        (logits,) = session.run(None, {"pixels": images.numpy()})
+        np.testing.assert_allclose(logits, classify(network, images), atol=1e-4)
+    facts = {p.key: p.value for p in onnx.load(file).metadata_props}
+    assert facts["parameters"] == "19382"
+    assert facts["classes"] == "0 1 2 3 4 5 6 7 8 9"
+    assert facts["test_correct"].startswith(str(pretrained.record("final")["test_correct"]))
+
+
+def test_int8_onnx_holds_its_weights_in_bytes(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    done = export(FINAL, "onnx-int8", tmp_path / "final.onnx")
+    kinds = [t.data_type for t in onnx.load(done.path).graph.initializer if len(t.dims) == 4]
+    assert kinds.count(onnx.TensorProto.INT8) == 5
+    assert done.correct >= done.reference - 10
+
+
+def test_a_person_can_include_the_header(tmp_path: Path, mnist: MNISTDataModule) -> None:
+    main(["export", "final", "--to", "c-int8", "--output", str(tmp_path / "digits.h")])
+    (tmp_path / "main.c").write_text(
+        '#include <stdio.h>\n#include "digits.h"\nstatic const uint8_t pixels[784] = {'
+        + ",".join(map(str, mnist.test.images[0].flatten().tolist()))
+        + '};\nint main(void) { printf("%d\\n", predict(pixels)); return 0; }\n'
+    )
+    subprocess.run(
+        ["gcc", "-std=c99", "-Wall", "-Wextra", "-Werror", "main.c", "-o", "main"],
+        cwd=tmp_path,
+        check=True,
+    )
+    done = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == mnist.test.labels[0]
+
+
+def test_what_does_not_agree_is_not_written(
+    odd_network: CompactCNN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "odd.h"
+    file.write_text("older")
+    monkeypatch.setattr("mnist_lit.export.c._fold", lambda norm, bias: (norm.weight, norm.bias))
+    with pytest.raises(ExportError, match=r"odd\.h: not written, for it differs"):
+        export(Trained(odd_network, MNIST), "c", file)
+    assert file.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_missing_package_or_compiler_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(ExportError, match="no-such-compiler: no such C compiler"):
+        export(FINAL, "c", tmp_path / "final.h")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.delitem(sys.modules, "mnist_lit.export.onnx", raising=False)
+    with pytest.raises(
+        MissingPackageError, match=r"onnx is not installed; pip install .*\[export\]"
+    ):
+        export(FINAL, "onnx", tmp_path / "final.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_can_be_exported(tmp_path: Path) -> None:
+    checkpoint = pretrained.checkpoint_of("final")
+    again = LitClassifier.load_from_checkpoint(checkpoint)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        done = export(Trained(again.network, again.facts), "torch", tmp_path / "model.pt2")
+    program = torch.export.load(done.path).module()
+    assert program(torch.zeros(3, 1, 28, 28, dtype=torch.uint8)).shape == (3, 10)

@@ -1,0 +1,213 @@
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from jaxtyping import TypeCheckError
+from torch import nn
+
+from mnist_lit import compose
+from mnist_lit.config.check import parse
+from mnist_lit.errors import ConfigError
+from mnist_lit.network import fused, summary
+from mnist_lit.network.compact import CompactCNN, ConvBlock, count_parameters
+
+
+def variant(name: str) -> CompactCNN:
+    model = parse(compose(f"model={name}", "run_dir=unused")).model
+    return CompactCNN(model["blocks"], model["dropout"])
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        *(("final", 19_382), ("optimized", 7_034), ("flagship", 18_930), ("small", 9_138)),
+        *(("tiny", 3_746), ("micro", 1_920), ("nano", 996)),
+    ],
+)
+def test_variant_has_exactly_its_parameters(name: str, parameters: int) -> None:
+    network = variant(name)
+    assert count_parameters(network) == parameters
+    assert sum(layer.parameters for layer in summary.layers(network, 28)) == parameters
+
+
+def test_optimized_follows_its_document_block_by_block() -> None:
+    """28×28×1 → 14×14×16 → 7×7×32 → 7×7×16, layer for layer."""
+    network = variant("optimized").eval()
+    seen: list[tuple[str, tuple[int, ...]]] = []
+    with torch.no_grad():
+        x = torch.randn(1, 1, 28, 28)
+        for block in network.blocks:
+            assert isinstance(block, ConvBlock)
+            x = block(x)
+            conv = block.conv
+            seen.append(
+                (f"{conv.in_channels}->{conv.out_channels} {conv.kernel_size}", x.shape[1:])
+            )
+            assert conv.bias is not None
+    assert seen == [
+        ("1->8 (3, 3)", (8, 28, 28)),
+        ("8->16 (3, 3)", (16, 14, 14)),
+        ("16->16 (1, 1)", (16, 14, 14)),
+        ("16->32 (3, 3)", (32, 7, 7)),
+        ("32->16 (1, 1)", (16, 7, 7)),
+    ]
+    names = [layer.name for layer in summary.layers(network, 28)]
+    assert names == [
+        *("conv1 3×3", "norm1", "relu1"),
+        *("conv2 3×3", "norm2", "relu2", "pool2 2×2", "dropout2 0.1"),
+        *("conv3 1×1", "norm3", "relu3"),
+        *("conv4 3×3", "norm4", "relu4", "pool4 2×2", "dropout4 0.1"),
+        *("conv5 1×1", "norm5", "relu5"),
+        *("average pool", "dropout 0.1", "linear"),
+    ]
+
+
+SHARED: list[dict[str, Any]] = [
+    {"channels": 6, "pool": "after_conv"},
+    {"channels": 6, "repeats": 3, "residual": True, "pool": "after_activation"},
+    {"channels": 4, "kernel": 1},
+]
+SEPARABLE: list[dict[str, Any]] = [
+    {"channels": 6, "pool": "after_conv"},
+    {"channels": 6, "repeats": 3, "residual": True, "separable": True, "pool": "after_activation"},
+    {"channels": 4, "kernel": 1},
+]
+
+
+@pytest.mark.parametrize(
+    ("network", "pixels"),
+    [
+        (variant("final"), 22),
+        (variant("optimized"), 12),
+        (CompactCNN(SHARED), 18),
+        (CompactCNN(SEPARABLE), 18),
+    ],
+)
+def test_receptive_field_is_what_gradients_reach(network: CompactCNN, pixels: int) -> None:
+    assert summary.receptive_field(network) == pixels
+    # Average pooling and no batch statistics: then every input that is seen has a gradient.
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.ones_(module.weight)
+    image = torch.rand(1, 1, 28, 28).add(1).requires_grad_()
+    x: Any = image
+    for block in network.blocks:
+        assert isinstance(block, ConvBlock)
+        for _ in block.norms:
+            x = block.conv(block.depthwise(x))
+        if block.pool != "none":
+            x = nn.functional.avg_pool2d(x, 2)
+    x[0, 0, 3, 3].backward()
+    assert image.grad is not None
+    reached = image.grad[0, 0] != 0
+    assert reached.any(0).sum() == reached.any(1).sum() == pixels
+
+
+def test_summary_counts_the_multiply_adds_of_final() -> None:
+    assert sum(layer.multiply_adds for layer in summary.layers(variant("final"), 28)) == 1_853_576
+
+
+def test_pooling_before_or_after_the_activation_differs_only_in_order() -> None:
+    """With positive norm scales max-pool commutes with norm and ReLU when statistics are fixed."""
+    before = CompactCNN([{"channels": 4, "pool": "after_conv"}]).eval()
+    after = CompactCNN([{"channels": 4, "pool": "after_activation"}]).eval()
+    after.load_state_dict(before.state_dict())
+    images = torch.randn(3, 1, 28, 28)
+    torch.testing.assert_close(before(images), after(images))
+
+
+def test_a_repeated_convolution_costs_weights_once_and_a_norm_each_time() -> None:
+    block = {"channels": 6, "residual": True}
+    alone, thrice = (CompactCNN([{"channels": 6}, {**block, "repeats": n}]) for n in (1, 3))
+    assert count_parameters(thrice) - count_parameters(alone) == 2 * (6 + 6)
+    once, again = (
+        next(r for r in summary.layers(n, 28) if r.name.startswith("conv2"))
+        for n in (alone, thrice)
+    )
+    assert again.name == "conv2 3×3 ×3"
+    assert again.parameters == once.parameters
+    assert again.multiply_adds == 3 * once.multiply_adds
+
+
+def test_a_repeated_residual_convolution_is_added_to_what_goes_in_each_time() -> None:
+    network = CompactCNN(SHARED).eval()
+    block = network.blocks[1]
+    assert isinstance(block, ConvBlock)
+    for norm in block.norms:
+        assert isinstance(norm, nn.BatchNorm2d)
+        nn.init.uniform_(norm.weight)
+        nn.init.normal_(norm.bias)
+    x = torch.randn(2, 6, 14, 14)
+    expected = x
+    for norm in block.norms:
+        expected = expected + F.relu(norm(F.conv2d(expected, block.conv.weight, padding=1)))
+    torch.testing.assert_close(block(x), F.max_pool2d(expected, 2))
+
+
+def test_a_separable_convolution_filters_each_channel_and_then_mixes_them() -> None:
+    network = CompactCNN([{"channels": 6}, {"channels": 4, "separable": True}]).eval()
+    block = network.blocks[1]
+    assert isinstance(block, ConvBlock)
+    assert isinstance(block.depthwise, nn.Conv2d)
+    filters, mix = block.depthwise.weight, block.conv.weight
+    assert count_parameters(block) == 6 * 9 + 6 * 4 + 2 * 4
+    whole = mix * filters.transpose(0, 1)  # [4, 6, 1, 1] by [1, 6, 3, 3]
+    x = torch.randn(2, 6, 7, 7)
+    expected = F.relu(block.norms[0](F.conv2d(x, whole, padding=1)))
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("blocks", [SHARED, SEPARABLE])
+def test_summary_counts_every_parameter_once(blocks: list[dict[str, Any]]) -> None:
+    network = CompactCNN(blocks)
+    rows = summary.layers(network, 28)
+    assert sum(row.parameters for row in rows) == count_parameters(network)
+
+
+@pytest.mark.parametrize("blocks", [SHARED, SEPARABLE])
+def test_repeats_train_the_same_with_and_without_the_compiled_operations(
+    blocks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network, images = CompactCNN(blocks), torch.randn(8, 1, 28, 28)
+
+    def gradients() -> list[torch.Tensor]:
+        network.zero_grad()
+        network.train()(images).square().sum().backward()
+        return [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+    fast = gradients()
+    monkeypatch.setattr(fused, "library", lambda _: None)
+    for one, other in zip(fast, gradients(), strict=True):
+        assert (one - other).norm() < 1e-3 * other.norm()
+
+
+def test_description_rebuilds_the_network() -> None:
+    network = CompactCNN(SHARED).eval()
+    copy = CompactCNN(**network.description).eval()
+    copy.load_state_dict(network.state_dict())
+    images = torch.randn(2, 1, 28, 28)
+    assert torch.equal(network(images), copy(images))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ([], "at least one block"),
+        ([{"channels": 4, "pool": "after_conv"}] * 5, r"model.blocks\[4\].*1 pixel wide"),
+        ([{"channels": 4, "repeats": 2}], r"model.blocks\[0\].repeats=2: .* come in, 1, not 4"),
+        (
+            [{"channels": 4}, {"channels": 4, "residual": True, "pool": "after_conv"}],
+            r"model.blocks\[1\].residual=true: can pool only at its end",
+        ),
+    ],
+)
+def test_impossible_blocks_are_refused(blocks: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CompactCNN(blocks)
+
+
+def test_shapes_are_checked_at_run_time_here() -> None:
+    with pytest.raises(TypeCheckError):
+        variant("final")(torch.zeros(2, 28, 28))

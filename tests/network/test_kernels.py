@@ -1,0 +1,151 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mnist_lit.network import fused
+from mnist_lit.network.compact import CompactCNN
+
+# Without one the operation is never used, and `test_without_a_compiler_torch_does_it` still runs.
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+
+def torchs(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
+    return F.relu(norm(F.max_pool2d(x, 2) if pool else x))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("shape", "pool"),
+    [
+        ((32, 12, 28, 28), True),
+        ((16, 16, 14, 14), False),
+        ((8, 5, 7, 7), True),  # the last row and column are in no window
+        ((8, 3, 9, 6), True),
+        ((4, 48, 7, 7), False),
+        ((1, 1, 2, 2), False),
+    ],
+)
+def test_it_computes_what_torch_does(
+    shape: tuple[int, int, int, int], pool: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.BatchNorm2d(shape[1]), nn.BatchNorm2d(shape[1])
+    nn.init.normal_(ours.weight, mean=1)
+    nn.init.normal_(ours.bias)
+    theirs.load_state_dict(ours.state_dict())
+    # Whole numbers, so that windows have several maxima: the first one takes the gradient.
+    x = torch.randint(-3, 6, shape).to(dtype).to(memory_format=torch.channels_last)
+    x.requires_grad_()
+    assert fused.usable(x, ours)
+    one, other = fused.pool_norm_relu(x, ours, pool), torchs(x, theirs, pool)
+    atol, rtol = (1e-4, 1e-4) if dtype == torch.float32 else (0.05, 0.02)
+    torch.testing.assert_close(one, other, atol=atol, rtol=rtol)
+    gradient = torch.randn(one.shape).to(dtype)
+    gradients = [
+        torch.autograd.grad(y, [x, norm.weight, norm.bias], gradient)
+        for y, norm in ((one, ours), (other, theirs))
+    ]
+    for a, b in zip(*gradients, strict=True):
+        error = (a.float() - b.float()).norm() / b.float().norm().clamp(min=0.1)
+        assert error < (1e-3 if dtype == torch.float32 else 2e-2)
+    for (name, a), b in zip(ours.named_buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4, msg=name)
+
+
+@needs_compiler
+def test_its_gradient_is_the_numerical_one() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3)
+    nn.init.constant_(norm.bias, 5)  # far from where ReLU has its corner
+    x = torch.randperm(2 * 3 * 4 * 4).view(2, 3, 4, 4).float().div(10).requires_grad_()
+    weight = torch.randn(2, 3, 2, 2)
+
+    def value(x: Tensor) -> Tensor:
+        return (fused.pool_norm_relu(x, norm, pool=True) * weight).sum()
+
+    (gradient,) = torch.autograd.grad(value(x), x)
+    for position in ((0, 0, 1, 1), (1, 2, 3, 3), (0, 1, 2, 1)):
+        step = torch.zeros_like(x)
+        step[position] = 0.02
+        numerical = (value(x + step) - value(x - step)) / 0.04
+        assert gradient[position] == pytest.approx(numerical.item(), abs=2e-3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "kernel", "height", "width"),
+    [(12, 3, 28, 28), (5, 1, 9, 6), (16, 5, 28, 28), (40, 3, 7, 7)],
+)
+def test_the_first_convolution_is_torchs(
+    channels: int, kernel: int, height: int, width: int, autocast: bool
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(1, channels, kernel, padding=kernel // 2, bias=False)
+    # Small whole numbers are exact in either type, and windows have several maxima.
+    x = torch.randint(-2, 4, (16, 1, height, width)).float()
+    conv.weight.data = torch.randint(-2, 3, conv.weight.shape).float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert fused.convolves(x, conv)
+        one, other = fused.conv_pool(x, conv), F.max_pool2d(conv(x), 2)
+    assert one.dtype == other.dtype
+    assert torch.equal(one, other)
+    gradient = torch.randint(-2, 3, one.shape).to(one.dtype)
+    ours, theirs = (torch.autograd.grad(y, conv.weight, gradient)[0] for y in (one, other))
+    # torch rounds it to bfloat16 under autocast; ours are exact.
+    torch.testing.assert_close(ours, theirs, atol=0, rtol=0.005 if autocast else 0)
+
+
+def test_only_a_first_convolution_is_taken_over() -> None:
+    images, maps = torch.zeros(2, 1, 28, 28), torch.zeros(2, 3, 28, 28)
+    assert not fused.convolves(images, nn.Conv2d(1, 4, 3, padding=1))  # it has a bias
+    assert not fused.convolves(maps, nn.Conv2d(3, 4, 3, padding=1, bias=False))
+    wanted = torch.zeros(2, 1, 28, 28, requires_grad=True)
+    assert not fused.convolves(wanted, nn.Conv2d(1, 4, 3, padding=1, bias=False))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_not_a_number_is_not_hidden(dtype: torch.dtype) -> None:
+    x = torch.full((2, 4, 6, 6), torch.nan, dtype=dtype)
+    assert fused.pool_norm_relu(x, nn.BatchNorm2d(4), pool=True).isnan().all()
+
+
+def test_it_keeps_to_what_it_was_compiled_for() -> None:
+    norm = nn.BatchNorm2d(4)
+    assert not fused.usable(torch.zeros(1, 4, 2, 2, dtype=torch.float64), norm)
+    assert not fused.usable(torch.zeros(1, 4, 2, 2, device="meta"), norm)
+    without = nn.BatchNorm2d(4, track_running_stats=False)
+    assert not fused.usable(torch.zeros(1, 4, 2, 2), without)
+
+
+@needs_compiler
+def test_evaluation_is_torchs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = CompactCNN([{"channels": 4, "pool": "after_conv"}]).eval()
+    monkeypatch.setattr(fused, "pool_norm_relu", None)
+    network(torch.zeros(1, 1, 28, 28))
+    with pytest.raises(TypeError):
+        network.train()(torch.zeros(2, 1, 28, 28))
+
+
+@pytest.mark.parametrize("compiler", ["false", "there-is-no-such-compiler"])
+def test_without_a_compiler_torch_does_it(compiler: str, tmp_path: Path) -> None:
+    code = """if True:
+        import torch
+        from mnist_lit.network import fused
+        from mnist_lit.network.compact import CompactCNN
+        network = CompactCNN([{"channels": 4, "pool": "after_conv"}])
+        network(torch.rand(2, 1, 28, 28)).sum().backward()
+        assert fused.library(4) is None
+    """
+    cache = tmp_path / "cache"
+    environment = {"CC": compiler, "XDG_CACHE_HOME": str(cache), "PATH": "/usr/bin:/bin"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert not list(cache.glob("mnist-lit/*")), "nothing half-made is left"

@@ -1,0 +1,84 @@
+"""Every recipe of ``docs/extend.md``, run as it stands there."""
+
+import json
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_lit import cli
+from mnist_lit.training import hydra
+from tests.conftest import PROJECT, write_idx
+
+PAGE = (PROJECT / "docs" / "extend.md").read_text(encoding="utf-8")
+RECIPES = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
+# Two epochs of a few batches: what a recipe says must run, not learn.
+QUICK = (
+    *("trainer.max_epochs=2", "trainer.limit_train_batches=4", "trainer.limit_val_batches=1"),
+    *("trainer.accelerator=cpu", "requirements.enforce=false", "callbacks.progress=null"),
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a checkout is, with a data set of one's own."""
+    shutil.copytree(PROJECT / "conf", tmp_path / "conf")
+    write_idx(tmp_path / "fashion", classes=7, side=28)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    return tmp_path
+
+
+def parts(recipe: str) -> Iterator[tuple[str | None, str, str]]:
+    """Yield the blocks of a recipe: the name of the file if it is one, the language, the text."""
+    for found in re.finditer(r"(?:^`(\S+)`\n)?^```(\w+)\n(.*?)^```", recipe, re.M | re.S):
+        yield found[1], found[2], found[3]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_as_it_stands(name: str, place: Path) -> None:
+    done = 0
+    for file, language, text in parts(RECIPES[name]):
+        if file is not None:
+            path = place / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        elif language == "python":
+            exec(text, {"__name__": "__main__"})
+            done += 1
+        else:
+            for line in text.splitlines():
+                done += 1
+                run(line, place / f"run{done}", place / f"run{done - 1}")
+    assert done
+
+
+def run(line: str, run_dir: Path, before: Path) -> None:
+    """Run a line of the page; ``RUN`` is the folder of the run before."""
+    program, *arguments = shlex.split(line)
+    if program == "python":
+        assert arguments[0] == "train.py"
+        hydra.main(Path("conf"), [*QUICK, f"hydra.run.dir={run_dir}", *arguments[1:]])
+        report = json.loads((run_dir / "report.json").read_text())
+        assert report["epochs"] >= 1
+        assert np.isfinite(report["test_loss"])
+        return
+    assert program == "mnist-lit"
+    cli.main([argument.replace("RUN", str(before)) for argument in arguments])
+    # A second command is of the same run.
+    before.rename(run_dir)
+
+
+def test_the_largest_recipe_needs_twelve_lines_and_touches_no_file_of_ours() -> None:
+    for recipe in RECIPES.values():
+        for file, _, text in parts(recipe):
+            if file is not None:
+                lines = [line for line in text.splitlines() if line.strip()]
+                assert len(lines) <= 12, file
+                assert not (PROJECT / file).exists(), file

@@ -1,0 +1,386 @@
+import json
+import shutil
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mnist_lit import MNISTDataModule
+from mnist_lit.config.check import parse
+from mnist_lit.errors import CheckpointError, ConfigError, RequirementsError
+from mnist_lit.training.callbacks.history import RecordHistory
+from mnist_lit.training.classifier import LitClassifier, decay_weights_only
+from mnist_lit.training.run import (
+    build_callbacks,
+    build_classifier,
+    build_data,
+    build_loggers,
+    build_trainer,
+    quiet_lightning,
+    train,
+)
+from tests.conftest import PROJECT
+
+Make = Callable[..., DictConfig]
+
+
+def choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (PROJECT / "conf" / group).glob("*.yaml"))
+
+
+def weights(checkpoint: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
+    return state
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+@pytest.mark.parametrize("scheduler", choices("scheduler"))
+@pytest.mark.parametrize("optimizer", choices("optimizer"))
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_combination_trains(
+    tiny: Make, tmp_path: Path, model: str, optimizer: str, scheduler: str
+) -> None:
+    config = parse(tiny(f"model={model}", f"optimizer={optimizer}", f"scheduler={scheduler}"))
+    torch.manual_seed(0)
+    classifier = build_classifier(config)
+    before = [p.detach().clone() for p in classifier.parameters()]
+    record = RecordHistory()
+    with quiet_lightning():
+        trainer = build_trainer(config, tmp_path, [record])
+        trainer.fit(classifier, build_data(config))
+    assert trainer.global_step == 10
+    assert all(torch.isfinite(p).all() for p in classifier.parameters())
+    assert all(
+        not torch.equal(p, old) for p, old in zip(classifier.parameters(), before, strict=True)
+    )
+    rates = record.history.learning_rates
+    if scheduler in ("onecycle", "cosine"):
+        assert rates[-1] < 0.15 * max(rates)
+        assert max(rates) == pytest.approx(config.optimizer["lr"], rel=0.05)
+    else:
+        assert rates == [config.optimizer["lr"]] * 10
+
+
+def test_step_divides_the_rate_by_epoch(tiny: Make) -> None:
+    cfg = tiny(
+        *("scheduler=step", "scheduler.build.step_size=1", "optimizer.lr=0.5"),
+        "trainer.max_epochs=3",
+    )
+    report = train(cfg)
+    state = torch.load(report.run_dir / "checkpoints/last.ckpt", weights_only=True)
+    rates = [row["learning_rate"] for row in state["callbacks"]["History"]["epochs"]]
+    assert rates == pytest.approx([0.5, 0.05, 0.005])
+
+
+def test_plateau_divides_the_rate_when_the_loss_stops_falling(tiny: Make) -> None:
+    cfg = tiny(
+        "scheduler=plateau",
+        "optimizer.lr=0.5",
+        "scheduler.build.patience=0",
+        "scheduler.build.threshold=1e6",
+        "trainer.max_epochs=3",
+    )
+    state = torch.load(train(cfg).run_dir / "checkpoints/last.ckpt", weights_only=True)
+    rates = [row["learning_rate"] for row in state["callbacks"]["History"]["epochs"]]
+    assert rates == pytest.approx([0.5, 0.1, 0.02])
+
+
+def test_a_training_too_short_for_its_scheduler_is_refused(tiny: Make) -> None:
+    with pytest.raises(ConfigError, match="training of 5 steps"):
+        train(tiny("scheduler=onecycle", "trainer.max_epochs=1"))
+
+
+def test_it_learns(tiny: Make) -> None:
+    """2,000 images for a few seconds; fails if learning is broken anywhere."""
+    cfg = tiny(
+        "data.train_size=2000",
+        "data.batch_size=50",
+        "optimizer.lr=0.1",
+        "trainer.max_epochs=6",
+        "trainer.limit_val_batches=null",
+    )
+    result = train(cfg)
+    assert result.report.last_val_accuracy > 0.9
+    assert result.report.test_total == 10_000
+
+
+def test_weights_decay_and_biases_and_norms_do_not(tiny: Make) -> None:
+    network = build_classifier(parse(tiny("model=optimized"))).network
+    decayed, spared = decay_weights_only(network)
+    assert [p.ndim for p in decayed["params"]] == [4, 4, 4, 4, 4, 2]
+    assert spared["weight_decay"] == 0
+    assert sum(p.numel() for g in (decayed, spared) for p in g["params"]) == 7_034
+
+
+@pytest.mark.parametrize("callbacks", ["none", "default"])
+def test_a_seed_fixes_everything(tiny: Make, callbacks: str) -> None:
+    one = train(tiny(f"callbacks={callbacks}", "seed=3", run_dir="one"))
+    same = train(tiny(f"callbacks={callbacks}", "seed=3", run_dir="same"))
+    other = train(tiny(f"callbacks={callbacks}", "seed=4", run_dir="other"))
+    last = Path("checkpoints/last.ckpt")
+    assert_same_weights(one.run_dir / last, same.run_dir / last)
+    with pytest.raises(AssertionError):
+        assert_same_weights(one.run_dir / last, other.run_dir / last)
+
+
+class CopyAfter(pl.Callback):
+    """Keeps what is on disk after an epoch, as a run killed then would have left it."""
+
+    def __init__(self, epoch: int, folder: Path) -> None:
+        self.epoch, self.folder = epoch, folder
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            shutil.copytree(Path(trainer.default_root_dir) / "checkpoints", self.folder)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *([f"scheduler={name}"] for name in choices("scheduler")),
+        ["callbacks=default", "model=optimized", "optimizer=adamw"],
+        ["scheduler=plateau", "scheduler.build.patience=0", "scheduler.build.threshold=1e6"],
+    ],
+    ids=" ".join,
+)
+def test_resuming_equals_not_having_stopped(
+    tiny: Make, tmp_path: Path, overrides: list[str]
+) -> None:
+    overrides = [*overrides, "trainer.max_epochs=4"]
+    killed = tmp_path / "killed"
+    copy = {"_target_": "tests.training.test_training.CopyAfter", "epoch": 2, "folder": str(killed)}
+    cfg = tiny(*overrides, run_dir="whole")
+    cfg.callbacks = {**cfg.callbacks, "copy": copy}
+    whole = train(cfg)
+    resumed = train(tiny(*overrides, f"ckpt_path={killed / 'last.ckpt'}", run_dir="resumed"))
+    for name in ("last.ckpt", "best.ckpt"):
+        assert_same_weights(
+            whole.run_dir / "checkpoints" / name, resumed.run_dir / "checkpoints" / name
+        )
+    same = ("best_epoch", "best_val_accuracy", "last_val_loss", "test_correct", "epochs")
+    for key in same:
+        assert getattr(whole.report, key) == getattr(resumed.report, key), key
+
+
+def test_what_cannot_be_resumed_is_said_in_one_line(tiny: Make, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not there; give the path"):
+        train(tiny(f"ckpt_path={tmp_path}/gone/last.ckpt"))
+    other = train(tiny("model=optimized", run_dir="other"))
+    last = other.run_dir / "checkpoints/last.ckpt"
+    with pytest.raises(CheckpointError, match="is of another network"):
+        train(tiny(f"ckpt_path={last}"))
+    with pytest.raises(CheckpointError, match="is of another optimizer"):
+        train(tiny("model=optimized", "optimizer=adamw", f"ckpt_path={last}"))
+    longer = ("model=optimized", "trainer.max_epochs=3", f"ckpt_path={last}")
+    with pytest.raises(CheckpointError, match="of a training of 10 steps, this one has 15; resume"):
+        train(tiny(*longer, run_dir="longer"))
+    alone = tmp_path / "alone.ckpt"
+    shutil.copyfile(last, alone)
+    with pytest.raises(CheckpointError, match="is not there; a run is resumed"):
+        train(tiny("model=optimized", f"ckpt_path={alone}", run_dir="third"))
+
+
+def test_moving_average_is_what_is_validated_and_kept(tiny: Make) -> None:
+    result = train(
+        tiny("callbacks=default", "callbacks.progress=null", "trainer.limit_val_batches=null")
+    )
+    last = torch.load(result.run_dir / "checkpoints/last.ckpt", weights_only=True)
+    current, average = last["current_model_state"], last["state_dict"]
+    name = "network.linear.weight"
+    assert not torch.equal(current[name], average[name])
+    # Validated on all test images in full precision: the reloaded average must repeat the count.
+    assert result.report.best_val_accuracy == result.report.test_accuracy
+
+
+def test_moving_average_follows_its_formula(tiny: Make, tmp_path: Path) -> None:
+    class Record(pl.Callback):
+        weights: ClassVar[list[Tensor]] = []
+
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+            self.weights.append(pl_module.network.linear.weight.detach().clone())
+
+    config = parse(
+        tiny("callbacks=default", "callbacks.progress=null", "callbacks.average.decay=0.4")
+    )
+    classifier = build_classifier(config)
+    with quiet_lightning():
+        trainer = build_trainer(config, tmp_path, [*build_callbacks(config), Record()])
+        trainer.fit(classifier, build_data(config))
+    average = Record.weights[0]
+    for step, weight in enumerate(Record.weights[1:], start=1):
+        kept = min(0.4, (1 + step) / (10 + step))
+        average = kept * average + (1 - kept) * weight
+    assert len(Record.weights) == 10
+    torch.testing.assert_close(classifier.get_parameter("network.linear.weight"), average)
+    assert all(counter == 10 for name, counter in classifier.named_buffers() if "num_" in name)
+
+
+def test_a_training_step_never_waits_for_the_device(tiny: Make, tmp_path: Path) -> None:
+    """Nothing in an epoch reads a number out of a tensor, which on a GPU would stall it."""
+
+    # torch does not type its dispatch modes.
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        reads: ClassVar[list[str]] = []
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+                self.reads.append("".join(traceback.format_stack(limit=12)))
+            return func(*args, **(kwargs or {}))
+
+    class Steps(pl.Callback):
+        watching = ExitStack()
+
+        def on_train_batch_end(
+            self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            # From the end of the first step to that of the last, with the batches between.
+            if batch_idx == 0:
+                # untyped in torch
+                self.watching.enter_context(Watch())  # type: ignore[no-untyped-call]
+            if batch_idx == trainer.num_training_batches - 1:
+                self.watching.close()
+
+    # untyped in torch
+    with Watch():  # type: ignore[no-untyped-call]
+        torch.ones(1).item()
+    assert len(Watch.reads) == 1, "the watch does not see what it is for"
+    Watch.reads.clear()
+    config = parse(tiny("callbacks=default", "logger=default"))
+    with quiet_lightning():
+        trainer = build_trainer(config, tmp_path, [RecordHistory(), *build_callbacks(config)])
+        trainer.loggers = build_loggers(config)
+        # Last, so that what the other callbacks do after a batch is watched.
+        vars(trainer)["callbacks"].append(Steps())
+        trainer.fit(build_classifier(config), build_data(config))
+    assert not Watch.reads, Watch.reads[0]
+
+
+# An option that is off unless asked for; without a compiler it is refused in one line.
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("default")  # torch's compiler has its own
+def test_compiled_training_learns_the_same(tiny: Make) -> None:
+    losses = []
+    for mode in ("null", "reduce-overhead"):
+        options = (f"compile={mode}", "model.dropout=0", "trainer.precision=32-true")
+        config = tiny(*options, "model.blocks=[{channels: 4, pool: after_conv}]", run_dir=mode)
+        train(config)
+        last = torch.load(Path(config.run_dir) / "checkpoints/last.ckpt", weights_only=True)
+        losses.append([row["train_loss"] for row in last["callbacks"]["History"]["epochs"]])
+        assert not any("_orig_mod" in key for key in last["state_dict"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][1] < losses[0][0]
+
+
+def test_best_is_fewest_errors_then_lowest_loss(tiny: Make) -> None:
+    """The checkpoint that Lightning keeps is the epoch that the table calls best."""
+    result = train(tiny("trainer.max_epochs=6", "optimizer.lr=1.5"))
+    state = torch.load(result.run_dir / "checkpoints/best.ckpt", weights_only=True)
+    last = torch.load(result.run_dir / "checkpoints/last.ckpt", weights_only=True)
+    rows = last["callbacks"]["History"]["epochs"]
+    best = min(rows, key=lambda row: (row["val_errors"], row["val_loss"]))
+    assert state["epoch"] + 1 == best["epoch"] == result.report.best_epoch
+
+
+def test_over_budget_is_refused_before_data_is_touched(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_to_read(*_: Any) -> None:
+        raise AssertionError("data was touched")
+
+    monkeypatch.setattr("mnist_lit.data.archives.read", refuse_to_read)
+    cases = {
+        "model.blocks=[{channels: 64},{channels: 64}]": "max_parameters=20000, .* has 38",
+        "trainer.max_epochs=21": "max_epochs=20, but this run has 21",
+        "model.dropout=0": "dropout=True",
+    }
+    for override, message in cases.items():
+        with pytest.raises(RequirementsError, match=message):
+            train(tiny(override, "requirements.enforce=true"))
+
+
+def test_over_budget_trains_when_not_enforced_and_says_so(tiny: Make) -> None:
+    result = train(tiny("requirements.max_parameters=19382"))
+    assert result.report.requirements["max_parameters"] == {
+        "limit": 19382,
+        "value": 19382,
+        "passed": False,
+    }
+    assert not result.passed
+
+
+def test_a_run_leaves_report_figures_and_curves(tiny: Make) -> None:
+    result = train(tiny("logger=default", "optimized_metric=test_accuracy"))
+    report = json.loads((result.run_dir / "report.json").read_text())
+    wanted = (
+        "protocol parameters epochs best_epoch best_val_accuracy last_val_accuracy test_accuracy "
+        "test_correct test_total requirements passed wall_seconds train_images_per_second seed "
+        "device precision versions git_commit"
+    )
+    assert set(wanted.split()) <= set(report)
+    assert report["parameters"] == 19_382
+    assert report["test_correct"] / report["test_total"] == report["test_accuracy"]
+    assert result.objective == report["test_accuracy"]
+    assert set(report["requirements"]) == {
+        "min_val_accuracy",
+        "max_parameters",
+        "max_epochs",
+        "batch_norm",
+        "dropout",
+        "fully_connected",
+    }
+    markdown = (result.run_dir / "report.md").read_text()
+    for line in (
+        f"Final Evaluation (Best model from epoch {report['best_epoch']}):",
+        "REQUIREMENTS CHECK:",
+        "✗ Validation Accuracy ≥ 99.4%: FAIL",
+        "✓ Parameters < 20,000: PASS (19,382)",
+        "✓ Epochs ≤ 20: PASS (2)",
+        "✓ Uses Batch Normalization: PASS",
+        "✓ Uses Dropout: PASS",
+        "✓ Uses Fully Connected Layer: PASS",
+    ):
+        assert line in markdown
+    curves = (result.run_dir / "metrics.csv").read_text().splitlines()
+    assert {"lr", "train/loss", "val/loss", "val/accuracy"} <= set(curves[0].split(","))
+    accuracy = curves[0].split(",").index("val/accuracy")
+    assert sum(bool(line.split(",")[accuracy]) for line in curves[1:]) == 2
+    assert list((result.run_dir / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_checkpoint_is_plain_data(tiny: Make) -> None:
+    result = train(tiny())
+    for name in ("best.ckpt", "last.ckpt"):
+        state = torch.load(result.run_dir / "checkpoints" / name, weights_only=True)
+        json.dumps(state["hyper_parameters"])
+
+
+def test_reloading_gives_the_same_count(tiny: Make) -> None:
+    from mnist_lit.evaluation.evaluate import evaluate
+
+    result = train(tiny("trainer.precision=bf16-mixed"))
+    classifier = LitClassifier.load_from_checkpoint(result.run_dir / "checkpoints/best.ckpt")
+    assert not classifier.training
+    data = MNISTDataModule()
+    for batch_size in (1000, 777):
+        evaluation = evaluate(classifier.network, data.images("test"), batch_size=batch_size)
+        assert evaluation.correct == result.report.test_correct
+    outcome = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    ).test(classifier, data, verbose=False)
+    assert outcome[0]["test/accuracy"] == pytest.approx(result.report.test_accuracy, abs=1e-6)
