@@ -64,8 +64,13 @@ from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.network import fused
 from mnist_lit.network.blocks import IMAGE_SIZE, Block
 from mnist_lit.network.compact import CompactCNN
+from mnist_lit.training.build import (
+    build_callbacks,
+    build_classifier,
+    build_trainer,
+    quiet_lightning,
+)
 from mnist_lit.training.classifier import decay_weights_only
-from mnist_lit.training.run import build_callbacks, build_classifier, build_trainer, quiet_lightning
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "throughput.json"

@@ -122,7 +122,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     device = pick_device(options.device)
     trained = pretrained.load(options.model, trust=options.trust)
-    images = split(reopen(trained.facts, options.data_root, options.trust), options.split)
+    data = reopen(trained.facts, options.data_root, options.trust)
+    images = split(data, options.split, trained.facts)
     result = evaluate(trained.network, images, trained.facts, options.batch_size, device)
     if options.json:
         print(

@@ -13,7 +13,7 @@ from mnist_lit import compose
 from mnist_lit.config.check import parse
 from mnist_lit.config.lines import INSTEAD
 from mnist_lit.errors import ConfigError
-from mnist_lit.training.run import prepare
+from mnist_lit.training.build import prepare
 from tests.conftest import PROJECT
 
 GROUPS = ("model", "optimizer", "scheduler", "loss", "metrics", "augmentation", "trainer")

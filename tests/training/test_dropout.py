@@ -11,8 +11,8 @@ from torch import nn
 from mnist_lit import MNISTDataModule
 from mnist_lit.config.check import parse
 from mnist_lit.errors import ConfigError
+from mnist_lit.training.build import build_classifier, build_trainer, quiet_lightning
 from mnist_lit.training.callbacks.dropout import EarlyDropout
-from mnist_lit.training.run import build_classifier, build_trainer, quiet_lightning
 
 
 def probabilities(module: nn.Module) -> list[float]:

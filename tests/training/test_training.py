@@ -16,17 +16,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mnist_lit import MNISTDataModule
 from mnist_lit.config.check import parse
 from mnist_lit.errors import CheckpointError, ConfigError, RequirementsError
-from mnist_lit.training.callbacks.history import RecordHistory
-from mnist_lit.training.classifier import LitClassifier, decay_weights_only
-from mnist_lit.training.run import (
+from mnist_lit.training.build import (
     build_callbacks,
     build_classifier,
     build_data,
     build_loggers,
     build_trainer,
     quiet_lightning,
-    train,
 )
+from mnist_lit.training.callbacks.history import RecordHistory
+from mnist_lit.training.classifier import LitClassifier, decay_weights_only
+from mnist_lit.training.run import train
 from tests.conftest import PROJECT
 
 Make = Callable[..., DictConfig]

@@ -74,13 +74,14 @@ class IdxDataModule(pl.LightningDataModule):
         Raises:
             DataError: A file is missing, damaged, or does not fit the others.
         """
-        train = self._read("train")
+        train, test = self._read("train"), self._read("test")
         found = int(train.labels.max()) + 1
         classes = tuple(map(str, self.classes or range(found)))
-        if found > len(classes):
+        highest = max(found - 1, int(test.labels.max()))
+        if highest >= len(classes):
             raise DataError(
-                f"data.classes={list(classes)}: {len(classes)} names, but labels in {self._folder} "
-                f"go up to {found - 1}"
+                f"{self._folder}: labels go up to {highest}, and there are {len(classes)} classes "
+                f"({'data.classes' if self.classes else 'of the training images'})"
             )
         pixels = train.images.float() / 255
         return self._of_this_run(
@@ -94,7 +95,7 @@ class IdxDataModule(pl.LightningDataModule):
                 source={"_target_": IDX, "classes": list(classes), "centred": self.centred},
             ),
             train=len(train),
-            test=len(self._read("test")),
+            test=len(test),
         )
 
     def _of_this_run(self, facts: Facts, train: int, test: int) -> Facts:

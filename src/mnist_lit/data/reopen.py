@@ -35,14 +35,25 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
     return build({**source, **({"root": str(root)} if root is not None else {})}, "data")
 
 
-def split(data: Any, name: Split) -> Images:
+def split(data: Any, name: Split, facts: Facts) -> Images:
     """Return the training, held-out or test images of a data module.
 
     Of one that is not of this project these are what its loaders give.
+
+    Raises:
+        DataError: They are missing or damaged, or not such images as the facts say.
     """
     if isinstance(data, IdxDataModule):
-        return data.images(name)
-    data.prepare_data()
-    data.setup("fit" if name != "test" else "test")
-    loaders = {"train": data.train_dataloader, "holdout": data.val_dataloader}
-    return collect(loaders.get(name, data.test_dataloader)())
+        images = data.images(name)
+    else:
+        data.prepare_data()
+        data.setup("test" if name == "test" else "fit")
+        loaders = {"train": data.train_dataloader, "holdout": data.val_dataloader}
+        images = collect(loaders.get(name, data.test_dataloader)())
+    side, classes = images.images.shape[-1], int(images.labels.max()) + 1
+    if side != facts.side or classes > len(facts.classes):
+        raise DataError(
+            f"{facts.name}: {facts.side} pixels a side and {len(facts.classes)} classes were "
+            f"trained on; these images have {side} pixels and {classes} classes"
+        )
+    return images

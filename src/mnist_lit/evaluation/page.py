@@ -91,7 +91,7 @@ def page(
                 f"{subject.name}: trained on {other.name}, {subjects[0].name} on {facts.name}; "
                 "only networks for the same images can be compared"
             )
-    test = split(reopen(facts, data_root, trust), "test")
+    test = split(reopen(facts, data_root, trust), "test", facts)
     evaluations = [evaluate(s.trained.network, test, s.trained.facts) for s in subjects]
     right = [e.predictions == e.labels for e in evaluations]
     environment = Environment(

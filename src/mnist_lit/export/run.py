@@ -79,13 +79,13 @@ def export(
     # The exporters warn of weights in another order than the usual.
     network = copy.deepcopy(trained.network).to(memory_format=torch.contiguous_format).eval()
     data = reopen(facts, data_root, trust)
-    test = split(data, "test")
+    test = split(data, "test", facts)
     batches = torch.split(test.images, 1000)
     wanted = torch.cat([classify(network, x, facts) for x in batches]).numpy()
     labels = test.labels.numpy()
     source = Source(
         *(network, facts, int((wanted.argmax(1) == labels).sum()), len(labels)),
-        calibration=lambda: split(data, "train").images[:CALIBRATION],
+        calibration=lambda: split(data, "train", facts).images[:CALIBRATION],
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

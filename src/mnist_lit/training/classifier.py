@@ -20,6 +20,7 @@ from mnist_lit.errors import CheckpointError, ConfigError, DataError, reason
 from mnist_lit.facts import MNIST, Facts
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+NEVER = 2**31  # epochs
 
 
 class LitClassifier(pl.LightningModule):
@@ -217,6 +218,8 @@ class LitClassifier(pl.LightningModule):
                 "scheduler": scheduler,
                 "interval": self.interval,
                 "monitor": "val/loss",
+                # One that waits for the loss is stepped here, after validation; by Lightning never.
+                "frequency": NEVER if isinstance(scheduler, ReduceLROnPlateau) else 1,
             },
         }
 
@@ -273,11 +276,6 @@ class LitClassifier(pl.LightningModule):
     def _schedule_length(self) -> int | float | None:
         trainer = self.trainer
         return trainer.estimated_stepping_batches if self.interval == "step" else trainer.max_epochs
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step the scheduler, unless it is one that :meth:`on_train_epoch_end` has stepped."""
-        if not isinstance(scheduler, ReduceLROnPlateau):
-            super().lr_scheduler_step(scheduler, metric)
 
     def _step_plateau(self) -> None:
         # Lightning would do so only after the epoch's checkpoint has been written, and a run

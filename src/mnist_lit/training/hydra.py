@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -116,7 +117,7 @@ def _check(config: DictConfig) -> None:
         )
     if "torch" not in sys.modules and "LOCAL_RANK" not in os.environ:
         print("loading PyTorch …", flush=True)
-    from mnist_lit.training.run import prepare
+    from mnist_lit.training.build import prepare
 
     prepare(parsed)
 
@@ -137,11 +138,12 @@ def _on_mnist(value: Any, *, _root_: DictConfig) -> Any:
     return value if OmegaConf.select(_root_, "data._target_") == MNIST else None
 
 
-def _shared_dir(*, _root_: DictConfig) -> str:
-    """Return the folder of the sweep or, of a single run, its own."""
+def _shared_dir(form: str = "path", *, _root_: DictConfig) -> str:
+    """Return the folder of the sweep or, of a single run, its own; quoted where form is `url`."""
+    folder = str(_root_.run_dir)
     if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
-        return str(Path(HydraConfig.get().sweep.dir).resolve())
-    return str(_root_.run_dir)
+        folder = str(Path(HydraConfig.get().sweep.dir).resolve())
+    return quote(folder) if form == "url" else folder
 
 
 def _register() -> None:

@@ -1,0 +1,340 @@
+"""From a config to the objects of a run: the one place where they are made, and checked."""
+
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core.imports import RequirementCache
+from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import nn
+from torchmetrics import Metric
+
+from mnist_lit import devices
+from mnist_lit.checkpoints.pretrained import checkpoint_of
+from mnist_lit.checkpoints.read import read, read_file, weights
+from mnist_lit.config.schema import Config
+from mnist_lit.data.idx import IdxDataModule
+from mnist_lit.errors import CheckpointError, ConfigError, TrustError, missing, reason
+from mnist_lit.evaluation.requirements import Check, check_before, refuse
+from mnist_lit.facts import MNIST, Facts
+from mnist_lit.targets import build, check, find, parameters
+from mnist_lit.training.callbacks.history import RecordHistory
+from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
+from mnist_lit.training.classifier import LitClassifier, decay_weights_only
+
+SOME = 1000  # steps of an epoch, where their number is not known before the images are read
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+        data: Gives the batches.
+        facts: Of the images.
+        classifier: The network with all that trains it.
+        record: Keeps the epoch table.
+        best: Keeps the best epoch.
+        trainer: Has all callbacks, and no loggers yet.
+        checks: The requirements that are known before training.
+        notes: What is to be said when the run starts.
+    """
+
+    data: pl.LightningDataModule
+    facts: Facts
+    classifier: LitClassifier
+    record: RecordHistory
+    best: BestCheckpoint
+    trainer: pl.Trainer
+    checks: list[Check]
+    notes: list[str]
+
+
+def prepare(config: Config) -> Parts:
+    """Make everything that a run is made of, but the loggers, and check that it can be run.
+
+    Neither GPU nor a folder is touched, nor images, but those whose facts have to be read off them.
+    The weights are drawn from the config's seed.
+
+    Raises:
+        ConfigError: Something cannot be built.
+        RequirementsError: It is over budget, and ``requirements.enforce`` is true.
+        CheckpointError: ``ckpt_path`` or ``init_from`` is not a checkpoint that fits.
+        DataError: The images whose facts are needed cannot be read.
+    """
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    check_loggers(config)
+    data = build_data(config)
+    facts = facts_of(config, data)
+    classifier = build_classifier(config, facts)
+    classifier.build_optimizer(_length(config, data))
+    checks = check_before(classifier.network, config.trainer.max_epochs, config.requirements)
+    if config.requirements.enforce:
+        refuse(checks)
+    if config.ckpt_path is not None:
+        _check_resumable(Path(config.ckpt_path), classifier)
+    notes = []
+    if config.init_from is not None:
+        notes.append(start_from(config.init_from, classifier.network))
+    run_dir = Path(config.run_dir).resolve()
+    record = RecordHistory()
+    best = BestCheckpoint(run_dir / "checkpoints", resumed_from=config.ckpt_path)
+    kept = [record, best, LastCheckpoint(run_dir / "checkpoints")]
+    with quiet_lightning():
+        trainer = build_trainer(config, run_dir, [*kept, *build_callbacks(config)], data)
+    return Parts(data, facts, classifier, record, best, trainer, checks, notes)
+
+
+def build_data(config: Config) -> pl.LightningDataModule:
+    """Make the data module; no file is read yet.
+
+    Raises:
+        ConfigError: It is no LightningDataModule, or lacks a loader.
+    """
+    data = build(config.data, "data", also={"seed": config.seed})
+    _expect(data, pl.LightningDataModule, "data", config.data)
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        if not is_overridden(name, data, pl.LightningDataModule):
+            target = config.data["_target_"]
+            raise ConfigError(f"data={target}: it has no {name}; a run trains, validates and tests")
+    return cast(pl.LightningDataModule, data)
+
+
+def facts_of(config: Config, data: pl.LightningDataModule) -> Facts:
+    """Return the facts of a data module, with what its images come from.
+
+    Raises:
+        ConfigError: It has none, or too few images for what is asked.
+    """
+    if isinstance(data, IdxDataModule):
+        data.check()
+    facts = getattr(data, "facts", None)
+    if not isinstance(facts, Facts):
+        raise ConfigError(
+            f"data={config.data['_target_']}: it needs an attribute `facts`, a mnist_lit.Facts "
+            "that says name, classes, side, mean and std"
+        )
+    source = facts.source or {key: v for key, v in config.data.items() if key != "root"}
+    return replace(facts, source=source)
+
+
+def _length(config: Config, data: pl.LightningDataModule) -> int:
+    """Return how long the training is in the scheduler's units, in one process."""
+    options = config.trainer.model_dump()
+    if config.scheduler.interval == "epoch":
+        return config.trainer.max_epochs
+    batches = data.steps if isinstance(data, IdxDataModule) else SOME
+    limit = options.get("limit_train_batches")
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return -(-batches // options.get("accumulate_grad_batches", 1)) * config.trainer.max_epochs
+
+
+def build_classifier(config: Config, facts: Facts = MNIST) -> LitClassifier:
+    """Make the network with its optimizer and scheduler, weights drawn from the global seed."""
+    model = {key: value for key, value in config.model.items() if key != "name"}
+    named, _ = parameters(find(model["_target_"], "model"))
+    known = {"classes": len(facts.classes), "side": facts.side}
+    schedule = ("optimizer", "total_steps", "T_max", "max_lr")
+    loss = build(config.loss, "loss")
+    if not callable(loss):
+        raise ConfigError(f"loss={config.loss['_target_']}: it cannot be called")
+    return LitClassifier(
+        {**{key: value for key, value in known.items() if key in named}, **model},
+        facts,
+        optimizer=build(config.optimizer, "optimizer", given=("params",)),
+        scheduler=build(config.scheduler.build, "scheduler.build", given=schedule),
+        interval=config.scheduler.interval,
+        loss=loss,
+        metrics=build_metrics(config, facts),
+        augmentations=[build(node, "augmentation") for node in config.augmentation],
+        seed=config.seed,
+        compile_mode=config.compile,
+    )
+
+
+def build_metrics(config: Config, facts: Facts) -> dict[str, Metric]:
+    """Make the configured metrics, and see that each gives one number.
+
+    Raises:
+        ConfigError: One is no metric of this kind.
+    """
+    metrics = {}
+    for name, node in config.metrics.items():
+        path, classes = f"metrics.{name}", len(facts.classes)
+        metric = build(node, path, also={"num_classes": classes})
+        _expect(metric, Metric, path, node)
+        try:
+            metric.update(torch.eye(classes), torch.arange(classes))
+            float(metric.compute())
+        except Exception as error:  # torchmetrics raises many kinds
+            raise ConfigError(
+                f"{path}={node['_target_']}: it does not give one number for probabilities and "
+                f"labels: {reason(error)}"
+            ) from None
+        metric.reset()
+        metrics[name] = metric
+    return metrics
+
+
+def build_callbacks(config: Config) -> list[Callback]:
+    """Make the configured callbacks."""
+    callbacks = []
+    for name, node in config.callbacks.items():
+        callbacks.append(build(node, f"callbacks.{name}"))
+        _expect(callbacks[-1], Callback, f"callbacks.{name}", node)
+    return callbacks
+
+
+def check_loggers(config: Config) -> None:
+    """Hold the loggers against their signatures and look for their packages.
+
+    They are not built yet: several open files or connections then.
+
+    Raises:
+        ConfigError: One does not take its arguments, or lacks its package.
+    """
+    for name, node in config.logger.items():
+        target = check(node, f"logger.{name}")
+        if not (isinstance(target, type) and issubclass(target, Logger)):
+            raise ConfigError(f"logger.{name}={node['_target_']}: a Lightning logger is expected")
+        # Lightning's own modules say so what they need.
+        for requirement in vars(sys.modules[target.__module__]).values():
+            if isinstance(requirement, RequirementCache) and not requirement:
+                package = re.split("[<>=!~ ]", str(requirement.requirement))[0]
+                raise ConfigError(f"logger.{name}: {missing(package, name)}")
+
+
+def build_loggers(config: Config) -> list[Logger]:
+    """Make the configured loggers, which may open files and connections."""
+    return [build(node, f"logger.{name}") for name, node in config.logger.items()]
+
+
+def build_trainer(
+    config: Config,
+    run_dir: Path,
+    callbacks: Sequence[Callback],
+    data: pl.LightningDataModule | None = None,
+) -> pl.Trainer:
+    """Make Lightning's trainer, without loggers.
+
+    Raises:
+        ConfigError: Lightning does not take its arguments.
+    """
+    options = config.trainer.model_dump()
+    check({"_target_": "pytorch_lightning.Trainer", **options}, "trainer")
+    options["precision"] = devices.pick_precision(config.trainer.precision, options["accelerator"])
+    try:
+        return pl.Trainer(
+            **options,
+            callbacks=list(callbacks),
+            logger=False,
+            default_root_dir=run_dir,
+            enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=0,  # what is logged is logged once an epoch
+            # Ours share the images out themselves.
+            use_distributed_sampler=not isinstance(data, IdxDataModule | None),
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        words = " ".join(str(error).split())
+        raise ConfigError(f"trainer={options}: Lightning refuses it: {words}") from None
+
+
+def start_from(model: str, network: nn.Module) -> str:
+    """Copy into a network what a trained one has of the same name and shape; returns a line on it.
+
+    Args:
+        model: A name of the package, or the path of a checkpoint.
+        network: Gets the weights.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or nothing of it fits.
+    """
+    try:
+        theirs = weights(read_file(checkpoint_of(model)))
+    except KeyError:
+        raise CheckpointError(f"init_from={model}: not a checkpoint of this project") from None
+    ours = network.state_dict()
+    fitting = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
+    if not fitting:
+        raise CheckpointError(f"init_from={model}: nothing of it fits this network")
+    network.load_state_dict(fitting, strict=False)
+    left = [
+        f"{name} ({'×'.join(map(str, theirs[name].shape))}, here {'×'.join(map(str, v.shape))})"
+        if name in theirs
+        else f"{name} (not there)"
+        for name, v in ours.items()
+        if name not in fitting
+    ]
+    line = f"init_from={model}: {len(fitting)} of {len(ours)} tensors taken"
+    return f"{line}; left as drawn: {', '.join(left)}" if left else line
+
+
+def _check_resumable(checkpoint: Path, classifier: LitClassifier) -> None:
+    description, facts = classifier.hparams["network"], classifier.facts
+    try:
+        saved = read(checkpoint, trust=[str(description.get("_target_"))])
+    except TrustError:
+        saved = None  # of another class, which need not be imported to say so
+    assert classifier.optimizer is not None
+    optimizer = classifier.optimizer(decay_weights_only(classifier.network))
+    states = read_file(checkpoint).get("optimizer_states", [])
+    same = {
+        "network": saved is not None and saved.network.description == description,
+        "data set": saved is not None
+        and (saved.facts.classes, saved.facts.side) == (facts.classes, facts.side),
+        "optimizer": bool(states)
+        and all(
+            set(group) <= set(before)
+            for group, before in zip(optimizer.param_groups, states[0]["param_groups"], strict=True)
+        ),
+    }
+    for what, is_same in same.items():
+        if not is_same:
+            raise CheckpointError(
+                f"ckpt_path={checkpoint} is of another {what} than this config's; "
+                "resume it with the options that it was trained with"
+            )
+
+
+def _expect(built: Any, kind: type, path: str, node: Mapping[str, Any]) -> None:
+    if not isinstance(built, kind):
+        raise ConfigError(f"{path}={node['_target_']}: a {kind.__name__} is expected")
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep from the console what a normal run need not say."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # hardware found and not found, tips
+    with warnings.catch_warnings():
+        # Batches are slices of tensors in memory: worker processes would only copy them about.
+        warnings.filterwarnings("ignore", ".*does not have many workers")
+        # Batches are augmented and normalised by the module, for any data module.
+        warnings.filterwarnings("ignore", ".*overridden `on_after_batch_transfer` in `LightningM")
+        # The run's folder holds Hydra's files before the CSV logger comes.
+        warnings.filterwarnings("ignore", ".*Experiment logs directory .* exists")
+        # The folder of a resumed run holds the best checkpoint so far.
+        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
+        # A resumed run writes to a folder of its own; its best epoch so far is carried over.
+        warnings.filterwarnings("ignore", ".*The dirpath has changed from")
+        # Lightning 2.6 on torch 2.15; nothing here uses it.
+        warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

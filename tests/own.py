@@ -1,0 +1,110 @@
+"""Classes of a user's own, as the tests name them in configs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from mnist_lit import Facts
+
+
+class Net(nn.Sequential):
+    """A perceptron without batch norm, dropout or convolutions."""
+
+    def __init__(self, classes: int, side: int, hidden: int = 8) -> None:
+        layers = nn.Linear(side * side, hidden), nn.ReLU(), nn.Linear(hidden, classes)
+        super().__init__(nn.Flatten(), *layers)
+
+
+class Stripes(pl.LightningDataModule):
+    """Two classes of 16×16 images, which each process notes that it has seen."""
+
+    facts = Facts("stripes", classes=("upright", "level"), side=16, mean=0.5, std=0.5)
+
+    def __init__(self, notes: str | None = None, seed: int = -1) -> None:
+        super().__init__()
+        self.notes = notes
+        self.seed = seed
+
+    def loader(self) -> DataLoader[Any]:
+        upright = (torch.arange(16) % 2 * 255).byte().expand(128, 1, 16, 16)
+        images = torch.stack([upright, upright.mT], dim=1).flatten(0, 1)
+        return DataLoader(TensorDataset(images, torch.arange(256) % 2), batch_size=16)
+
+    train_dataloader = val_dataloader = test_dataloader = loader
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        assert self.trainer is not None
+        if self.notes is not None and self.trainer.training:
+            with (Path(self.notes) / f"{self.trainer.global_rank}").open("a") as file:
+                file.write(f"{len(batch[1])}\n")
+        return batch
+
+
+class Floats(Stripes):
+    """Images of a kind that is not expected."""
+
+    def loader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.rand(32, 1, 16, 16), torch.arange(32) % 2), 16)
+
+    train_dataloader = val_dataloader = test_dataloader = loader
+
+
+class NoFacts(Stripes):
+    """A module that says nothing of its images."""
+
+    facts = None  # type: ignore[assignment]
+
+
+class NoTest(pl.LightningDataModule):
+    """A module with nothing to test on."""
+
+    train_dataloader = val_dataloader = Stripes.loader
+
+
+class Add:
+    """Adds a number, noting with what strength it was called."""
+
+    seen: ClassVar[list[tuple[float, float, float]]] = []
+
+    def __init__(self, amount: float) -> None:
+        self.amount = amount
+        self.strength = 1.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.seen.append((self.amount, self.strength, float(images.mean())))
+        return images + self.amount
+
+
+def steady(images: Tensor) -> Tensor:
+    return images
+
+
+def make_steady() -> Callable[[Tensor], Tensor]:
+    return steady
+
+
+class CountRight(pl.Callback):
+    """Counts what the network reads right while it trains, by a hook on the network."""
+
+    right: ClassVar[list[float]] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.logits: list[Tensor] = []
+        hook = pl_module.network.register_forward_hook
+        self.handle = hook(lambda module, given, logits: self.logits.append(logits.detach()))
+        self.labels: list[Tensor] = []
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.labels.append(batch[1])
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.handle.remove()
+        hits = torch.cat(self.logits).argmax(dim=1) == torch.cat(self.labels)
+        self.right.append(float(hits.float().mean()))
