@@ -38,7 +38,7 @@ from tqdm import tqdm
 from mnist_lit import MNISTDataModule, compose
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.config.check import parse
-from mnist_lit.config.lines import errors_as_lines
+from mnist_lit.config.mistakes import errors_as_lines
 from mnist_lit.evaluation.evaluate import evaluate
 
 ROOT = Path(__file__).parents[1]

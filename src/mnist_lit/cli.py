@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_lit import folders
-from mnist_lit.config.lines import errors_as_lines
+from mnist_lit.config.mistakes import errors_as_lines
 from mnist_lit.export.formats import FORMATS
 
 if TYPE_CHECKING:

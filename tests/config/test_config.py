@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from mnist_lit import compose
 from mnist_lit.config.check import parse
-from mnist_lit.config.lines import INSTEAD
+from mnist_lit.config.mistakes import INSTEAD
 from mnist_lit.errors import ConfigError
 from mnist_lit.training.build import prepare
 from tests.conftest import PROJECT

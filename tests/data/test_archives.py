@@ -81,7 +81,7 @@ def test_an_unpacked_file_is_as_good_as_its_archive(root: Path) -> None:
 def test_a_damaged_archive_is_named_with_the_remedy(root: Path, length: int) -> None:
     victim = root / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
     victim.write_bytes(victim.read_bytes()[:length])
-    with pytest.raises(DataError, match=r"leave data.root out") as caught:
+    with pytest.raises(DataError, match="leave the root out") as caught:
         MNISTDataModule(root).images("train")
     message = str(caught.value)
     assert message.startswith(f"{victim} is damaged")
@@ -98,7 +98,9 @@ def test_other_data_in_the_place_of_mnist_is_said(root: Path) -> None:
 
 
 def test_a_folder_without_the_files_is_left_alone(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte.gz is missing; leave data.root"):
+    with pytest.raises(
+        DataError, match=r"t10k-images-idx3-ubyte.gz is missing; restore it"
+    ):
         MNISTDataModule(tmp_path / "typo").images("test")
     assert not list(tmp_path.iterdir())
 

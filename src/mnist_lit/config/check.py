@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from mnist_lit.config.lines import INSTEAD
+from mnist_lit.config.mistakes import INSTEAD
 from mnist_lit.config.schema import BOUNDS, COMPACT, OBJECTIVES, OURS, Config
 from mnist_lit.errors import ConfigError, unknown
 
@@ -27,7 +27,6 @@ def parse(cfg: DictConfig) -> Config:
     plain = _plain(cfg)
     for path, value in _leaves(plain):
         bound = BOUNDS.get(f"{path[0]}.{path[-1]}", BOUNDS.get(str(path[-1])))
-        # Whether nothing, or yes and no, is possible, the types say.
         if bound is not None and value is not None and type(value) is not bool:
             _validated(bound, value, path)
     for group in ("callbacks", "logger", "metrics"):
@@ -54,20 +53,16 @@ def parse(cfg: DictConfig) -> Config:
 def _plain(cfg: DictConfig) -> dict[Any, Any]:
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key}: a value is missing") from None
     except OmegaConfBaseException as error:
-        whole = error.msg if isinstance(error, InterpolationKeyError) else str(error)
-        raise ConfigError(f"{error.full_key}: {str(whole).splitlines()[0]}") from None
+        is_missing = isinstance(error, MissingMandatoryValue)
+        words = "a value is missing" if is_missing else str(error.msg).splitlines()[0]
+        raise ConfigError(f"{error.full_key}: {words}") from None
     assert isinstance(plain, dict)
     return plain
 
 
 def _leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield the path and value of whatever has a name, except of what has names in it.
-
-    A list is a value too: of numbers in a row, or by mistake where one number belongs.
-    """
+    """Yield path and value of all that has a name; a list is a value, and is looked into too."""
     for key, value in enumerate(node) if isinstance(node, list) else node.items():
         if isinstance(key, str) and not isinstance(value, dict):
             yield (*path, key), value
@@ -81,7 +76,7 @@ def _is_off(node: Any) -> bool:
 
 
 def _in_a_row(node: Any) -> Any:
-    """Return the list of what images pass through: the augmentation and what comes after it."""
+    """Return what images pass through: the augmentation and what comes after it."""
     then = node.pop("then", None) or {} if isinstance(node, dict) else {}
     nodes = [node, *(then.values() if isinstance(then, dict) else [then])]
     return [one for one in nodes if not _is_off(one)]
@@ -106,7 +101,6 @@ def _validated(model: Any, value: Any, path: Path = ()) -> Any:
 
 
 def _keys(model: Any, place: Path) -> list[str]:
-    """Return the keys that there are at a place below a model."""
     for name in place:
         if isinstance(name, str):
             annotation = model.model_fields[name].annotation

@@ -1,8 +1,4 @@
-"""What a run may say: the keys of ours with their types, and the bounds of every number.
-
-YAML files hold the values, this file what is allowed. Nothing heavy is imported, so that a mistake
-in a key of ours is reported before torch is loaded.
-"""
+"""What a run may say: the keys of ours with their types, and the bounds of every number."""
 
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, Literal, cast
@@ -18,8 +14,7 @@ MNIST = "mnist_lit.data.mnist.MNISTDataModule"
 IDX = "mnist_lit.data.idx.IdxDataModule"
 OBJECTIVES = ("best_val_accuracy", "last_val_accuracy", "test_accuracy", "best_val_loss")
 
-# Has a `_target_`; its other keys are arguments, which `targets` holds against the signature.
-Node = dict[str, Any]
+Node = dict[str, Any]  # a `_target_` and arguments, which mnist_lit.targets checks
 
 
 class Keys(BaseModel):
@@ -28,18 +23,13 @@ class Keys(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Scheduler(Keys):
-    """How the learning rate moves: a scheduler to build and when to step it."""
-
+class _Scheduler(Keys):
     interval: Literal["step", "epoch"]
     build: Node
 
 
-class Trainer(Keys):
-    """What is passed to :class:`pytorch_lightning.Trainer`, of which any argument may be given."""
-
-    model_config = ConfigDict(extra="allow")
-
+class _Trainer(Keys):
+    model_config = ConfigDict(extra="allow")  # any argument of Lightning's
     accelerator: str
     precision: str
     max_epochs: int
@@ -62,12 +52,12 @@ class Config(Keys):
 
     model: Node
     optimizer: Node
-    scheduler: Scheduler
+    scheduler: _Scheduler
     loss: Node
     metrics: dict[str, Node]
     data: Node
     augmentation: list[Node]
-    trainer: Trainer
+    trainer: _Trainer
     callbacks: dict[str, Node]
     logger: dict[str, Node]
     requirements: Requirements
@@ -79,25 +69,17 @@ class Config(Keys):
     optimized_metric: str
 
 
-# The fields of the dataclass, as keys.
-BlockKeys = create_model(  # type: ignore[call-overload]
-    "BlockKeys",
-    __base__=Keys,
-    **{f.name: (f.type, ... if f.default is MISSING else f.default) for f in fields(Block)},
-)
+_fields = {f.name: (f.type, ... if f.default is MISSING else f.default) for f in fields(Block)}
+_Block = create_model("_Block", __base__=Keys, **_fields)  # type: ignore[call-overload]
 
 
-class Compact(Keys):
-    """A variant of the compact network: its blocks, then the dropout before the linear layer."""
-
+class _Compact(Keys):
     name: str
-    blocks: list[BlockKeys]  # type: ignore[valid-type]  # mypy does not follow create_model
+    blocks: list[_Block]  # type: ignore[valid-type]  # mypy does not follow create_model
     dropout: float
 
 
-class Mnist(Keys):
-    """MNIST, and what picks the best epoch."""
-
+class _Mnist(Keys):
     root: str | None
     validation: Literal["test", "holdout"]
     batch_size: int
@@ -106,9 +88,7 @@ class Mnist(Keys):
     split_seed: int
 
 
-class Idx(Mnist):
-    """A folder of one's own in MNIST's layout."""
-
+class _Idx(_Mnist):
     root: str
     classes: list[str] | None
     name: str | None
@@ -116,7 +96,7 @@ class Idx(Mnist):
 
 
 # The targets whose arguments are keys of ours; a mistake in them is found without torch.
-OURS: dict[str, type[Keys]] = {COMPACT: Compact, MNIST: Mnist, IDX: Idx}
+OURS: dict[str, type[Keys]] = {COMPACT: _Compact, MNIST: _Mnist, IDX: _Idx}
 
 
 def _test(words: str, test: Any) -> AfterValidator:
@@ -128,6 +108,8 @@ def _test(words: str, test: Any) -> AfterValidator:
     return AfterValidator(check)
 
 
+Above0, From0 = Annotated[FiniteFloat, Gt(0)], Annotated[FiniteFloat, Ge(0)]
+Count = Annotated[int, Ge(1), Lt(2**53)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 Odd = Annotated[int, Ge(1), _test("odd", lambda v: v % 2)]
 Batches = Annotated[
@@ -142,21 +124,18 @@ Batches = Annotated[
 BOUNDS = {
     name: TypeAdapter[Any](cast(Any, allowed), config=ConfigDict(strict=True))
     for allowed, names in (
-        (Annotated[FiniteFloat, Gt(0)], "lr max_lr eps gamma div_factor final_div_factor"),
-        (Annotated[FiniteFloat, Gt(0)], "gradient_clip_val"),
-        (Annotated[FiniteFloat, Ge(0)], "weight_decay eta_min threshold min_lr min_delta"),
-        (Annotated[FiniteFloat, Ge(0)], "shear augmentation.gamma"),
-        (Fraction, "momentum base_momentum max_momentum dampening alpha rho decay start"),
-        (Fraction, "dropout scale bend label_smoothing"),
+        (Above0, "lr max_lr eps gamma div_factor final_div_factor gradient_clip_val"),
+        (From0, "weight_decay eta_min threshold min_lr min_delta shear augmentation.gamma"),
+        (Fraction, "momentum base_momentum max_momentum dampening alpha rho decay start dropout"),
+        (Fraction, "scale bend label_smoothing"),
         (list[Fraction], "betas"),
         (Annotated[float, Ge(0), Le(1)], "min_val_accuracy factor start_factor end_factor"),
         (Annotated[float, Gt(0), Lt(1)], "pct_start"),
         (Annotated[float, Gt(0), Le(1)], "end"),
         (Annotated[float, Ge(0), Le(180)], "degrees"),
         (Annotated[float, Ge(0), Le(14)], "translate"),
-        (Annotated[int, Ge(1), Lt(2**53)], "channels repeats batch_size eval_batch_size"),
-        (Annotated[int, Ge(1), Lt(2**53)], "train_size max_epochs max_parameters step_size"),
-        (Annotated[int, Ge(1), Lt(2**53)], "accumulate_grad_batches check_val_every_n_epoch"),
+        (Count, "channels repeats batch_size eval_batch_size train_size max_epochs step_size"),
+        (Count, "max_parameters accumulate_grad_batches check_val_every_n_epoch"),
         (Annotated[int, Ge(0), Lt(2**53)], "patience cooldown total_iters"),
         (Annotated[int, Ge(0), Lt(2**32)], "seed split_seed"),
         (Odd, "kernel"),

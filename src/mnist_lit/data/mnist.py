@@ -62,10 +62,11 @@ class MNISTDataModule(IdxDataModule):
         return folder_of(Path(self.root)).resolve() if self.root else find_mnist()
 
     def _content(self, name: str) -> Tensor:
+        folder = self._folder
         try:
-            return read(self._folder, name, DIGESTS[name])
+            return read(folder, name, DIGESTS[name])
         except DataError as error:
             raise DataError(
-                f"{error}; leave data.root out for MNIST itself, and data of your own in its "
-                "layout is data=idx"
+                f"{error}; restore it, or leave the root out: MNIST itself is then found or "
+                "downloaded (data of your own in its layout is data=idx)"
             ) from None

@@ -41,18 +41,6 @@ class Epoch:
             return float("inf"), float("inf")
         return self.val_errors, self.val_loss
 
-    def line(self, epochs: int) -> str:
-        """Say it in one line; without metrics of one's own it has at most 80 columns."""
-        validated = "not validated"
-        if self.val_loss is not None:
-            metrics = "".join(f"  val {name} {value:.4f}" for name, value in self.metrics.items())
-            accuracy = f"val accuracy {self.val_accuracy:.2%}{metrics}"
-            validated = f"val loss {self.val_loss:.4f}  {accuracy}"
-        return (
-            f"epoch {self.epoch:>2}/{epochs}  loss {self.train_loss:.4f}  {validated}  "
-            f"lr {self.learning_rate:.2g}  {self.seconds:.1f} s"
-        )
-
 
 @dataclass
 class History:

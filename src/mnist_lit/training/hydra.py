@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mnist_lit import folders
-from mnist_lit.config.lines import errors_as_lines, refuse_options
+from mnist_lit.config.mistakes import errors_as_lines, refuse_options
 from mnist_lit.errors import ConfigError
 
 # What is built takes any argument of its signature, without a `+` on the command line; keys of

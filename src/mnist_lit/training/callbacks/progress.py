@@ -7,7 +7,21 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
+from mnist_lit.evaluation.history import Epoch
 from mnist_lit.training.callbacks.history import RecordHistory
+
+
+def say(epoch: Epoch, epochs: int) -> str:
+    """Say an epoch in one line; without metrics of one's own it has at most 80 columns."""
+    validated = "not validated"
+    if epoch.val_loss is not None:
+        metrics = "".join(f"  val {name} {value:.4f}" for name, value in epoch.metrics.items())
+        accuracy = f"val accuracy {epoch.val_accuracy:.2%}{metrics}"
+        validated = f"val loss {epoch.val_loss:.4f}  {accuracy}"
+    return (
+        f"epoch {epoch.epoch:>2}/{epochs}  loss {epoch.train_loss:.4f}  {validated}  "
+        f"lr {epoch.learning_rate:.2g}  {epoch.seconds:.1f} s"
+    )
 
 
 class EpochProgressBar(ProgressBar):
@@ -68,7 +82,7 @@ class EpochProgressBar(ProgressBar):
             # `trainer.callbacks` exists, but Lightning's types do not declare it.
             record = next(c for c in vars(trainer)["callbacks"] if isinstance(c, RecordHistory))
             assert trainer.max_epochs is not None
-            line = record.history.epochs[-1].line(trainer.max_epochs)
+            line = say(record.history.epochs[-1], trainer.max_epochs)
             tqdm.write(line, file=sys.stdout)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

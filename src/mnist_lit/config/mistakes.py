@@ -18,7 +18,6 @@ INSTEAD = {
     name: meant
     for meant, names in {
         "optimizer.lr": "lr learning_rate",
-        "optimizer.momentum": "momentum",
         "optimizer.weight_decay": "weight_decay wd",
         "trainer.max_epochs": "epochs max_epochs trainer.max_steps trainer.min_steps "
         "trainer.min_epochs trainer.max_time",
@@ -48,10 +47,7 @@ INSTEAD = {
 
 @contextmanager
 def errors_as_lines() -> Iterator[None]:
-    """Turn a user's mistake into one line on standard error and exit code 1.
-
-    Any other exception is a defect and keeps its traceback.
-    """
+    """Turn a user's mistake into one line and exit code 1; a defect keeps its traceback."""
     # Hydra prints and exits on its own otherwise, in several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -77,7 +73,6 @@ def refuse_options(arguments: Sequence[str]) -> None:
 
 
 def _explain(error: Exception) -> str:
-    """Say in one line what Hydra or OmegaConf found wrong."""
     text = str(error)
     cause = error.__cause__ or error
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
@@ -86,13 +81,10 @@ def _explain(error: Exception) -> str:
         parent = cause.parent_node
         known = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
         return unknown(cause.full_key, [k for k in known if not k.startswith(("_", "hydra"))])
-    missing = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
-    if missing:
+    if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, choice = missing.groups()
-        options = [line.strip() for line in text.partition("Available options")[2].splitlines()[1:]]
-        known = [option for option in options if option and " " not in option]
-        return unknown(f"{group}={choice}", known, "choice")
-    no_group = re.search(r"Could not override '([^']+)'.\nNo match in the defaults list", text)
-    if no_group:
+        options = text.partition("Available options")[2].partition("\n")[2].partition("Config")[0]
+        return unknown(f"{group}={choice}", options.split(), "choice")
+    if no_group := re.search(r"Could not override '([^']+)'.\nNo match in the defaults list", text):
         return f"{no_group[1]}: no such group or key; python train.py --help lists the groups"
     return " ".join(text.partition("See https")[0].split())
