@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 from omegaconf import DictConfig
 
 from mnist_lit import MNISTDataModule, compose
+from mnist_lit.training import hydra
 
 # Batches this small take longer on two threads than on one; subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -84,14 +86,36 @@ def ordinary_user() -> Iterator[None]:
         os.seteuid(0)
 
 
+Here = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Here:
+    """Do what ``python train.py`` does, in this process, which has loaded torch already."""
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["train.py"])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        capfd.readouterr()
+        code: Any = 0
+        try:
+            hydra.main(PROJECT / "conf", arguments)
+        except SystemExit as stop:
+            code = stop.code
+        words = f"{code}\n" if isinstance(code, str) else ""
+        out, err = capfd.readouterr()
+        returned = 1 if words else code or 0
+        return subprocess.CompletedProcess(arguments, returned, out, err + words)
+
+    return run
+
+
 def run_train(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """Run ``python train.py`` as a user does."""
     return _run(str(PROJECT / "train.py"), *arguments, cwd=cwd)
-
-
-def run_cli(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Run ``python -m mnist_lit`` as a user does."""
-    return _run("-m", "mnist_lit", *arguments, cwd=cwd)
 
 
 def _run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

@@ -3,8 +3,6 @@
 import gzip
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -98,9 +96,7 @@ def test_other_data_in_the_place_of_mnist_is_said(root: Path) -> None:
 
 
 def test_a_folder_without_the_files_is_left_alone(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"t10k-images-idx3-ubyte.gz is missing; restore it"
-    ):
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte.gz is missing; restore it"):
         MNISTDataModule(tmp_path / "typo").images("test")
     assert not list(tmp_path.iterdir())
 
@@ -125,23 +121,3 @@ def test_what_is_in_the_cache_is_found(
     monkeypatch.setattr(folders, "PACKAGE", tmp_path / "site-packages" / "mnist_lit")
     root.rename(tmp_path / "mnist-lit")
     assert len(MNISTDataModule().images("test")) == 10_000
-
-
-def test_processes_that_start_at_once_do_not_trip_over_each_other(root: Path) -> None:
-    code = (
-        "import sys, pathlib; from mnist_lit.data.archives import DIGESTS, folder_of, read; "
-        "root = folder_of(pathlib.Path(sys.argv[1])); "
-        "print([len(read(root, name, digest)) for name, digest in DIGESTS.items()])"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(root)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    for process in processes:
-        out, err = process.communicate(timeout=120)
-        assert (process.returncode, out, err) == (0, "[60000, 60000, 10000, 10000]\n", "")
