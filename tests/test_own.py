@@ -1,5 +1,6 @@
 """What a user brings, each through the config alone."""
 
+import contextlib
 import csv
 import gzip
 import json
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,12 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 import mnist_lit
 from mnist_lit import MNISTDataModule, cli, compose
+from mnist_lit.checkpoints.pretrained import checkpoint_of
 from mnist_lit.checkpoints.read import read, read_file
+from mnist_lit.config import schema
 from mnist_lit.config.check import parse
 from mnist_lit.data.idx import IdxDataModule
+from mnist_lit.data.reopen import reopen
 from mnist_lit.errors import CheckpointError, ConfigError, DataError, TrustError, UserError
 from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.training import hydra
@@ -260,6 +265,12 @@ def test_a_class_that_a_stranger_names_is_not_imported(
         torch.save({"state_dict": {}, "hyper_parameters": {"network": network}}, path)
         with pytest.raises(CheckpointError):
             read(path, trust=trust)
+    content = read_file(checkpoint_of("final"))
+    for source in (named, {"_target_": schema.MNIST, "split_seed": named}):
+        content["hyper_parameters"]["facts"] = replace(mnist_lit.MNIST, source=source).plain()
+        torch.save(content, tmp_path / "facts.ckpt")
+        with contextlib.suppress(UserError):
+            reopen(read(tmp_path / "facts.ckpt").facts)
     assert "stranger" not in sys.modules
 
 

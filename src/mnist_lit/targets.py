@@ -4,6 +4,7 @@ Building imports what is named, and runs it: a config of a stranger is a program
 """
 
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -34,17 +35,25 @@ def check(node: Mapping[str, Any], path: str, given: tuple[str, ...] = ()) -> Ca
             continue
         if name not in named and not anything:
             raise ConfigError(unknown(f"{path}.{name}", [n for n in named if n not in given]))
-        default = named[name].default if name in named else value
-        if type(default) is bool and type(value) is not bool:
-            raise ConfigError(f"{path}.{name}={value}: true or false is expected")
-        if value is None and default is not None:
-            raise ConfigError(f"{path}.{name}=null: a value is expected")
+        if name in named:
+            _check_value(named[name], value, path)
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in (*node, *given):
             if node.get("_partial_"):
                 continue
             raise ConfigError(f"{path}.{name}: a value is missing, {node['_target_']} needs it")
     return target
+
+
+def _check_value(parameter: inspect.Parameter, value: Any, path: str) -> None:
+    # What torch and Lightning take without a word: any object for a switch, nothing for a number.
+    annotation, default = parameter.annotation, parameter.default
+    switch = type(default) is bool and annotation in (bool, "bool", parameter.empty)
+    if switch and type(value) is not bool:
+        raise ConfigError(f"{path}.{parameter.name}={value}: true or false is expected")
+    optional = default in (None, parameter.empty) or re.search("None|Optional", str(annotation))
+    if value is None and not optional:
+        raise ConfigError(f"{path}.{parameter.name}=null: a value is expected")
 
 
 def find(target: str, path: str) -> Callable[..., Any]:

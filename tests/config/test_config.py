@@ -180,6 +180,8 @@ def split_overrides(text: str) -> list[str]:
         "trainer.benchmark=true",
         "loss.label_smoothing=0.1",
         "scheduler.build.max_lr=0.3",
+        "optimizer.foreach=null",
+        "trainer.deterministic=warn",
     ],
 )
 def test_whatever_the_target_takes_can_be_said_without_a_plus(override: str) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 from mnist_lit.config.schema import IDX, MNIST
 from mnist_lit.data.idx import IdxDataModule, Split
 from mnist_lit.data.memory import Images, collect
-from mnist_lit.errors import DataError
+from mnist_lit.errors import DataError, reason
 from mnist_lit.facts import Facts
-from mnist_lit.targets import build, trusted
+from mnist_lit.targets import check, trusted
 
 
 def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) -> Any:
@@ -24,15 +24,22 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
         DataError: It is not known where the images are.
         TrustError: The data module is a class that is not trusted.
     """
-    source = {key: value for key, value in facts.source.items() if key != "validation"}
-    target = source.get("_target_")
+    arguments = {key: value for key, value in facts.source.items() if not key.startswith("_")}
+    target = facts.source.get("_target_")
     if target is None:
         raise DataError(f"{facts.name}: the checkpoint does not say what its images come from")
     if target == IDX and root is None:
         raise DataError(f"{facts.name}: name the folder of its images with --data-root FOLDER")
     if target not in (IDX, MNIST):
         trusted(target, trust)
-    return build({**source, **({"root": str(root)} if root is not None else {})}, "data")
+    if root is not None:
+        arguments["root"] = str(root)
+    # Called as it is, not built as a config is: classes within the arguments are not trusted.
+    make = check({"_target_": target, **arguments}, "data")
+    try:
+        return make(**arguments)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{facts.name}: {target} cannot be made: {reason(error)}") from None
 
 
 def split(data: Any, name: Split, facts: Facts) -> Images:
