@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+import mnist_lit
 from mnist_lit import compose
+from mnist_lit.checkpoints import read
+from mnist_lit.config import schema
 from mnist_lit.config.check import parse
 from mnist_lit.config.mistakes import INSTEAD
 from mnist_lit.errors import ConfigError
@@ -276,6 +280,12 @@ def test_a_device_that_lightning_refuses_is_a_config_error() -> None:
     config = parse(compose("trainer.devices=-7", "trainer=cpu", "run_dir=unused"))
     with pytest.raises(ConfigError, match="Lightning refuses"):
         prepare(config)
+
+
+def test_names_that_need_no_torch_are_those_of_the_classes() -> None:
+    assert schema.COMPACT == read.OURS
+    assert mnist_lit.MNIST.source["_target_"] == schema.MNIST
+    assert all(get_object(target) for target in schema.OURS)
 
 
 def test_groups_are_independent() -> None:

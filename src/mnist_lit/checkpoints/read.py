@@ -14,7 +14,7 @@ from mnist_lit.facts import MNIST, Facts
 from mnist_lit.network.compact import CompactCNN
 from mnist_lit.targets import check, trusted
 
-OURS = "mnist_lit.network.compact.CompactCNN"
+OURS = f"{CompactCNN.__module__}.{CompactCNN.__qualname__}"
 
 
 @dataclass(frozen=True)
