@@ -30,17 +30,15 @@ from pathlib import Path
 from statistics import mean, mode, stdev
 from typing import Any
 
-import matplotlib.pyplot as plt
 from omegaconf import OmegaConf
 from scipy.stats import t as students_t
 from tqdm import tqdm
 
-from mnist_lit import MNISTDataModule, compose
-from mnist_lit.checkpoints import pretrained
+from mnist_lit import compose
 from mnist_lit.config.check import parse
 from mnist_lit.config.mistakes import errors_as_lines
-from mnist_lit.evaluation.evaluate import evaluate
 
+# What needs torch is imported where it is used: most of the time this waits for its processes.
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 KEPT = (
@@ -170,6 +168,10 @@ def summarise(recipe: Recipe, reports: list[dict[str, Any]], command: str) -> di
 
 def mistakes(recipe: Recipe, seed: int) -> list[tuple[int, int]]:
     """Return the positions of the test digits that a seed's last epoch reads wrong, and as what."""
+    from mnist_lit import MNISTDataModule
+    from mnist_lit.checkpoints import pretrained
+    from mnist_lit.evaluation.evaluate import evaluate
+
     last = recipe.folder(seed) / "checkpoints" / "last.ckpt"
     found = evaluate(pretrained.load(last).network, MNISTDataModule().images("test"))
     wrong = (found.predictions != found.labels).nonzero().flatten()
@@ -195,6 +197,8 @@ def trial(recipe: Recipe, reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 def put_into_package(recipe: Recipe, report: dict[str, Any]) -> None:
     """Ship the last epoch of a seed, with what was measured of it."""
+    from mnist_lit.checkpoints import pretrained
+
     measured = {
         "experiment": recipe.experiment,
         "seed": report["seed"],
@@ -234,6 +238,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw accuracy against parameters, with the interval of each mean, and others' marks."""
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     for words, parameters, accuracy in PUBLIC_MARKS:
         axes.plot(parameters, accuracy, color="0.75", lw=7, marker="o")
@@ -268,6 +274,10 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
 
 def draw_hardest(results: Sequence[dict[str, Any]], path: Path) -> int:
     """Draw the test digits that every seed of every experiment reads wrong; returns how many."""
+    import matplotlib.pyplot as plt
+
+    from mnist_lit import MNISTDataModule
+
     readings = [dict(seed["mistakes"]) for result in results for seed in result["seeds"]]
     hardest = sorted(set.intersection(*(set(reading) for reading in readings)))
     test = MNISTDataModule().images("test")

@@ -1,7 +1,6 @@
 """Classes of a user's own, as the tests name them in configs."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -21,13 +20,12 @@ class Net(nn.Sequential):
 
 
 class Stripes(pl.LightningDataModule):
-    """Two classes of 16×16 images, which each process notes that it has seen."""
+    """Two classes of 16×16 images."""
 
     facts = Facts("stripes", classes=("upright", "level"), side=16, mean=0.5, std=0.5)
 
-    def __init__(self, notes: str | None = None, seed: int = -1) -> None:
+    def __init__(self, seed: int = -1) -> None:
         super().__init__()
-        self.notes = notes
         self.seed = seed
 
     def loader(self) -> DataLoader[Any]:
@@ -36,13 +34,6 @@ class Stripes(pl.LightningDataModule):
         return DataLoader(TensorDataset(images, torch.arange(256) % 2), batch_size=16)
 
     train_dataloader = val_dataloader = test_dataloader = loader
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        assert self.trainer is not None
-        if self.notes is not None and self.trainer.training:
-            with (Path(self.notes) / f"{self.trainer.global_rank}").open("a") as file:
-                file.write(f"{len(batch[1])}\n")
-        return batch
 
 
 class Floats(Stripes):

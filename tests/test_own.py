@@ -5,7 +5,6 @@ import csv
 import gzip
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +16,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from PIL import Image
+from pytorch_lightning.trainer.states import RunningStage
 from torchmetrics.functional.classification import multiclass_f1_score
 
 import mnist_lit
@@ -33,9 +33,10 @@ from mnist_lit.training import hydra
 from mnist_lit.training.build import build_classifier, build_metrics, prepare
 from mnist_lit.training.run import TrainingResult, flat, train
 from tests.conftest import PROJECT, TINY, write_idx
-from tests.own import Add, CountRight
+from tests.own import Add, CountRight, Stripes
 
 Make = Callable[..., DictConfig]
+TRAINING = RunningStage.TRAINING
 F1 = (
     "metrics.f1._target_=torchmetrics.classification.MulticlassF1Score",
     "metrics.f1.average=macro",
@@ -210,19 +211,18 @@ def test_batches_of_another_kind_are_named(tiny: Make) -> None:
         train(cfg)
 
 
-def test_two_processes_share_the_images_of_a_module_of_ones_own(tmp_path: Path) -> None:
-    options = [option for option in TINY if not option.startswith("data.")]
-    (tmp_path / "conf/data").mkdir(parents=True)
-    (tmp_path / "conf/data/stripes.yaml").write_text(
-        f"_target_: tests.own.Stripes\nnotes: {tmp_path}\n"
-    )
-    own = ("data=stripes", "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1")
-    command = [sys.executable, "-m", "mnist_lit", "train", *options, *own, "hydra.run.dir=run"]
-    (tmp_path / "tests").symlink_to(PROJECT / "tests")
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    seen = [sum(map(int, (tmp_path / rank).read_text().split())) for rank in ("0", "1")]
-    assert seen == [128, 128], "256 images, half of them each"
+def test_lightning_shares_the_images_of_a_module_of_ones_own_among_processes() -> None:
+    cfg = compose("run_dir=unused", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    ours = prepare(parse(cfg)).trainer
+    cfg.data = {"_target_": "tests.own.Stripes"}
+    theirs = prepare(parse(cfg)).trainer
+    loader = Stripes().loader()
+    for trainer, shared in ((theirs, True), (ours, False)):
+        connector = trainer._data_connector
+        assert connector._requires_distributed_sampler(loader) is shared
+    # A rank of its own, as Lightning's launcher would give it to each process.
+    prepared: Any = theirs._data_connector._prepare_dataloader(loader, True, TRAINING)
+    assert len(prepared.sampler) == 256 // 2
 
 
 def test_a_network_of_ones_own_is_rebuilt_only_if_trusted(
