@@ -56,7 +56,7 @@ def pairs() -> Iterator[tuple[str, str, str]]:
             yield model, optimizers[(m + s) % len(optimizers)], scheduler
 
 
-@pytest.mark.parametrize(("model", "optimizer", "scheduler"), pairs())
+@pytest.mark.parametrize(("model", "optimizer", "scheduler"), list(pairs()))
 def test_any_two_choices_train_together(
     tiny: Make, tmp_path: Path, model: str, optimizer: str, scheduler: str
 ) -> None:
