@@ -64,7 +64,8 @@ def run(line: str, run_dir: Path, before: Path) -> None:
     program, *arguments = shlex.split(line)
     if program == "python":
         assert arguments[0] == "train.py"
-        hydra.main(Path("conf"), [*QUICK, f"hydra.run.dir={run_dir}", *arguments[1:]])
+        own = [argument.replace("RUN", str(before)) for argument in arguments[1:]]
+        hydra.main(Path("conf"), [*QUICK, f"hydra.run.dir={run_dir}", *own])
         report = json.loads((run_dir / "report.json").read_text())
         assert report["epochs"] >= 1
         assert np.isfinite(report["test_loss"])

@@ -6,10 +6,11 @@ Building imports what is named, and runs it: a config of a stranger is a program
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
+from pkgutil import resolve_name
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 
 from mnist_lit.errors import ConfigError, TrustError, reason, unknown
 
@@ -63,9 +64,12 @@ def find(target: str, path: str) -> Callable[..., Any]:
         ConfigError: There is nothing of that name that can be called.
     """
     try:
-        found = get_object(target)
+        found = resolve_name(target)
     except Exception as error:  # a module of the user's may raise anything when it is imported
-        raise _refused(path, target, error) from None
+        raise ConfigError(
+            f"{path}={target}: cannot be built: {reason(error)}; check the name, and that Python "
+            "can import it from the folder in which the command is started"
+        ) from None
     if not callable(found):
         raise ConfigError(f"{path}={target}: it cannot be called, a class or function is expected")
     return found
@@ -121,11 +125,5 @@ def build(
     try:
         return instantiate({**node, **partial}, _convert_="all", **filled)
     except InstantiationException as error:
-        raise _refused(path, node["_target_"], error) from None
-
-
-def _refused(path: str, target: str, error: Exception) -> ConfigError:
-    # Hydra wraps what was raised in words of its own.
-    while isinstance(error, (InstantiationException, ImportError)) and error.__cause__:
-        error = error.__cause__  # type: ignore[assignment]
-    return ConfigError(f"{path}={target}: cannot be built: {reason(error)}")
+        words = reason(error.__cause__ or error)  # Hydra puts words of its own around it
+        raise ConfigError(f"{path}={node['_target_']}: cannot be built: {words}") from None

@@ -83,7 +83,10 @@ def build_network(description: Mapping[str, Any], trust: Collection[str] = ()) -
     try:
         network = make(**arguments)
     except Exception as error:  # whatever a class of the user's raises
-        raise ConfigError(f"model={target}: cannot be built: {reason(error)}") from None
+        words = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        raise ConfigError(
+            f"model={target}: cannot be built with {words or 'no arguments'}: {reason(error)}"
+        ) from None
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model={target}: a torch.nn.Module is expected")
     network.description = {"_target_": target, **arguments}  # type: ignore[assignment]

@@ -7,7 +7,7 @@ from typing import Any
 from mnist_lit.config.schema import IDX, MNIST
 from mnist_lit.data.idx import IdxDataModule, Split
 from mnist_lit.data.memory import Images, collect
-from mnist_lit.errors import DataError, reason
+from mnist_lit.errors import DataError, TrustError, reason
 from mnist_lit.facts import Facts
 from mnist_lit.targets import check, trusted
 
@@ -31,7 +31,10 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
     if target == IDX and root is None:
         raise DataError(f"{facts.name}: name the folder of its images with --data-root FOLDER")
     if target not in (IDX, MNIST):
-        trusted(target, trust)
+        try:
+            trusted(target, trust)
+        except TrustError as error:
+            raise TrustError(f"{facts.name}: its data module {error}") from None
     if root is not None:
         arguments["root"] = str(root)
     # Called as it is, not built as a config is: classes within the arguments are not trusted.

@@ -79,9 +79,6 @@ def prepare(config: Config) -> Parts:
     facts = facts_of(config, data)
     classifier = build_classifier(config, facts)
     classifier.build_optimizer(_length(config, data))
-    checks = check_before(classifier.network, config.trainer.max_epochs, config.requirements)
-    if config.requirements.enforce:
-        refuse(checks)
     if config.ckpt_path is not None:
         _check_resumable(Path(config.ckpt_path), classifier)
     notes = []
@@ -93,6 +90,9 @@ def prepare(config: Config) -> Parts:
     kept = [record, best, LastCheckpoint(run_dir / "checkpoints")]
     with quiet_lightning():
         trainer = build_trainer(config, run_dir, [*kept, *build_callbacks(config)], data)
+    checks = check_before(classifier.network, config.trainer.max_epochs, config.requirements)
+    if config.requirements.enforce:
+        refuse(checks)
     return Parts(data, facts, classifier, record, best, trainer, checks, notes)
 
 
