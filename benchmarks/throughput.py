@@ -563,17 +563,12 @@ def fit(config: Config, data: MNISTDataModule, *callbacks: Callback) -> None:
     build_trainer(config, Path(config.run_dir), own, data).fit(build_classifier(config), data)
 
 
-def options_of(config: Config) -> dict[str, Any]:
-    """Return the arguments of the configured data module."""
-    return without_target(config.data)
-
-
 def repeated(factor: int) -> dict[str, Any]:
     """A sixth of an epoch on repeated data."""
     with tempfile.TemporaryDirectory() as folder, quiet_lightning():
         config = parse(configure(folder))
         limited(config, 1 / 6)
-        fit(config, RepeatedData(factor, **options_of(config)))
+        fit(config, RepeatedData(factor, **without_target(config.data)))
     return clocked()
 
 
@@ -583,7 +578,7 @@ def batches(rounds: int) -> dict[str, Any]:
     def run(size: int) -> float:
         with tempfile.TemporaryDirectory() as folder, quiet_lightning():
             config = parse(configure(folder))
-            fit(config, RepeatedData(1, **{**options_of(config), "batch_size": size}))
+            fit(config, RepeatedData(1, **{**without_target(config.data), "batch_size": size}))
         return Clock.images[0] / Clock.training[0]
 
     found = interleave({str(n): partial(run, n) for n in BATCH_SIZES}, rounds, warm_up=True)
@@ -637,7 +632,7 @@ def fit_without(lever: str, batch_size: int) -> dict[str, Any]:
         limited(config, 300 if batch_size == SMALL else 1 / 3)
         kind = OneByOne if lever == "batches by position" else MNISTDataModule
         callbacks = [LogSteps()] if lever == "no logging at steps" else []
-        fit(config, kind(**{**options_of(config), "batch_size": batch_size}), *callbacks)
+        fit(config, kind(**{**without_target(config.data), "batch_size": batch_size}), *callbacks)
     return clocked()
 
 

@@ -48,6 +48,7 @@ class Floats(Stripes):
 class NoFacts(Stripes):
     """A module that says nothing of its images."""
 
+    # The mistake that the test is of.
     facts = None  # type: ignore[assignment]
 
 

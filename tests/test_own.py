@@ -180,7 +180,9 @@ def test_a_data_module_of_ones_own_trains_and_is_opened_again_only_if_trusted(
     result = train(cfg)
     assert (result.report.data, result.report.classes) == ("stripes", ["upright", "level"])
     assert result.report.test_total == 256
-    assert prepare(parse(cfg)).data.seed == 0  # type: ignore[attr-defined]  # it names the seed
+    data = prepare(parse(cfg)).data
+    assert isinstance(data, Stripes)
+    assert data.seed == 0, "its constructor names the seed"
     checkpoint = str(best(result))
     with pytest.raises(SystemExit, match=r"tests.own.Stripes is not a class of this project"):
         cli.main(["evaluate", checkpoint])

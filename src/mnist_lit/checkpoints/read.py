@@ -89,6 +89,7 @@ def build_network(description: Mapping[str, Any], trust: Collection[str] = ()) -
         ) from None
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model={target}: a torch.nn.Module is expected")
+    # torch types a module's attributes as tensors and modules; this one is plain data.
     network.description = {"_target_": target, **arguments}  # type: ignore[assignment]
     return network
 

@@ -70,6 +70,7 @@ class Config(Keys):
 
 
 _fields = {f.name: (f.type, ... if f.default is MISSING else f.default) for f in fields(Block)}
+# mypy cannot match fields that are not written out to create_model's overloads.
 _Block = create_model("_Block", __base__=Keys, **_fields)  # type: ignore[call-overload]
 
 
