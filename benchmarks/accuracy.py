@@ -2,7 +2,7 @@
 
 python benchmarks/accuracy.py final --seeds 10         # on the 60,000: results/accuracy/final.json
 python benchmarks/accuracy.py final --holdout optimizer.lr=0.3        # a trial: a line of the log
-python benchmarks/accuracy.py --report                 # the table and the figure of the README
+python benchmarks/accuracy.py --report                 # the table of docs/results.md
 
 Each seed is a process with one thread, several at a time. A killed benchmark goes on where it was:
 finished seeds are kept, and unfinished ones are resumed from their last epoch.
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from statistics import mean, mode, stdev
+from statistics import mean, stdev
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -219,7 +219,7 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Lay the results out as the README has them."""
+    """Lay the results out as ``docs/results.md`` has them."""
     lines = [
         "| experiment | parameters | last epoch, mean ± s.d. | 95 % interval | lowest | passed |",
         "|---|---|---|---|---|---|",
@@ -236,69 +236,15 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw accuracy against parameters, with the interval of each mean, and others' marks."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
-    for words, parameters, accuracy in PUBLIC_MARKS:
-        axes.plot(parameters, accuracy, color="0.75", lw=7, marker="o")
-        below = parameters[0], accuracy[0]
-        axes.annotate(
-            words, below, (0, -10), textcoords="offset points", va="top", fontsize=8, color="0.35"
-        )
-    best = 0.0
-    for result in sorted(results, key=lambda result: result["parameters"]):
-        last, parameters = result["last_val_accuracy"], result["parameters"]
-        low, high = last["interval_95"]
-        point = parameters, 100 * last["mean"]
-        axes.errorbar(*point, yerr=50 * (high - low), fmt="o", color="C0", capsize=3)
-        # Names of the frontier on one side and the others on the other never meet.
-        beyond, best = last["mean"] > best, max(best, last["mean"])
-        offset, side = ((-6, 6), "right") if beyond else ((6, -12), "left")
-        axes.annotate(
-            result["experiment"], point, offset, textcoords="offset points", fontsize=9, ha=side
-        )
-    axes.set(
-        xscale="log",
-        xlabel="trainable parameters",
-        ylabel="test accuracy, %",
-        title="Last of 20 epochs, mean of the seeds with its 95 % interval; gray: others' marks",
-    )
-    axes.title.set_fontsize(10)
-    axes.grid(alpha=0.3)
-    axes.margins(0.12)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def draw_hardest(results: Sequence[dict[str, Any]], path: Path) -> int:
-    """Draw the test digits that every seed of every experiment reads wrong; returns how many."""
-    import matplotlib.pyplot as plt
-
-    from mnist_lit import MNISTDataModule
-
+def hardest(results: Sequence[dict[str, Any]]) -> dict[int, list[int]]:
+    """Return the test digits that every seed of every experiment reads wrong, and as what."""
     readings = [dict(seed["mistakes"]) for result in results for seed in result["seeds"]]
-    hardest = sorted(set.intersection(*(set(reading) for reading in readings)))
-    test = MNISTDataModule().images("test")
-    columns = min(10, max(1, len(hardest)))
-    rows = max(1, -(-len(hardest) // columns))
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * 0.9, rows * 1.15), layout="constrained", squeeze=False
-    )
-    for ax in axes.flat:
-        ax.axis("off")
-    for ax, position in zip(axes.flat, hardest, strict=False):
-        read = mode(reading[position] for reading in readings)
-        ax.imshow(test.images[position, 0], cmap="gray_r")
-        ax.set_title(f"{test.labels[position]}, read {read}\n#{position}", fontsize=7)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return len(hardest)
+    shared = sorted(set.intersection(*(set(reading) for reading in readings)))
+    return {position: [reading[position] for reading in readings] for position in shared}
 
 
-def main() -> None:
-    """Measure what the command line names, or render what has been measured."""
+def command_line() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -307,8 +253,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="at once (default: cores)")
     parser.add_argument("--holdout", action="store_true", help="a trial on held-out images")
     parser.add_argument("--ship", action="store_true", help="put seed 0 into the package")
-    parser.add_argument("--report", action="store_true", help="print the table, draw the figure")
+    parser.add_argument("--report", action="store_true", help="print the table")
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
+    return parser
+
+
+def main() -> None:
+    """Measure what the command line names, or print what has been measured."""
+    parser = command_line()
     options = parser.parse_intermixed_args()
     names = [word for word in options.experiments if "=" not in word]
     overrides = tuple(word for word in options.experiments if "=" in word)
@@ -342,10 +294,10 @@ def main() -> None:
                 put_into_package(recipe, reports[0])
     if options.report:
         results = load_results(options.output)
-        draw(results, options.output / "accuracy.png")
-        hardest = draw_hardest(results, options.output / "hardest.png")
         print(table(results))
-        print(f"{hardest} test digits are read wrong by every seed of every experiment")
+        print(
+            f"{len(hardest(results))} test digits are read wrong by every seed of every experiment"
+        )
 
 
 if __name__ == "__main__":

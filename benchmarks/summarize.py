@@ -13,12 +13,18 @@ from typing import Any
 import yaml
 
 
-def main() -> None:
-    """Print a Markdown table with one row per configuration; runs in it differ by seed alone."""
+def command_line() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path)
+    return parser
+
+
+def main() -> None:
+    """Print a Markdown table with one row per configuration; runs in it differ by seed alone."""
+    parser = command_line()
     folders = parser.parse_args().folders
     paths = sorted(path for folder in folders for path in folder.glob("**/report.json"))
     if not paths:

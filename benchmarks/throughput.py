@@ -95,29 +95,39 @@ OVERRIDES: list[str] = []
 TARGETS = {("ours", "bare"): 0.95, ("ours", "conventional"): 5.0, ("bare", "floor"): 0.65}
 
 
-def main() -> None:
-    """Measure the parts that the command line names."""
-    parts: dict[str, Callable[[int], dict[str, Any]]] = {
+def command_line() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(parts())} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--batch-size", type=int, help="default: the recipe's")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
+    return parser
+
+
+def parts() -> dict[str, Callable[[int], dict[str, Any]]]:
+    """Return what can be measured; each is given the number of turns."""
+    return {
         "compare": compare,
         "start": start,
         "growth": growth,
         "batches": batches,
         "levers": levers,
     }
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("parts", nargs="*", help=f"{', '.join(parts)} (default: all)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
-    parser.add_argument("--batch-size", type=int, help="default: the recipe's")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
+
+
+def main() -> None:
+    """Measure the parts that the command line names."""
+    parser = command_line()
     options = parser.parse_args()
     if options.batch_size:
         OVERRIDES.append(f"data.batch_size={options.batch_size}")
-    for part in options.parts or parts:
-        if part not in parts:
-            parser.error(f"{part}: no such part; there are {', '.join(parts)}")
-        found = parts[part](options.rounds)
+    for part in options.parts or parts():
+        if part not in parts():
+            parser.error(f"{part}: no such part; there are {', '.join(parts())}")
+        found = parts()[part](options.rounds)
         results = json.loads(options.output.read_text()) if options.output.is_file() else {}
         key = f"{part}, batch {options.batch_size}" if options.batch_size else part
         results[key] = {**conditions(options.rounds), **found}

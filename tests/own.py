@@ -1,5 +1,6 @@
 """Classes of a user's own, as the tests name them in configs."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -78,6 +79,21 @@ def steady(images: Tensor) -> Tensor:
 
 def make_steady() -> Callable[[Tensor], Tensor]:
     return steady
+
+
+class Boom(pl.Callback):
+    """Fails in the second epoch, for a reason that nobody foresees."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            raise ZeroDivisionError("a defect\nof a callback")
+
+
+class Warns(pl.Callback):
+    """Warns in every epoch."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        warnings.warn("mind the step", stacklevel=1)
 
 
 class CountRight(pl.Callback):

@@ -3,12 +3,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from shutil import copytree
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import PROJECT
 
@@ -48,23 +50,46 @@ def test_a_killed_benchmark_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [log.count(f"epoch  {epoch}/4") for epoch in (1, 2, 3, 4)] == [1, 1, 1, 1]
 
 
-def test_the_readme_has_the_table_that_the_results_give(tmp_path: Path) -> None:
-    copytree(PROJECT / "benchmarks/results/accuracy", tmp_path / "accuracy")
-    command = [sys.executable, "benchmarks/accuracy.py", "--report", "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    *table, hardest = done.stdout.splitlines()
-    assert len(table) == 2 + len(list((tmp_path / "accuracy").iterdir()))
-    assert "\n".join(table) in readme
-    assert hardest.split()[0].isdigit()
-    for name in ("accuracy.png", "hardest.png"):
-        assert (tmp_path / name).stat().st_size > 5_000, name
-
-
-def test_the_interval_is_that_of_students_t(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Import a program."""
     monkeypatch.syspath_prepend(PROJECT / "benchmarks")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return import_module
+
+
+def test_the_docs_have_the_table_that_the_results_give(benchmarks: Callable[[str], Any]) -> None:
+    accuracy = benchmarks("accuracy")
+    table = accuracy.table(accuracy.load_results(accuracy.RESULTS))
+    assert len(table.splitlines()) == 9
+    assert table in (PROJECT / "docs/results.md").read_text(encoding="utf-8")
+
+
+def test_pictures_show_what_is_shipped(benchmarks: Callable[[str], Any]) -> None:
+    pictures = benchmarks("pictures")
+    assert {path.stem for path in pictures.FOLDER.glob("*.png")} == set(pictures.PICTURES)
+    for name, picture in pictures.PICTURES.items():
+        with Image.open(pictures.FOLDER / f"{name}.png") as made:
+            assert made.info[pictures.KEY] == pictures.digests(picture.sources), (
+                f"{name}.png shows others than the shipped ones: python benchmarks/pictures.py"
+            )
+
+
+@pytest.mark.parametrize("name", ["overview", "hardest"])
+def test_a_picture_is_made_with_its_digests(
+    benchmarks: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pictures = benchmarks("pictures")
+    monkeypatch.setattr(pictures, "FOLDER", tmp_path)
+    pictures.save(name)
+    with Image.open(tmp_path / f"{name}.png") as made:
+        assert made.info[pictures.KEY] == pictures.digests(pictures.PICTURES[name].sources)
+        assert (np.asarray(made.convert("L")) < 128).mean() > 0.002
+
+
+def test_the_interval_is_that_of_students_t(benchmarks: Callable[[str], Any]) -> None:
     values = [0.9959, 0.9964, 0.9962]
-    low, high = import_module("accuracy").interval(values)
+    low, high = benchmarks("accuracy").interval(values)
     # 4.3027 is the two-sided 95 % point for two degrees of freedom; 0.000252 the deviation.
     assert (low + high) / 2 == pytest.approx(sum(values) / 3)
     assert (high - low) / 2 == pytest.approx(4.3027 * 0.00025166 / 3**0.5, rel=1e-3)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import torch
 from omegaconf import DictConfig
 
 from mnist_lit import compose
+from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import read_file
 from mnist_lit.cli import main
 from mnist_lit.errors import CheckpointError
+from mnist_lit.export.formats import FORMATS
 from mnist_lit.training.classifier import LitClassifier
 from mnist_lit.training.run import TrainingResult, train
 from tests.conftest import PROJECT, TINY, Here, run_train
@@ -119,6 +122,7 @@ def test_cfg_job_prints_the_composed_config(here: Here, tmp_path: Path) -> None:
         (["lr=0.1"], "error: lr: no such key; optimizer.lr is meant"),
         (["epochs=5"], "error: epochs: no such key; trainer.max_epochs is meant"),
         (["batch_size=64"], "error: batch_size: no such key; data.batch_size is meant"),
+        (["--mutlirun"], "error: --mutlirun: no such option; did you mean --multirun\\?"),
         (["--lr", "0.1"], "error: --lr: no such option; .* key=value: optimizer.lr=0.1"),
         (["--epochs=5"], "error: --epochs: no such option; .* key=value: trainer.max_epochs=5"),
         (["optimizer=SGD"], "error: optimizer=SGD: no such choice; did you mean sgd\\?"),
@@ -144,7 +148,7 @@ def test_a_missed_requirement_exits_non_zero_after_saving_everything(
 ) -> None:
     done = here(*ENFORCED, "hydra.run.dir=run")
     assert done.returncode == 1
-    assert done.stderr == f"error: requirements not met (see report.md) in {tmp_path / 'run'}\n"
+    assert done.stderr == f"error: requirements not met (see report.html) in {tmp_path / 'run'}\n"
     run = tmp_path / "run"
     report = json.loads((run / "report.json").read_text())
     assert report["passed"] is False
@@ -171,7 +175,7 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own(here: Here, tmp_path: Pat
     assert [path.parent.name for path in reports] == ["0", "1", "2", "3"]
     models = [json.loads(path.read_text())["model"] for path in reports]
     assert models == ["optimized", "optimized", "final", "final"]
-    assert done.stderr.count("/report.md") == 0
+    assert done.stderr.count("/report.html") == 0
     assert done.stderr.count(str(tmp_path)) == 4
 
 
@@ -181,6 +185,8 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert report["device"].startswith("2 × cpu")
     assert done.stdout.count("REQUIREMENTS CHECK") == 1
+    assert done.stderr == ""
+    assert not re.search("warn|HYDRA|recommended", done.stdout, re.IGNORECASE)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -196,6 +202,55 @@ def test_evaluate_repeats_the_count_of_the_report(
     assert outcome["total"] == 10_000
     classifier = LitClassifier.load_from_checkpoint(checkpoint)
     assert classifier.hparams["network"]["blocks"][0]["channels"] == 12
+
+
+def test_a_runs_folder_stands_for_its_best_epoch(
+    trained: TrainingResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["evaluate", str(trained.run_dir), "--json"])
+    assert json.loads(capsys.readouterr().out)["correct"] == trained.report.test_correct
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["evalute", "final"], "error: evalute: no such command; did you mean evaluate?"),
+        (["evaluate", "final", "--jsn"], "error: --jsn: no such option; did you mean --json?"),
+        (["export", "final", "--to", "onx"], "error: onx: no such --to; did you mean onnx?"),
+        (["predict", "final"], "error: the following arguments are required: FILE|FOLDER|GLOB"),
+        (["evaluate", "final", "--batch-size", "0"], "error: argument --batch-size: '0': a whole"),
+    ],
+)
+def test_a_misspelt_word_is_one_line(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert out == ""
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+
+
+def test_version_and_list(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"mnist-lit {version('mnist-lit')}\n"
+    main(["list"])
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows[1:-1]] == sorted(
+        pretrained.names(), key=lambda name: -pretrained.record(name)["parameters"]
+    )
+    assert re.search(r"^nano +996 +4.0 kB +98.53%  under 1,000", "\n".join(rows), re.MULTILINE)
+
+
+def test_export_describes_its_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    out = capsys.readouterr().out
+    for name, form in FORMATS.items():
+        assert re.search(rf"^  {name} +{form.words}$", out, re.MULTILINE)
 
 
 def test_evaluate_takes_split_and_batch_size(

@@ -333,8 +333,7 @@ def test_a_metric_is_in_line_csv_report_and_objective(
         table = list(csv.DictReader(file))
     logged = [float(row["val/f1"]) for row in table if row["val/f1"]]
     assert logged == pytest.approx(values)
-    tested = [float(row["test/f1"]) for row in table if row["test/f1"]]
-    assert tested == pytest.approx([result.report.test_metrics["f1"]])
+    assert len(table) == len(logged), "a row is an epoch"
 
 
 @pytest.mark.parametrize(
@@ -408,9 +407,6 @@ def test_loggers_get_the_whole_config_without_a_password_and_the_test_metrics(ti
     cfg.logger.csv.name = ""
     result = train(cfg)
     assert "model.blocks.1.channels: 16" in (result.run_dir / "hparams.yaml").read_text()
-    with (result.run_dir / "metrics.csv").open() as file:
-        tested = [row["test/accuracy"] for row in csv.DictReader(file) if row["test/accuracy"]]
-    assert [float(value) for value in tested] == [result.report.test_accuracy]
 
 
 def test_in_a_sweep_each_job_is_a_run_of_its_own(

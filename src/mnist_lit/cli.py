@@ -4,13 +4,16 @@ import argparse
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from mnist_lit import folders
 from mnist_lit.config.mistakes import errors_as_lines
+from mnist_lit.errors import unknown
 from mnist_lit.export.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -25,23 +28,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[:1] == ["train"]:  # the rest is Hydra's
         _train(given[1:])
         return
-    parser = argparse.ArgumentParser(
-        prog="mnist-lit",
-        description="Train compact image classifiers, and use them.",
-    )
+    parser = Parser(prog="mnist-lit", description="Train compact image classifiers, and use them.")
+    parser.add_argument("--version", action="version", version=f"mnist-lit {version('mnist-lit')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     commands.add_parser("train", help="train a network, as `python train.py` in a checkout does")
+    _add_list(commands)
     _add_evaluate(commands)
     _add_predict(commands)
     _add_export(commands)
     _add_demo(commands)
     _add_report(commands)
     _add_compare(commands)
-    options = parser.parse_args(given)
+    options, rest = parser.parse_known_args(given)
+    if rest:
+        command = commands.choices[given[0]]
+        known = [word for action in command._actions for word in action.option_strings]
+        wrong = next((word for word in rest if word.startswith("-")), rest[0])
+        parser.error(unknown(wrong, known, "option"))
     # Classes that are trusted are importable from the folder in which the command is started.
     sys.path.append(str(Path.cwd()))
+    if sys.stderr.isatty():
+        print("loading PyTorch …", file=sys.stderr)
     with errors_as_lines():
         options.run(options)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says a mistake in one line, with what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        choice = re.fullmatch(
+            r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message
+        )
+        if choice:
+            option = "command" if choice[1] == "COMMAND" else choice[1]
+            message = unknown(choice[2], re.findall(r"[\w-]+", choice[3]), option)
+        self.exit(2, f"error: {message}; {self.prog} --help lists all\n")
 
 
 def _train(arguments: Sequence[str]) -> None:
@@ -49,10 +72,25 @@ def _train(arguments: Sequence[str]) -> None:
 
     own = Path("conf")  # beside which there may be files of the user's own
     beside = ["--config-dir", str(own.resolve())] if own.is_dir() else []
-    main(folders.config(), [*arguments, *beside])
+    main(folders.config(), arguments, beside)
 
 
-def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_list(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = commands.add_parser(
+        "list",
+        help="list the trained networks of the package",
+        description="List the trained networks of the package: size, accuracy, what each is for.",
+    )
+    parser.set_defaults(run=_list)
+
+
+def _list(options: argparse.Namespace) -> None:
+    from mnist_lit.checkpoints.pretrained import table
+
+    print(table())
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "evaluate",
         help="count the images that a network reads right",
@@ -78,7 +116,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
-        help="one of the package (final, …) or a checkpoint, as outputs/…/checkpoints/best.ckpt",
+        help="one of the package (final, …), a run's folder (for its best epoch) or a checkpoint",
     )
     _add_trust(parser)
 
@@ -147,7 +185,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"Accuracy: {result.correct}/{result.total} ({result.accuracy:.2%})")
 
 
-def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_predict(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "predict",
         help="read pictures",
@@ -246,15 +284,20 @@ def _print_predictions(read: "list[tuple[Path, Prediction]]", options: argparse.
             print(path, *(f"{name} ({p:.1%})" for name, p in top(found)), sep="  ")
 
 
-def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_export(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "export",
         help="write a network for other programs and machines",
         description="Write a network in another format, after checking there that it reads the "
         "test images as it should.",
+        epilog="formats:\n"
+        + "\n".join(f"  {name:<11}{form.words}" for name, form in FORMATS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_model(parser)
-    parser.add_argument("--to", required=True, choices=FORMATS, dest="form", help="the format")
+    parser.add_argument(
+        "--to", required=True, choices=FORMATS, dest="form", help="the format; see below"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: MODEL and an ending")
     _add_data_root(parser)
     parser.set_defaults(run=_export)
@@ -265,7 +308,7 @@ def _export(options: argparse.Namespace) -> None:
     from mnist_lit.export.run import export
 
     trained = pretrained.load(options.model, trust=options.trust)
-    path = options.output or Path(Path(options.model).stem + FORMATS[options.form].ending)
+    path = options.output or Path(Path(options.model).resolve().stem + FORMATS[options.form].ending)
     done = export(trained, options.form, path, options.data_root, options.trust)
     print(
         f"{done.path}: {done.size:,} bytes; {done.correct:,} of {done.total:,} test "
@@ -275,7 +318,7 @@ def _export(options: argparse.Namespace) -> None:
     )
 
 
-def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "demo",
         help="draw digits on a local page and watch them being read",
@@ -287,18 +330,24 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone; 0.0.0.0: all"
     )
     parser.add_argument("--port", type=_count, help="default: the first free one from 7860")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page")
     parser.set_defaults(run=_demo)
 
 
 def _demo(options: argparse.Namespace) -> None:
+    print("starting the demo …", file=sys.stderr, flush=True)
     # Gradio would ask its makers for news, and send them word of each start.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from mnist_lit.inference.demo import serve
 
-    serve(options.model, options.host, options.port, trust=tuple(options.trust))
+    serve(
+        *(options.model, options.host, options.port),
+        trust=tuple(options.trust),
+        browser=not options.no_browser,
+    )
 
 
-def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_report(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "report",
         help="make a page of what a run came to",
@@ -308,7 +357,7 @@ def _add_report(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     _add_page(parser, "report.html")
 
 
-def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_compare(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "compare",
         help="make a page of several runs side by side",

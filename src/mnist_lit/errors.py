@@ -38,6 +38,10 @@ class StoppedError(UserError, RuntimeError):
     """A training that was stopped from outside; the message says how to go on with it."""
 
 
+class RunError(UserError, RuntimeError):
+    """A training that failed for a reason that was not foreseen, which is its cause."""
+
+
 class PictureError(UserError, ValueError):
     """A picture that cannot be read."""
 

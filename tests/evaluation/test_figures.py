@@ -1,16 +1,15 @@
-from pathlib import Path
+import io
 
 import numpy as np
+import pytest
 import torch
 from matplotlib.image import imread
 
-from mnist_lit import MNIST, MNISTDataModule
+from mnist_lit import MNIST, MNISTDataModule, load_pretrained
 from mnist_lit.data.augmentation import RandomDistortion
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation
 from mnist_lit.evaluation.history import Epoch, History
-
-NAMES = {"curves.png", "learning_rate.png", "confusion.png", "mistakes.png", "augmentation.png"}
 
 
 def history() -> History:
@@ -27,15 +26,57 @@ def evaluation(data: MNISTDataModule, wrong: int) -> Evaluation:
     return Evaluation(logits.softmax(dim=1), data.test.labels, 0.1)
 
 
-def test_every_figure_is_drawn_and_none_is_blank(mnist: MNISTDataModule, tmp_path: Path) -> None:
+def test_no_figure_is_blank(mnist: MNISTDataModule) -> None:
     distort = RandomDistortion(degrees=15)
-    folder, found = tmp_path / "figures", evaluation(mnist, 40)
-    figures.write(folder, history(), found, MNIST, mnist.train, mnist.test, [distort])
-    drawn = {path.name: imread(path) for path in (tmp_path / "figures").iterdir()}
-    assert set(drawn) == NAMES
-    for name, pixels in drawn.items():
+    drawn = {
+        **figures.of_training(history()),
+        **figures.of_network(
+            load_pretrained("final"), evaluation(mnist, 40), mnist.test.images, MNIST
+        ),
+        "augmentation": figures.augmented_samples(mnist.train, [distort], MNIST),
+    }
+    assert len(drawn) == 7
+    for name, figure in drawn.items():
+        pixels = imread(io.BytesIO(figures.png(figure)))
         dark = (np.asarray(pixels)[..., :3].mean(axis=-1) < 0.5).mean()
         assert 0.002 < dark < 0.5, name
+
+
+@pytest.mark.parametrize("losses", [[0.4, 0.3], [0.31, 0.3, 0.29], [2.0, 0.1, 0.01], [1.0]])
+def test_the_loss_axis_can_be_read_however_short_the_run(losses: list[float]) -> None:
+    short = History()
+    for epoch, loss in enumerate(losses, start=1):
+        short.epochs.append(Epoch(epoch, loss, loss, 100, 10_000, 0.1, 1.0, 0.9))
+    figure = figures.learning_curves(short)
+    figures.png(figure)
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        labels = [
+            label.get_text()
+            for label in axes.get_yticklabels()
+            if low <= label.get_position()[1] <= high
+        ]
+        assert len(labels) == len(set(labels))
+        assert 2 <= len(labels) <= 12
+        assert all(float(label) for label in labels)
+
+
+def test_counts_on_dark_cells_are_white(mnist: MNISTDataModule) -> None:
+    found = evaluation(mnist, 40)
+    axes = figures.confusion(found, MNIST).axes[0]
+    wrong = found.confusion.fill_diagonal_(0)
+    for text in axes.texts:
+        x, y = (round(v) for v in text.get_position())
+        dark = wrong[y, x] > wrong.max() / 2
+        assert text.get_color() == ("white" if dark else "black")
+
+
+def test_calibration_counts_what_is_wrong_and_what_is_doubted(mnist: MNISTDataModule) -> None:
+    found = evaluation(mnist, 40)
+    wrong, doubted, *_ = figures.calibration(found, MNIST).axes[0].lines
+    assert np.asarray(wrong.get_ydata())[-1] == 40
+    doubt = float((1 - found.probabilities.amax(dim=1)).sum())
+    assert np.asarray(doubted.get_ydata())[-1] == pytest.approx(doubt, rel=1e-4)
 
 
 def test_mistakes_names_what_it_shows(mnist: MNISTDataModule) -> None:
@@ -43,7 +84,10 @@ def test_mistakes_names_what_it_shows(mnist: MNISTDataModule) -> None:
     axes = figure.axes[0]
     assert axes.get_title() == "3 of 10000 test digits read wrongly"
     captions = [text.get_text() for text in axes.texts]
-    expected = [f"{d} read as {(d + 1) % 10}\n94% sure" for d in mnist.test.labels[:3].tolist()]
+    expected = [
+        f"{d} read as {(d + 1) % 10}\n#{i}, 94%"
+        for i, d in enumerate(mnist.test.labels[:3].tolist())
+    ]
     assert sorted(captions) == sorted(expected)
 
 

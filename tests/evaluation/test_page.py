@@ -1,16 +1,18 @@
 """The page of a run, and of several."""
 
 import re
-from collections.abc import Callable
+from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
+from mnist_lit import compose
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.cli import main
 from mnist_lit.training.run import train
+from tests.conftest import TINY
 
 
 class Reader(HTMLParser):
@@ -33,29 +35,42 @@ class Reader(HTMLParser):
         self.words += f"{data} "
 
 
-@pytest.fixture
-def run(tiny: Callable[..., DictConfig], tmp_path: Path) -> Path:
-    config = tiny()
-    folder = train(config).run_dir.rename(tmp_path / "a <run>")
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("page")
+    config = compose(*TINY, f"run_dir={place / 'run'}")
+    folder = train(config, "python train.py <x>").run_dir.rename(place / "a <run>")
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(config))
     return folder
 
 
+SECTIONS = [
+    *("Curves", "Learning rate", "Confusion", "Mistakes", "Calibration", "First layer"),
+    "Augmentation",
+]
+
+
 def test_a_run_becomes_one_file(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "new" / "page.html"
     main(["report", str(run), "--output", str(file)])
-    page = Reader(file.read_text(encoding="utf-8"))
-    assert page.links
-    assert all(link.startswith("data:image/png;base64,") for link in page.links)
-    assert page.pictures == ["Curves", "Confusion", "Worst mistakes", "First layer", "Calibration"]
-    words = " ".join(page.words.split())
-    assert f"{run}" in words
-    assert "19,382 parameters" in words
-    assert re.search(r"max_parameters 20000 19382 pass", words)
-    assert re.search(r"min_val_accuracy 0.994 0\.\d+ FAIL", words)
-    assert "batch_size: 64" in words
-    assert "Where they differ" not in words
+    made_again = file.read_text(encoding="utf-8")
+    left_by_the_run = (run / "report.html").read_text(encoding="utf-8")
+    for text in (made_again, left_by_the_run):
+        page = Reader(text)
+        assert all(link.startswith("data:image/png;base64,") for link in page.links)
+        assert page.pictures == SECTIONS
+        words = " ".join(page.words.split())
+        assert words.startswith("final, seed 0")
+        assert "python train.py <x>" in words
+        assert f"{date.today()}" in words
+        assert "19,382 parameters" in words
+        assert "requirement asked is" in words
+        assert re.search(r"max_parameters 20000 19382 pass", words)
+        assert re.search(r"min_val_accuracy 0.994 0\.\d+ FAIL", words)
+        assert "batch_size: 64" in words
+        assert "Where they differ" not in words
+    assert f"{run}" in " ".join(Reader(made_again).words.split())
 
 
 def test_a_shipped_model_has_what_is_known_of_it(tmp_path: Path) -> None:
@@ -65,7 +80,8 @@ def test_a_shipped_model_has_what_is_known_of_it(tmp_path: Path) -> None:
     correct = pretrained.record("final")["test_correct"]
     assert f"{correct:,} of 10,000 test digits right" in " ".join(page.words.split())
     assert "Curves" not in page.pictures
-    assert page.words.count("without the folder of their run") == 3
+    assert page.words.count("without the folder of their run") == 1
+    assert "Requirements" not in page.words
 
 
 def test_two_stand_side_by_side(run: Path, tmp_path: Path) -> None:
@@ -73,6 +89,8 @@ def test_two_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     main(["compare", str(run), "final", "--output", str(file)])
     page = Reader(file.read_text(encoding="utf-8"))
     assert page.pictures.count("Confusion") == 2
+    assert page.pictures.count("Curves") == 1
+    assert page.words.count("Not known.") == len(["requirements", "config", *SECTIONS]) - 4
     words = " ".join(page.words.split())
     differ = re.search(r"final, and not by (\d+) –", words)
     assert differ is not None

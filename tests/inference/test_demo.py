@@ -48,13 +48,29 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Run ``mnist-lit demo`` as a user does."""
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run ``mnist-lit demo`` as a user does, with a browser that notes what it is to open."""
+    folder = tmp_path_factory.mktemp("browser")
+    noting = folder / "browser"
+    noting.write_text(f'#!/bin/sh\necho "$1" > "{folder}/opened"\n')
+    noting.chmod(0o755)
     command = [sys.executable, "-m", "mnist_lit", "demo", "--port", str(free_port())]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "BROWSER": str(noting)},
+    ) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline() == "starting the demo …\n"
         words = process.stdout.readline().split()
         assert words, "the demo did not start"
+        while not (folder / "opened").is_file():
+            assert process.poll() is None
+            time.sleep(0.1)
+        assert (folder / "opened").read_text().strip() == words[0]
         yield words[0]
         process.terminate()
 

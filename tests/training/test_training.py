@@ -1,8 +1,10 @@
+import csv
 import json
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -330,8 +332,10 @@ def test_over_budget_trains_when_not_enforced_and_says_so(tiny: Make) -> None:
     assert not result.passed
 
 
-def test_a_run_leaves_report_figures_and_curves(tiny: Make) -> None:
-    result = train(tiny("logger=default", "optimized_metric=test_accuracy"))
+def test_a_run_leaves_report_figures_and_curves(
+    tiny: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train(tiny("logger=default", "callbacks=plain", "optimized_metric=test_accuracy"))
     report = json.loads((result.run_dir / "report.json").read_text())
     wanted = (
         "protocol parameters epochs best_epoch best_val_accuracy last_val_accuracy test_accuracy "
@@ -350,7 +354,10 @@ def test_a_run_leaves_report_figures_and_curves(tiny: Make) -> None:
         "dropout",
         "fully_connected",
     }
-    markdown = (result.run_dir / "report.md").read_text()
+    log = (result.run_dir / "run.log").read_text()
+    assert log == capsys.readouterr().out
+    lines = log.replace(str(result.run_dir), "outputs/2026-11-25/20-00-00").splitlines()
+    assert max(map(len, lines)) <= 80
     for line in (
         f"Final Evaluation (Best model from epoch {report['best_epoch']}):",
         "REQUIREMENTS CHECK:",
@@ -361,12 +368,22 @@ def test_a_run_leaves_report_figures_and_curves(tiny: Make) -> None:
         "✓ Uses Dropout: PASS",
         "✓ Uses Fully Connected Layer: PASS",
     ):
-        assert line in markdown
-    curves = (result.run_dir / "metrics.csv").read_text().splitlines()
-    assert {"lr", "train/loss", "val/loss", "val/accuracy"} <= set(curves[0].split(","))
-    accuracy = curves[0].split(",").index("val/accuracy")
-    assert sum(bool(line.split(",")[accuracy]) for line in curves[1:]) == 2
+        assert line in log
+    with (result.run_dir / "metrics.csv").open() as file:
+        curves = list(csv.DictReader(file))
+    assert {"lr", "train/loss", "val/loss", "val/accuracy", "val/errors"} <= curves[0].keys()
+    state = torch.load(result.run_dir / "checkpoints/last.ckpt", weights_only=True)
+    epochs = state["callbacks"]["History"]["epochs"]
+    assert len(curves) == len(epochs) == 2
+    for row, epoch in zip(curves, epochs, strict=True):
+        assert all(row.values())
+        assert float(row["lr"]) == pytest.approx(epoch["learning_rate"])
+        assert float(row["val/loss"]) == pytest.approx(epoch["val_loss"])
+        assert f"lr {epoch['learning_rate']:.2g}" in log
     assert list((result.run_dir / "tensorboard").glob("events.out.tfevents.*"))
+    installed = (result.run_dir / "packages.txt").read_text().splitlines()
+    assert f"torch=={version('torch')}" in installed
+    assert len(installed) > 50
 
 
 def test_a_checkpoint_is_plain_data(tiny: Make) -> None:

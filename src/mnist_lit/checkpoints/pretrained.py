@@ -15,6 +15,16 @@ from mnist_lit.errors import CheckpointError
 from mnist_lit.network.compact import CompactCNN
 
 WEIGHTS = Path(__file__).with_name("weights")
+# What each network is for.
+PURPOSES = {
+    "final": "the default; the five convolutions of FinalMNISTNet",
+    "flagship": "the highest accuracy under 20,000 parameters",
+    "small": "under 10,000 parameters",
+    "optimized": "the layer list of OptimizedMNISTNet, to compare with",
+    "tiny": "under 4,000 parameters: 4 kB as 8-bit integers",
+    "micro": "under 2,000 parameters: 8 kB as floats, 2 kB as 8-bit integers",
+    "nano": "under 1,000 parameters: 4 kB as floats, 1 kB as 8-bit integers",
+}
 
 
 def names() -> list[str]:
@@ -23,18 +33,20 @@ def names() -> list[str]:
 
 
 def checkpoint_of(model: str | Path) -> Path:
-    """Return the checkpoint that a name, or a path, stands for.
+    """Return the checkpoint that a name, a path or the folder of a run stands for.
 
     Raises:
-        CheckpointError: It is neither.
+        CheckpointError: It is none of them.
     """
     if str(model) in names():
         return WEIGHTS / f"{model}.ckpt"
     path = Path(model)
+    if (best := path / "checkpoints" / "best.ckpt").is_file():
+        return best
     if not path.exists() and len(path.parts) == 1 and not path.suffix:
         raise CheckpointError(
-            f"{model}: no such network; there are {', '.join(names())}, or give the path of a "
-            "checkpoint, as outputs/…/checkpoints/best.ckpt"
+            f"{model}: no such network; there are {', '.join(names())}, or give the folder of a "
+            "run, as outputs/<date>/<time>, or the path of a checkpoint"
         )
     return path
 
@@ -67,6 +79,19 @@ def record(name: str) -> dict[str, Any]:
     """
     measured: dict[str, Any] = read_file(checkpoint_of(name))["record"]
     return measured
+
+
+def table() -> str:
+    """Lay out the networks of the package for a terminal, most parameters first."""
+    lines = [f"{'network':<11}{'parameters':>10}{'as floats':>11}{'accuracy':>10}  for"]
+    records = {name: record(name) for name in names()}
+    for name, known in sorted(records.items(), key=lambda item: -item[1]["parameters"]):
+        parameters, accuracy = known["parameters"], known["test_correct"] / known["test_total"]
+        size = f"{4 * parameters / 1000:.1f} kB"
+        lines.append(f"{name:<11}{parameters:>10,}{size:>11}{accuracy:>10.2%}  {PURPOSES[name]}")
+    return "\n".join(
+        [*lines, "accuracy: of these weights, the last epoch of seed 0, on the test images"]
+    )
 
 
 def ship(name: str, checkpoint: Path, measured: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
@@ -64,12 +65,11 @@ def refuse_options(arguments: Sequence[str]) -> None:
     for position, argument in enumerate(arguments):
         option, _, value = argument.partition("=")
         if option.startswith("--") and option not in known:
+            if get_close_matches(option, known, n=1, cutoff=0.8):
+                raise ConfigError(unknown(option, sorted(known), "option"))
             name = option.lstrip("-").replace("-", "_")
-            value = value or next(iter(arguments[position + 1 : position + 2]), "…")
-            raise ConfigError(
-                f"{option}: no such option; settings are given as key=value: "
-                f"{INSTEAD.get(name, name)}={value}"
-            )
+            meant = f"{INSTEAD.get(name, name)}={value or (*arguments[position + 1 :], '…')[0]}"
+            raise ConfigError(f"{option}: no such option; settings are given as key=value: {meant}")
 
 
 def _explain(error: Exception) -> str:
@@ -78,8 +78,7 @@ def _explain(error: Exception) -> str:
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
         if cause.full_key in INSTEAD:
             return f"{cause.full_key}: no such key; {INSTEAD[cause.full_key]} is meant"
-        parent = cause.parent_node
-        known = [str(key) for key in parent] if isinstance(parent, DictConfig) else []
+        known = map(str, cause.parent_node if isinstance(cause.parent_node, DictConfig) else ())
         return unknown(cause.full_key, [k for k in known if not k.startswith(("_", "hydra"))])
     if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, choice = missing.groups()

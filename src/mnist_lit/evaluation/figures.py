@@ -1,11 +1,12 @@
-"""The pictures that a run leaves."""
+"""The pictures of a run and of its network."""
 
+import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor, nn
 
 from mnist_lit.data.memory import Images
@@ -16,36 +17,37 @@ from mnist_lit.facts import Facts
 Augmentation = Callable[[Tensor], Tensor]
 
 
-def write(
-    folder: Path,
-    history: History,
-    evaluation: Evaluation,
-    facts: Facts,
-    train: Images,
-    test: Images,
-    augmentations: Sequence[Augmentation],
-) -> None:
-    """Draw all figures of a run.
+def png(figure: Figure) -> bytes:
+    """Return a figure as the content of a PNG file."""
+    stored = io.BytesIO()
+    figure.savefig(stored, format="png", dpi=120)
+    return stored.getvalue()
+
+
+def of_training(history: History) -> dict[str, Figure]:
+    """Draw what the epochs tell."""
+    return {"curves": learning_curves(history), "learning_rate": learning_rate(history)}
+
+
+def of_network(
+    network: nn.Module, evaluation: Evaluation, images: Tensor, facts: Facts
+) -> dict[str, Figure]:
+    """Draw what a network makes of the test images, and its first filters if it has such.
 
     Args:
-        folder: Where the PNG files go; it is made if it is not there.
-        history: The epochs, for the curves.
-        evaluation: The best epoch's weights on the test images.
+        network: The network.
+        evaluation: What it said of the test images.
+        images: The test images, ``uint8 [N, 1, side, side]``.
         facts: Of the images.
-        train: Images of which some are shown as they are and augmented.
-        test: The images of the evaluation.
-        augmentations: What training images pass through.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     figures = {
-        "curves.png": learning_curves(history),
-        "learning_rate.png": learning_rate(history),
-        "confusion.png": confusion(evaluation, facts),
-        "mistakes.png": mistakes(evaluation, test.images, facts),
-        "augmentation.png": augmented_samples(train, augmentations, facts),
+        "confusion": confusion(evaluation, facts),
+        "mistakes": mistakes(evaluation, images, facts),
+        "calibration": calibration(evaluation, facts),
     }
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=120)
+    if (filters := first_layer(network)) is not None:
+        figures["filters"] = filters
+    return figures
 
 
 def learning_curves(history: History) -> Figure:
@@ -58,6 +60,7 @@ def learning_curves(history: History) -> Figure:
     left.plot(epochs, [row.train_loss for row in history.epochs], "o-", ms=3, label="training")
     left.plot(validated, [row.rank[1] for row in rows], "o-", ms=3, label="validation")
     left.set(title="Loss", xlabel="epoch", ylabel="mean loss", yscale="log")
+    _label(left.yaxis)
     left.legend()
     best = history.best
     counted = [row for row in history.epochs if row.train_accuracy is not None]
@@ -79,14 +82,21 @@ def learning_curves(history: History) -> Figure:
     right.set(title="Error", xlabel="epoch", ylabel="% of images wrong")
     if all(errors + trained):
         right.set_yscale("log")
-        right.yaxis.set_major_formatter("{x:g}")
-        right.yaxis.set_minor_formatter("{x:g}")
-        right.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 4, 5, 7)))
+        _label(right.yaxis)
     right.legend()
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
     return figure
+
+
+def _label(axis: Axis) -> None:
+    """Label a logarithmic axis with plain numbers, enough of them for a narrow range too."""
+    low, high = axis.get_view_interval()
+    subs = [1, 2, 5] if high / low > 10 else [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9]
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter("{x:.3g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def learning_rate(history: History) -> Figure:
@@ -105,16 +115,16 @@ def confusion(evaluation: Evaluation, facts: Facts) -> Figure:
     wrong = counts.clone().fill_diagonal_(0)
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(wrong.numpy(), cmap="Reds", vmax=max(1, int(wrong.max())) * 1.3)
+    most = max(1, int(wrong.max()))
+    axes.imshow(wrong.numpy(), cmap="Reds", vmin=0, vmax=most)
     classes = range(len(counts))
     for true in classes:
         for predicted in classes:
             count = int(counts[true, predicted])
             if count:
-                weight = "bold" if true == predicted else "normal"
-                axes.text(
-                    predicted, true, str(count), ha="center", va="center", weight=weight, size=8
-                )
+                text = axes.text(predicted, true, str(count), ha="center", va="center", size=8)
+                text.set_fontweight("bold" if true == predicted else "normal")
+                text.set_color("white" if int(wrong[true, predicted]) > most / 2 else "black")
     axes.set(
         title=f"{evaluation.correct} of {evaluation.total} test {facts.noun} right",
         xlabel="predicted class",
@@ -130,17 +140,18 @@ def confusion(evaluation: Evaluation, facts: Facts) -> Figure:
 def mistakes(evaluation: Evaluation, images: Tensor, facts: Facts) -> Figure:
     """Draw every wrongly read test image, the most confident mistake first.
 
-    At most 200 are drawn; the title says how many there are.
+    Each has its position among the test images and the probability of what was read. At most 150
+    are drawn; the title says how many there are.
     """
     wrong = (evaluation.predictions != evaluation.labels).nonzero().flatten()
     confidence = evaluation.probabilities.amax(dim=1)
-    shown = wrong[confidence[wrong].argsort(descending=True)][:200]
+    shown = wrong[confidence[wrong].argsort(descending=True)][:150]
     title = f"{len(wrong)} of {evaluation.total} test {facts.noun} read wrongly"
     if len(shown) < len(wrong):
         title += f", the {len(shown)} most confident of them"
     captions = [
         f"{facts.classes[evaluation.labels[i]]} read as {facts.classes[evaluation.predictions[i]]}"
-        f"\n{confidence[i]:.0%} sure"
+        f"\n#{i}, {confidence[i]:.0%}"
         for i in shown
     ]
     return _sheet(images[shown, 0], title, captions)
@@ -168,31 +179,32 @@ def first_layer(network: nn.Module) -> Figure | None:
     return figure
 
 
-def calibration(evaluation: Evaluation) -> Figure:
-    """Plot how often a prediction is right against how sure the network is of it.
+def calibration(evaluation: Evaluation, facts: Facts) -> Figure:
+    """Plot how many of the least sure predictions are wrong, and how many they say will be.
 
-    Each point is a fifteenth of the images, in order of confidence; the title has the expected
-    calibration error over them (Guo et al., On calibration of modern neural networks, 2017).
+    The title has the expected calibration error over fifteen groups of equally many images (Guo et
+    al., On calibration of modern neural networks, 2017).
     """
-    confidence = evaluation.probabilities.amax(dim=1)
-    order = confidence.argsort()
-    right = (evaluation.predictions == evaluation.labels).float()
-    bins = [(confidence[i].mean(), right[i].mean(), len(i)) for i in order.tensor_split(15)]
-    error = sum(abs(sure - hit) * count for sure, hit, count in bins) / len(order)
+    confidence, order = evaluation.probabilities.amax(dim=1).double().sort()
+    wrong = (evaluation.predictions != evaluation.labels)[order].double()
+    doubt = 1 - confidence
+    groups = zip(doubt.tensor_split(15), wrong.tensor_split(15), strict=True)
+    error = sum(float((d.mean() - w.mean()).abs()) * len(d) for d, w in groups) / len(order)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    # What is missing to certainty, as nearly all of it happens within the last percent.
-    doubt = [max(1 - float(sure), 1e-6) for sure, _, _ in bins]
-    wrong = [max(1 - float(hit), 1e-6) for _, hit, _ in bins]
-    axes.plot(doubt, wrong, "o-", ms=4, label="15 groups of images")
-    axes.plot([1e-6, 1], [1e-6, 1], color="0.6", lw=1, label="as sure as right")
-    axes.set(
-        title=f"Expected calibration error {float(error):.2%}",
-        xlabel="mean doubt (1 − probability of the predicted digit)",
-        ylabel="share that is wrong (0 is drawn at the bottom)",
-        xscale="log",
-        yscale="log",
+    counted = range(1, len(order) + 1)
+    axes.plot(counted, wrong.cumsum(0), label="are wrong")
+    axes.plot(
+        counted, doubt.cumsum(0), "--", color="0.4", label="should be, by their probabilities"
     )
+    axes.set(
+        title=f"Expected calibration error {error:.2%}",
+        xlabel=f"the N least sure test {facts.noun}",
+        ylabel="of which so many",
+        xscale="log",
+    )
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

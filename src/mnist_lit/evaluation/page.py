@@ -1,7 +1,6 @@
 """One page, in one file, of what a run or a checkpoint is worth; or of several side by side."""
 
 import base64
-import io
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from mnist_lit.checkpoints import pretrained
@@ -19,10 +17,20 @@ from mnist_lit.errors import CheckpointError, PageError, TrustError
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.evaluation.history import History
+from mnist_lit.evaluation.origin import masked
 from mnist_lit.network import summary
 from mnist_lit.network.compact import count_parameters
 
-FIGURES = ("Curves", "Confusion", "Worst mistakes", "First layer", "Calibration")
+# The figures in the order of the page, with their titles.
+FIGURES = {
+    "curves": "Curves",
+    "learning_rate": "Learning rate",
+    "confusion": "Confusion",
+    "mistakes": "Mistakes",
+    "calibration": "Calibration",
+    "filters": "First layer",
+    "augmentation": "Augmentation",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Subject:
         report: ``report.json``, of a folder.
         history: The epochs, of a folder.
         config: The composed config, of a folder that Hydra made.
+        augmentation: A picture of augmented images (PNG), of a folder.
     """
 
     name: str
@@ -42,6 +51,12 @@ class Subject:
     report: dict[str, Any] | None = None
     history: History | None = None
     config: str | None = None
+    augmentation: bytes | None = None
+
+    @property
+    def title(self) -> str:
+        """What was trained, for a heading."""
+        return f"{self.report['model']}, seed {self.report['seed']}" if self.report else self.name
 
 
 def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
@@ -65,9 +80,12 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
             f"{name}: not the folder of a finished run, which has report.json and checkpoints "
             f"({error})"
         ) from None
-    composed = path / ".hydra" / "config.yaml"
-    config = composed.read_text(encoding="utf-8") if composed.is_file() else None
-    return Subject(name, trained, report, History.of(rows), config)
+    composed, augmentation = path / ".hydra" / "config.yaml", path / "figures" / "augmentation.png"
+    return Subject(
+        *(name, trained, report, History.of(rows)),
+        config=composed.read_text(encoding="utf-8") if composed.is_file() else None,
+        augmentation=augmentation.read_bytes() if augmentation.is_file() else None,
+    )
 
 
 def page(
@@ -93,6 +111,36 @@ def page(
             )
     test = split(reopen(facts, data_root, trust), "test", facts)
     evaluations = [evaluate(s.trained.network, test, s.trained.facts) for s in subjects]
+    drawn = [draw(s, e, test.images) for s, e in zip(subjects, evaluations, strict=True)]
+    return render(subjects, evaluations, drawn)
+
+
+def draw(subject: Subject, evaluation: Evaluation, images: Tensor) -> dict[str, bytes]:
+    """Return the figures that there can be of a subject, as PNG, by their names.
+
+    Args:
+        subject: The run or checkpoint.
+        evaluation: What its network said of the test images.
+        images: The test images, ``uint8 [N, 1, side, side]``.
+    """
+    drawn = figures.of_training(subject.history) if subject.history else {}
+    drawn |= figures.of_network(subject.trained.network, evaluation, images, subject.trained.facts)
+    pictures = {name: figures.png(figure) for name, figure in drawn.items()}
+    return pictures | ({"augmentation": subject.augmentation} if subject.augmentation else {})
+
+
+def render(
+    subjects: Sequence[Subject],
+    evaluations: Sequence[Evaluation],
+    pictures: Sequence[dict[str, bytes]],
+) -> str:
+    """Return the page of subjects that have been evaluated and drawn.
+
+    Args:
+        subjects: One or several, trained on the same data.
+        evaluations: Of each, on the same test images.
+        pictures: Of each, what :func:`draw` returns.
+    """
     right = [e.predictions == e.labels for e in evaluations]
     environment = Environment(
         loader=PackageLoader("mnist_lit.evaluation", "."),
@@ -100,17 +148,18 @@ def page(
         undefined=StrictUndefined,
     )
     return environment.get_template("page.html").render(
-        figures=FIGURES,
-        noun=facts.noun,
-        subjects=[
-            _describe(subject, evaluation, test.images)
-            for subject, evaluation in zip(subjects, evaluations, strict=True)
-        ],
+        figures={
+            name: title for name, title in FIGURES.items() if any(name in one for one in pictures)
+        },
+        noun=subjects[0].trained.facts.noun,
+        subjects=[_describe(*one) for one in zip(subjects, evaluations, pictures, strict=True)],
         only=[[int((one & ~other).sum()) for other in right] for one in right],
     )
 
 
-def _describe(subject: Subject, evaluation: Evaluation, images: Tensor) -> dict[str, Any]:
+def _describe(
+    subject: Subject, evaluation: Evaluation, pictures: dict[str, bytes]
+) -> dict[str, Any]:
     network, facts = subject.trained.network, subject.trained.facts
     confusion = evaluation.confusion
     classes = []
@@ -120,29 +169,20 @@ def _describe(subject: Subject, evaluation: Evaluation, images: Tensor) -> dict[
         confused = f"{facts.classes[row.argmax()]} ({int(row.max())}×)" if row.sum() else ""
         count, hits = int(confusion[number].sum()), int(confusion[number, number])
         classes.append({"name": name, "count": count, "right": hits, "confused": confused})
-    drawn = {
-        "Curves": figures.learning_curves(subject.history) if subject.history else None,
-        "Confusion": figures.confusion(evaluation, facts),
-        "Worst mistakes": figures.mistakes(evaluation, images, facts),
-        "First layer": figures.first_layer(network),
-        "Calibration": figures.calibration(evaluation),
-    }
     return {
         "name": subject.name,
+        "title": subject.title,
         "correct": evaluation.correct,
         "total": evaluation.total,
         "accuracy": evaluation.accuracy,
         "loss": evaluation.loss,
         "parameters": count_parameters(network),
         "report": subject.report,
-        "config": subject.config,
-        "layers": summary.table(network, Path(subject.name).name, facts.side),
+        "config": subject.config and masked(subject.config),
+        "layers": summary.table(network, subject.title, facts.side),
         "classes": classes,
-        "figures": {name: figure and _embed(figure) for name, figure in drawn.items()},
+        "figures": {
+            name: "data:image/png;base64," + base64.b64encode(content).decode()
+            for name, content in pictures.items()
+        },
     }
-
-
-def _embed(figure: Figure) -> str:
-    stored = io.BytesIO()
-    figure.savefig(stored, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(stored.getvalue()).decode()

@@ -1,19 +1,18 @@
-"""What a run says of itself: on the console, in ``report.md`` and in ``report.json``."""
+"""What a run says of itself: on the console and in ``report.json``."""
 
 import json
-import platform
-import subprocess
+import textwrap
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mnist_lit.evaluation.evaluate import Evaluation
 from mnist_lit.evaluation.history import History
+from mnist_lit.evaluation.origin import Origin
 from mnist_lit.evaluation.requirements import Check
 from mnist_lit.facts import Facts
 
-PACKAGES = ("mnist-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
+COLUMNS = 80  # of a terminal
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,10 @@ class Report:
     seed: int
     device: str
     precision: str
-    versions: dict[str, str]
+    command: str | None
+    date: str
     git_commit: str | None
+    versions: dict[str, str]
 
     def objective(self, name: str) -> float:
         """Return what ``optimized_metric`` names: an entry, or a metric as ``val/NAME``."""
@@ -75,6 +76,7 @@ def make_report(
     seed: int,
     device: str,
     precision: str,
+    origin: Origin,
 ) -> Report:
     """Gather the outcome of a run.
 
@@ -90,6 +92,7 @@ def make_report(
         seed: The run's seed.
         device: What it was computed on.
         precision: The arithmetic of training, in Lightning's terms.
+        origin: What the run came from.
     """
     best, last = history.best, history.validated[-1]
     return Report(
@@ -123,28 +126,30 @@ def make_report(
         seed=seed,
         device=device,
         precision=precision,
-        versions={"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        git_commit=_git_commit(),
+        **asdict(origin),
     )
 
 
 def text(report: Report) -> str:
     """Lay the report out for a terminal: final evaluation, results, requirements check."""
     correct = f"{report.test_correct}/{report.test_total} ({report.test_accuracy:.2%})"
-    each = zip(report.classes, report.test_accuracy_per_class, strict=True)
+    # A class and its accuracy stay on one line.
+    each = "  ".join(
+        f"{name}: {accuracy:.2%}".replace(" ", "\N{NO-BREAK SPACE}")
+        for name, accuracy in zip(report.classes, report.test_accuracy_per_class, strict=True)
+    )
     metrics = [
         f"{name}: {value:.4f} (validation of epoch {report.best_epoch}: "
         f"{report.val_metrics[name]:.4f})"
         for name, value in report.test_metrics.items()
     ]
-    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     lines = [
         f"Final Evaluation (Best model from epoch {report.best_epoch}):",
         "",
         "Test Results:",
         f"Average loss: {report.test_loss:.4f}",
         f"Accuracy: {correct}",
-        "By class: " + "  ".join(f"{name}: {accuracy:.2%}" for name, accuracy in each),
+        f"By class:  {each}",
         *metrics,
         "-" * 50,
         f"FINAL RESULTS: {report.model}",
@@ -156,40 +161,19 @@ def text(report: Report) -> str:
         f"Protocol: {report.protocol}",
         f"Training Time: {report.wall_seconds:.1f} s, "
         f"{report.train_images_per_second:,.0f} images/s, {report.device}, {report.precision}",
-        f"Versions: {versions}",
         f"Seed: {report.seed}, commit {report.git_commit or 'unknown'}",
         "",
         "REQUIREMENTS CHECK:",
         *report.checks,
     ]
-    return "\n".join(lines)
+    wrapped = [
+        textwrap.fill(line, COLUMNS, subsequent_indent="  ", break_long_words=False)
+        for line in lines
+    ]
+    return "\n".join(wrapped).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def write(report: Report, run_dir: Path) -> None:
-    """Write ``report.md`` and ``report.json`` into a run's folder."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    """Write ``report.json`` into a run's folder."""
     content = {key: value for key, value in asdict(report).items() if key != "checks"}
     (run_dir / "report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (run_dir / "report.md").write_text(
-        f"# {report.model}, seed {report.seed}\n\n```\n{text(report)}\n```\n\n"
-        "![learning curves](figures/curves.png)\n"
-        "![confusion matrix](figures/confusion.png)\n"
-        "![mistakes](figures/mistakes.png)\n",
-        encoding="utf-8",
-    )
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the checkout that this code runs from, marked if it was changed."""
-    here = Path(__file__).parent
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip() or None

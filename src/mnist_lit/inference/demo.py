@@ -2,6 +2,7 @@
 
 import base64
 import io
+import webbrowser
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,17 @@ def serve(
     port: int | None,
     wait: bool = True,
     trust: tuple[str, ...] = (),
+    browser: bool = False,
 ) -> str:
-    """Open the page and, with ``wait``, keep it open until Ctrl-C; returns its address.
+    """Serve the page and, with ``wait``, keep it open until Ctrl-C; returns its address.
+
+    Args:
+        model: The one that is picked at first: of the package, or a checkpoint.
+        host: The address to listen at.
+        port: None for the first free one from 7860.
+        wait: Return only after Ctrl-C.
+        trust: Classes that a checkpoint may name, beside those of this project.
+        browser: Open the page in a browser.
 
     Raises:
         MissingPackageError: Gradio is not installed.
@@ -192,6 +202,8 @@ def serve(
     except OSError as error:
         raise DemoError(f"{host}, port {port or 'any'}: cannot be opened: {error}") from None
     print(f"{address} (Ctrl-C ends it)", flush=True)
+    if browser:
+        webbrowser.open(str(address))
     if wait:
         page.block_thread()
     return str(address)

@@ -138,8 +138,8 @@ def table(network: nn.Module, name: str, side: int, max_parameters: int | None =
         if isinstance(network, CompactCNN)
         else ""
     )
+    lines.append(f"{share}, {4 * parameters / 1000:.1f} kB as 32-bit floats")
     lines.append(
-        f"{share}, {4 * parameters / 1000:.1f} kB as 32-bit floats, "
         f"{sum(row.multiply_adds for row in rows) / 1e6:.2f} million multiply–adds an image{view}"
     )
     return "\n".join(lines)

@@ -318,9 +318,10 @@ def _expect(built: Any, kind: type, path: str, node: Mapping[str, Any]) -> None:
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keep from the console what a normal run need not say."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.WARNING)  # hardware found and not found, tips
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)  # hardware found and not found, processes, tips
     with warnings.catch_warnings():
         # Batches are slices of tensors in memory: worker processes would only copy them about.
         warnings.filterwarnings("ignore", ".*does not have many workers")
@@ -332,9 +333,12 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
         # A resumed run writes to a folder of its own; its best epoch so far is carried over.
         warnings.filterwarnings("ignore", ".*The dirpath has changed from")
+        # Of one input channel, both orders of a weight's strides mean the same places in memory.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         # Lightning 2.6 on torch 2.15; nothing here uses it.
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -88,7 +89,8 @@ class LitClassifier(pl.LightningModule):
         self.val_errors = SumMetric()
         self.val_count = SumMetric()
         self.val_images = 0
-        self._validated = False
+        self.learning_rate = 0.0
+        self._validated: dict[str, Tensor] = {}
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
         """Map normalised images ``[B, 1, side, side]`` to logits ``[B, classes]``."""
@@ -124,10 +126,12 @@ class LitClassifier(pl.LightningModule):
         self.train_loss = torch.zeros((), device=self.device)
         self.train_correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.train_batches = self.train_images = 0
-        self._validated = False
+        self._validated = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
+        # The scheduler changes it before the step's end.
+        self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         images, labels = batch
         loss, correct = self.batch_loss(self.network, self.loss, images, labels)
         self.train_loss += loss.detach()
@@ -147,10 +151,14 @@ class LitClassifier(pl.LightningModule):
         return self.train_correct / self.train_images
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's training loss, accuracy and the learning rate it ended with."""
+        """Log the epoch, validation included: loggers get one row of it.
+
+        The learning rate is that of the last step.
+        """
         self.log("train/loss", self.mean_train_loss, sync_dist=True)
         self.log("train/accuracy_on_distorted", self.mean_train_accuracy, sync_dist=True)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log("lr", self.learning_rate, sync_dist=True)
+        self.log_dict(self._validated, sync_dist=True)
         self._step_plateau()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -175,22 +183,28 @@ class LitClassifier(pl.LightningModule):
         self.val_images = int(count)
         for metric in (self.val_count, self.val_errors, self.val_loss):
             metric.reset()
-        self.log("val/accuracy", 1 - errors / count)
-        self.log("val/errors", errors)
-        self.log("val/loss", loss)
+        self._validated = {
+            "val/accuracy": 1 - errors / count,
+            "val/errors": errors,
+            "val/loss": loss,
+            **self._computed("val"),
+        }
+        # Every process has the same numbers; Lightning is told to average them, or would warn. In
+        # training the loggers get them at the epoch's end.
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self.log_dict(self._validated, logger=not fitting, sync_dist=True)
         # Fewest errors first and, among equals, the lower loss: one number to order epochs by.
-        self.log("val/rank", errors + loss / (1 + loss), logger=False)
-        self._log_metrics("val")
-        self._validated = True
+        self.log("val/rank", errors + loss / (1 + loss), logger=False, sync_dist=True)
 
     @property
     def _metrics(self) -> dict[str, Metric]:
         return {name: m for name, m in self.metrics.items() if isinstance(m, Metric)}
 
-    def _log_metrics(self, stage: str) -> None:
-        for name, metric in self._metrics.items():
-            self.log(f"{stage}/{name}", metric.compute().float())
+    def _computed(self, stage: str) -> dict[str, Tensor]:
+        values = {f"{stage}/{name}": m.compute().float() for name, m in self._metrics.items()}
+        for metric in self._metrics.values():
             metric.reset()
+        return values
 
     test_step = validation_step
 
@@ -201,11 +215,11 @@ class LitClassifier(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log accuracy and loss of the test images."""
         count = self.val_count.compute()
-        self.log("test/accuracy", 1 - self.val_errors.compute() / count)
-        self.log("test/loss", self.val_loss.compute() / count)
+        self.log("test/accuracy", 1 - self.val_errors.compute() / count, sync_dist=True)
+        self.log("test/loss", self.val_loss.compute() / count, sync_dist=True)
         for metric in (self.val_count, self.val_errors, self.val_loss):
             metric.reset()
-        self._log_metrics("test")
+        self.log_dict(self._computed("test"), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler and say when to step the latter."""

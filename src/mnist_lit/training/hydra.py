@@ -5,6 +5,7 @@ answered before torch is loaded.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,12 +34,13 @@ OPEN = (
 )
 
 
-def main(conf: Path, arguments: Sequence[str] | None = None) -> None:
+def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[str] = ()) -> None:
     """Train what the command line says; exits with 1 after a mistake or a missed requirement.
 
     Args:
         conf: The folder of the YAML files.
         arguments: Instead of those that the process was started with.
+        beside: More of them, which nobody typed.
     """
     given = list(sys.argv)
     own = given[1:] if arguments is None else list(arguments)
@@ -52,17 +54,27 @@ def main(conf: Path, arguments: Sequence[str] | None = None) -> None:
         # Lightning starts further processes with the command line of this one.
         sys.argv = given
         with errors_as_lines():
-            result = train(cfg)
+            result = train(cfg, _command(given[0], own))
         if cfg.requirements.enforce and not result.passed:
             missed.append(str(result.run_dir))
         return result.objective
 
     with errors_as_lines():
         refuse_options(own)
-        sys.argv = [given[0], *own]
+        sys.argv = [given[0], *own, *beside]
         hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name="config")(job)()
     if missed:
-        raise SystemExit(f"error: requirements not met (see report.md) in {', '.join(missed)}")
+        raise SystemExit(f"error: requirements not met (see report.html) in {', '.join(missed)}")
+
+
+def _command(program: str, arguments: Sequence[str]) -> str:
+    """Return what was typed and, in a sweep, what it says of this job."""
+    name = "python train.py" if Path(program).name == "train.py" else "mnist-lit train"
+    words = f"{name} {shlex.join(arguments)}".rstrip()
+    hydra_says = HydraConfig.get()
+    if hydra_says.mode is RunMode.MULTIRUN:
+        words += f"  # job {hydra_says.job.num}: {shlex.join(hydra_says.overrides.task)}"
+    return words
 
 
 def compose(*overrides: str) -> DictConfig:

@@ -1,17 +1,16 @@
 """A run: trained, reloaded at its best epoch, tested and reported."""
 
-import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.loggers import CSVLogger, Logger
 
 from mnist_lit import devices
 from mnist_lit.checkpoints.read import read
@@ -21,7 +20,7 @@ from mnist_lit.data.idx import IdxDataModule
 from mnist_lit.data.memory import Images
 from mnist_lit.data.reopen import split
 from mnist_lit.errors import ConfigError, StoppedError, reason
-from mnist_lit.evaluation import figures, report
+from mnist_lit.evaluation import figures, origin, page, report
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.evaluation.requirements import check_accuracy
 from mnist_lit.network import summary
@@ -33,6 +32,7 @@ from mnist_lit.training.build import (
     prepare,
     quiet_lightning,
 )
+from mnist_lit.training.console import kept, say
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,12 @@ class TrainingResult:
         return self.report.passed
 
 
-def train(cfg: DictConfig) -> TrainingResult:
+def train(cfg: DictConfig, command: str | None = None) -> TrainingResult:
     """Train, reload the best epoch, test it, and leave checkpoints, report and figures.
 
     Args:
         cfg: A config composed from ``conf/``.
+        command: What was typed to start it, for the report.
 
     Raises:
         ConfigError: The config cannot be run.
@@ -68,43 +69,95 @@ def train(cfg: DictConfig) -> TrainingResult:
         CheckpointError: ``ckpt_path`` or ``init_from`` is not a checkpoint that fits.
         DataError: The images cannot be read.
         StoppedError: Ctrl-C was pressed, or the process was asked to end.
+        RunError: Something else went wrong; ``run.log`` in the run's folder has the traceback.
     """
     config = parse(cfg)
     run_dir = Path(config.run_dir).resolve()
     parts = prepare(config)
+    file = run_dir / "run.log"
+    with kept(file) if parts.trainer.is_global_zero else nullcontext():
+        return _train(cfg, config, parts, run_dir, origin.origin(command))
+
+
+def _train(
+    cfg: DictConfig, config: Config, parts: Parts, run_dir: Path, came_from: origin.Origin
+) -> TrainingResult:
     trainer, data = parts.trainer, parts.data
     trainer.loggers = build_loggers(config)
+    if trainer.is_global_zero:
+        origin.write(run_dir)
     with quiet_lightning(), closed(trainer.loggers):
-        rank_zero_only(print)(
+        network = parts.classifier.network
+        say(
             summary.table(
-                *(parts.classifier.network, config.model["name"], parts.facts.side),
+                *(network, config.model["name"], parts.facts.side),
                 config.requirements.max_parameters,
-            ),
-            *parts.notes,
+            )
+        )
+        for note in parts.notes:
+            say(note)
+        say(
             f"training on {describe_device(trainer)} in {trainer.precision} precision "
-            f"(trainer.precision={config.trainer.precision}), {run_dir}",
-            sep="\n",
-            flush=True,
+            f"(trainer.precision={config.trainer.precision})\n{shown(run_dir)}"
         )
         for logger in trainer.loggers:
             logger.log_hyperparams(flat(cfg))
         wall_seconds = _fit(config, parts)
         test = split(data, "test", parts.facts)
-        evaluation = _evaluate_best(config, parts, test)
-        outcome = _report(config, parts, evaluation, wall_seconds)
+        best = read(Path(parts.best.best_model_path), trust=[config.model["_target_"]])
+        evaluation = evaluate(
+            *(best.network, test, parts.facts, config.data.get("eval_batch_size", 1000)),
+            device=trainer.strategy.root_device,
+        )
+        outcome = _report(config, parts, evaluation, wall_seconds, came_from)
         tested = {"test/accuracy": outcome.test_accuracy, "test/loss": outcome.test_loss}
         tested |= {f"test/{name}": value for name, value in outcome.test_metrics.items()}
         for logger in trainer.loggers:
-            logger.log_metrics(tested, trainer.global_step)
+            if not isinstance(logger, CSVLogger):  # whose rows are epochs
+                logger.log_metrics(tested, trainer.global_step)
             logger.save()
     if trainer.is_global_zero:
         report.write(outcome, run_dir)
-        figures.write(
-            *(run_dir / "figures", parts.record.history, evaluation, parts.facts),
-            *(_shown(data), test, parts.classifier.augmentations),
+        best.network.cpu()
+        subject = page.Subject(
+            *(str(run_dir), best, asdict(outcome), parts.record.history),
+            config=OmegaConf.to_yaml(cfg),
+            augmentation=figures.png(
+                figures.augmented_samples(
+                    *(_shown(data), parts.classifier.augmentations, parts.facts)
+                )
+            ),
         )
-        print(report.text(outcome), f"{run_dir}: checkpoints, report, figures", sep="\n")
+        _leave(subject, evaluation, test, run_dir)
+        say(f"{report.text(outcome)}\n\n{_next(run_dir)}")
     return TrainingResult(outcome, run_dir, outcome.objective(config.optimized_metric))
+
+
+def _leave(subject: page.Subject, evaluation: Evaluation, test: Images, run_dir: Path) -> None:
+    """Write figures and page into the folder of a run."""
+    pictures = page.draw(subject, evaluation, test.images)
+    folder = run_dir / "figures"
+    folder.mkdir(exist_ok=True)
+    for name, content in pictures.items():
+        (folder / f"{name}.png").write_bytes(content)
+    html = page.render([subject], [evaluation], [pictures])
+    (run_dir / "report.html").write_text(html, encoding="utf-8")
+
+
+def _next(run_dir: Path) -> str:
+    place = shlex.quote(shown(run_dir))
+    return (
+        "What next:\n"
+        f"  open {place}/report.html in a browser\n"
+        f"  mnist-lit evaluate {place}\n"
+        f"  mnist-lit predict {place} PICTURE.png"
+    )
+
+
+def shown(path: Path) -> str:
+    """Return a path as short as it can be given here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _fit(config: Config, parts: Parts) -> float:
@@ -126,15 +179,12 @@ def _fit(config: Config, parts: Parts) -> float:
     return time.perf_counter() - started
 
 
-def _evaluate_best(config: Config, parts: Parts, test: Images) -> Evaluation:
-    path = Path(parts.best.best_model_path)
-    kept = read(path, trust=[config.model["_target_"]]).network
-    batch_size = config.data.get("eval_batch_size", 1000)
-    return evaluate(kept, test, parts.facts, batch_size, parts.trainer.strategy.root_device)
-
-
 def _report(
-    config: Config, parts: Parts, evaluation: Evaluation, wall_seconds: float
+    config: Config,
+    parts: Parts,
+    evaluation: Evaluation,
+    wall_seconds: float,
+    came_from: origin.Origin,
 ) -> report.Report:
     history = parts.record.history
     accuracy = check_accuracy(history.best.val_accuracy, config.requirements)
@@ -154,6 +204,7 @@ def _report(
         seed=config.seed,
         device=describe_device(parts.trainer),
         precision=str(parts.trainer.precision),
+        origin=came_from,
     )
 
 
@@ -192,7 +243,7 @@ def flat(cfg: DictConfig) -> dict[str, Any]:
             for name, value in enumerate(node) if isinstance(node, list) else node.items():
                 add(f"{key}.{name}" if key else str(name), value)
         else:
-            words = re.sub(r"(?<=://)[^/@\s]*:[^/@\s]*@", "***@", str(node))
+            words = origin.masked(str(node))
             found[key] = words if isinstance(node, str) or node in ({}, []) else node
 
     add("", OmegaConf.to_container(cfg, resolve=True))

@@ -26,11 +26,17 @@ class RecordHistory(Callback):
         self._started = time.perf_counter()
         self._validated: float | None = None
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        """Note the learning rate that the step is about to use."""
-        self.history.learning_rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        """Note the learning rate that the step used."""
+        assert isinstance(pl_module, LitClassifier)
+        self.history.learning_rates.append(pl_module.learning_rate)
         self.history.train_images += len(batch[1]) * trainer.world_size
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -9,9 +9,10 @@ from tqdm import tqdm
 
 from mnist_lit.evaluation.history import Epoch
 from mnist_lit.training.callbacks.history import RecordHistory
+from mnist_lit.training.console import say
 
 
-def say(epoch: Epoch, epochs: int) -> str:
+def line(epoch: Epoch, epochs: int) -> str:
     """Say an epoch in one line; without metrics of one's own it has at most 80 columns."""
     validated = "not validated"
     if epoch.val_loss is not None:
@@ -53,10 +54,18 @@ class EpochProgressBar(ProgressBar):
                 initial=steps * trainer.current_epoch,
                 disable=None,  # where there is no terminal
                 file=sys.stdout,
-                unit="step",
+                # What does not change its width; the bar gets what 80 columns leave.
+                bar_format="{desc} |{bar}| {percentage:3.0f}%, {remaining} left{postfix}",
+                smoothing=0,  # validation between the epochs counts as well
                 dynamic_ncols=True,
                 leave=False,
             )
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Number the epoch."""
+        if self._bar is not None:
+            epoch = f"epoch {trainer.current_epoch + 1:>2}/{trainer.max_epochs}"
+            self._bar.set_description_str(epoch, refresh=False)
 
     def on_train_batch_end(
         self,
@@ -71,7 +80,7 @@ class EpochProgressBar(ProgressBar):
             accuracy = trainer.callback_metrics.get("val/accuracy")
             self._bar.set_postfix_str(
                 f"loss {outputs['loss'].item():.3f}, "
-                + (f"val accuracy {accuracy:.2%}, " if accuracy is not None else "")
+                + (f"accuracy {accuracy:.2%}, " if accuracy is not None else "")
                 + f"lr {trainer.optimizers[0].param_groups[0]['lr']:.2g}",
                 refresh=False,
             )
@@ -82,8 +91,7 @@ class EpochProgressBar(ProgressBar):
             # `trainer.callbacks` exists, but Lightning's types do not declare it.
             record = next(c for c in vars(trainer)["callbacks"] if isinstance(c, RecordHistory))
             assert trainer.max_epochs is not None
-            line = say(record.history.epochs[-1], trainer.max_epochs)
-            tqdm.write(line, file=sys.stdout)
+            say(line(record.history.epochs[-1], trainer.max_epochs))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take the bar away, also when training broke off."""

@@ -1,0 +1,264 @@
+"""The pictures of README and docs, from the shipped weights and the results.
+
+python benchmarks/pictures.py              # all of them, into docs/pictures/; needs a Chromium
+python benchmarks/pictures.py overview     # some of them
+
+Each carries the digests of the files that it was made from; a test compares them.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from math import cos, sin
+from pathlib import Path
+from statistics import mode
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accuracy import PUBLIC_MARKS, RESULTS, ROOT, hardest, load_results
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, PngImagePlugin
+from playwright.sync_api import Page, sync_playwright
+from tqdm import tqdm
+
+from mnist_lit import MNISTDataModule
+from mnist_lit.checkpoints import pretrained
+from mnist_lit.evaluation.page import open_subject, page
+from mnist_lit.inference import demo, predict
+from mnist_lit.inference.pictures import prepare_for
+
+sys.path.append(str(ROOT))  # the photographs are made by the tests
+
+from tests.inference.photographs import photograph
+
+FOLDER = ROOT / "docs" / "pictures"
+KEY = "Made-from"  # of the digests in a PNG file
+PAPER, PEN = 320, 22  # pixels, as on the page of the demo
+# A digit as a hand draws it: points of one stroke, as shares of the paper's side.
+FIVE = (
+    *((0.67, 0.18), (0.39, 0.19), (0.36, 0.47)),
+    *((0.49 + 0.2 * cos(a / 20), 0.61 + 0.2 * sin(a / 20)) for a in range(-45, 46, 3)),
+)
+
+
+class Picture(NamedTuple):
+    """How a picture is made, and from which files."""
+
+    make: Callable[[], Figure | bytes]
+    sources: Sequence[Path]
+
+
+def drawn() -> Image.Image:
+    """Draw the digit as the demo's paper would."""
+    paper = Image.new("L", (PAPER, PAPER), 255)
+    pen = ImageDraw.Draw(paper)
+    points = [(x * PAPER, y * PAPER) for x, y in FIVE]
+    pen.line(points, fill=0, width=PEN, joint="curve")
+    for x, y in points:
+        pen.ellipse((x - PEN / 2, y - PEN / 2, x + PEN / 2, y + PEN / 2), fill=0)
+    return paper
+
+
+def overview() -> Figure:
+    """Draw a digit, what `final` sees of it, its answer; and accuracy against parameters."""
+    trained = pretrained.load("final")
+    prepared = prepare_for(trained.facts, drawn())
+    (found,) = predict.run(trained, [prepared], torch.device("cpu"))
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    left, middle, bars, right = figure.subplots(1, 4, width_ratios=(1, 1, 0.9, 2.6))
+    left.imshow(drawn(), cmap="gray")
+    left.set_title("a digit, drawn")
+    middle.imshow(prepared, cmap="gray")
+    middle.set_title("what the network sees")
+    for axes in (left, middle):
+        axes.set(xticks=[], yticks=[])
+    bars.barh(range(10), found.probabilities)
+    bars.invert_yaxis()
+    bars.set(title=f"its answer: {found.name}", yticks=range(10), xlim=(0, 1), xticks=[0, 1])
+    bars.set_xlabel("probability")
+    bars.set_box_aspect(1.1)
+    plot_accuracy(right)
+    right.set_title("accuracy against size, mean of ten seeds")
+    return figure
+
+
+def accuracy() -> Figure:
+    """Draw accuracy against parameters, with the interval of each mean, and others' marks."""
+    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for words, parameters, reached in PUBLIC_MARKS:
+        axes.plot(parameters, reached, color="0.75", lw=7, marker="o")
+        below = parameters[0], reached[0]
+        axes.annotate(
+            words, below, (0, -10), textcoords="offset points", va="top", fontsize=8, color="0.35"
+        )
+    plot_accuracy(axes)
+    title = "Last of 20 epochs, mean of ten seeds with its 95 % interval; gray: others' figures"
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def plot_accuracy(axes: Axes) -> None:
+    """Plot each network's mean and its 95 % interval against its parameters."""
+    best = 0.0
+    for result in sorted(load_results(RESULTS), key=lambda result: result["parameters"]):
+        last, parameters = result["last_val_accuracy"], result["parameters"]
+        low, high = last["interval_95"]
+        point = parameters, 100 * last["mean"]
+        axes.errorbar(*point, yerr=50 * (high - low), fmt="o", color="C0", capsize=3)
+        # Names of the frontier on one side and the others on the other never meet.
+        beyond, best = last["mean"] > best, max(best, last["mean"])
+        offset, side = ((-6, 6), "right") if beyond else ((6, -12), "left")
+        axes.annotate(
+            result["experiment"], point, offset, textcoords="offset points", fontsize=9, ha=side
+        )
+    axes.set(xscale="log", xlabel="trainable parameters", ylabel="test accuracy, %")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.margins(0.12)
+
+
+def hardest_digits() -> Figure:
+    """Draw the test digits that every seed of every experiment reads wrong."""
+    found = hardest(load_results(RESULTS))
+    test = MNISTDataModule().images("test")
+    columns = min(10, max(1, len(found)))
+    rows = max(1, -(-len(found) // columns))
+    figure = Figure(figsize=(columns * 0.9, rows * 1.15), layout="constrained")
+    grid: Any = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, (position, readings) in zip(grid.flat, found.items(), strict=False):
+        axes.imshow(test.images[position, 0].numpy(), cmap="gray_r")
+        words = f"{test.labels[position]}, read {mode(readings)}\n#{position}"
+        axes.set_title(words, fontsize=7)
+    return figure
+
+
+def photographs() -> Figure:
+    """Draw test digits as photographs, what `final` sees of them, and what it says."""
+    trained, test = pretrained.load("final"), MNISTDataModule().images("test")
+    rng = np.random.default_rng(3)
+    with TemporaryDirectory() as folder:
+        paths = []
+        for number, position in enumerate(rng.choice(len(test.labels), 8, replace=False)):
+            path = Path(folder) / f"{number}.jpg"
+            path.write_bytes(photograph(test.images[position, 0].numpy(), rng))
+            paths.append(path)
+        batches = predict.prepare_files(trained.facts, paths)
+        prepared = [one.picture for batch in batches for one in batch if one.picture is not None]
+        found = predict.run(trained, prepared, torch.device("cpu"))
+        return predict.sheet(list(zip(paths, found, strict=True)))
+
+
+def demonstration() -> bytes:
+    """Draw the digit on the demo's page."""
+    address = demo.serve("final", "127.0.0.1", None, wait=False)
+
+    def draw(browser: Page) -> None:
+        browser.goto(address)
+        canvas = browser.locator("#paper canvas")
+        canvas.wait_for(timeout=60_000)
+        box = canvas.bounding_box()
+        assert box is not None
+        for number, (x, y) in enumerate(FIVE):
+            at = box["x"] + x * box["width"], box["y"] + y * box["height"]
+            browser.mouse.move(*at, steps=8 if number else 1)
+            if not number:
+                browser.mouse.down()
+        browser.mouse.up()
+        browser.locator("#seen img").wait_for()
+        browser.wait_for_timeout(1000)
+
+    return screenshot(draw, 1000, 860)
+
+
+def comparison() -> bytes:
+    """Compare two networks on a page."""
+    html = page([open_subject("final"), open_subject("nano")])
+    return screenshot(lambda browser: browser.set_content(html), 1300, 1250)
+
+
+def screenshot(prepare: Callable[[Page], object], width: int, height: int) -> bytes:
+    """Return what a browser shows."""
+    installed = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": width, "height": height})
+        prepare(shown)
+        content = shown.screenshot()
+        browser.close()
+    return content
+
+
+def weights(*names: str) -> list[Path]:
+    """Return the files of shipped weights."""
+    return [pretrained.checkpoint_of(name) for name in names]
+
+
+def results() -> list[Path]:
+    """Return the files of measured seeds."""
+    return sorted(RESULTS.glob("accuracy/*.json"))
+
+
+PICTURES = {
+    "overview": Picture(overview, [*weights("final"), *results()]),
+    "accuracy": Picture(accuracy, results()),
+    "hardest": Picture(hardest_digits, results()),
+    "photographs": Picture(photographs, weights("final")),
+    "demo": Picture(demonstration, weights("final")),
+    "comparison": Picture(comparison, weights("final", "nano")),
+}
+
+
+def digests(sources: Sequence[Path]) -> str:
+    """Return the digest of each file, by its place in the checkout."""
+    found = {
+        path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sources
+    }
+    return json.dumps(found, sort_keys=True)
+
+
+def save(name: str) -> None:
+    """Make a picture and write it with its digests."""
+    made = PICTURES[name].make()
+    if isinstance(made, Figure):
+        stored = io.BytesIO()
+        made.savefig(stored, dpi=110)
+        made = stored.getvalue()
+    words = PngImagePlugin.PngInfo()
+    words.add_text(KEY, digests(PICTURES[name].sources))
+    few = Image.open(io.BytesIO(made)).convert("RGB").quantize(128)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    few.save(FOLDER / f"{name}.png", pnginfo=words, optimize=True)
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return what the command line says."""
+    found = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    found.add_argument("names", nargs="*", help=f"of {', '.join(PICTURES)} (default: all)")
+    return found
+
+
+def main() -> None:
+    """Make the pictures that the command line names."""
+    names = command_line().parse_args().names or list(PICTURES)
+    for name in names:
+        if name not in PICTURES:
+            command_line().error(f"{name}: no such picture; there are {', '.join(PICTURES)}")
+    for name in tqdm(names, unit="picture"):
+        save(name)
+
+
+if __name__ == "__main__":
+    main()

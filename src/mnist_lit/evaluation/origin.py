@@ -1,0 +1,94 @@
+"""What a run came from: enough to make it again."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import distributions, version
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+PACKAGES = ("mnist-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
+# What a checkout adds to a commit: code and config, not what lies beside them.
+CODE = ("*.py", "*.yaml", "*.c", "*.html", "*.toml")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run came from; the fields are keys of ``report.json``.
+
+    Attributes:
+        command: As it was typed; None for a call from Python.
+        date: When it started, with the offset from UTC.
+        git_commit: Of the checkout that the code runs from, marked if it was changed; None for an
+            installed package.
+        versions: Of Python and the packages that decide what is computed.
+    """
+
+    command: str | None
+    date: str
+    git_commit: str | None
+    versions: dict[str, str]
+
+
+def origin(command: str | None) -> Origin:
+    """Return what a run that starts now comes from."""
+    return Origin(
+        command=command and masked(command),
+        date=datetime.now().astimezone().isoformat(timespec="seconds"),
+        git_commit=_git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"),
+        versions={"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+    )
+
+
+def masked(text: str) -> str:
+    """Return a text without the passwords of the addresses in it."""
+    return re.sub(r"(?<=://)[^/@\s]*:[^/@\s]*@", "***@", text)
+
+
+def write(run_dir: Path) -> None:
+    """Write ``packages.txt`` and, of a changed checkout, ``changes.diff`` into a run's folder."""
+    installed = {f"{found.name}=={found.version}" for found in distributions()}
+    packages = "\n".join(sorted(installed, key=str.lower))
+    (run_dir / "packages.txt").write_text(f"{packages}\n", encoding="utf-8")
+    if changes := _changes():
+        (run_dir / "changes.diff").write_text(f"{changes}\n", encoding="utf-8")
+
+
+def _changes() -> str | None:
+    """Return the difference from the commit, with new files of code in it."""
+    index = _git("rev-parse", "--path-format=absolute", "--git-path", "index")
+    if index is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        # Adding to a copy leaves the user's index as it is.
+        copy = shutil.copy(index, folder)
+        new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE)
+        _git("add", "--intent-to-add", "--", *(new or "").splitlines(), index=copy)
+        return _git("diff", "HEAD", index=copy)
+
+
+def _git(*arguments: str, index: str | None = None) -> str | None:
+    """Return what git says of the checkout of this code; None where it has none."""
+    environment = os.environ | ({"GIT_INDEX_FILE": index} if index else {})
+    outputs = []
+    # A package installed somewhere below a checkout of another project is not of that commit.
+    for command in (["ls-files", "--error-unmatch", "--", str(PACKAGE / "cli.py")], arguments):
+        try:
+            done = subprocess.run(
+                ["git", "-c", "core.quotePath=off", *command],
+                cwd=PACKAGE.parents[1],
+                env=environment,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        outputs.append(done.stdout.rstrip("\n"))
+    return outputs[-1] or None

@@ -1,0 +1,70 @@
+"""What a run says: on the console, and in ``run.log`` in its folder."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from tqdm import tqdm
+
+from mnist_lit.errors import RunError, UserError, reason
+
+
+class _AboveTheBar(logging.Handler):
+    """Prints above the progress bar, where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+_log = logging.getLogger("mnist_lit")
+_log.addHandler(_AboveTheBar())
+_log.setLevel(logging.INFO)
+_log.propagate = False
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Print a text and keep it; several processes say it once."""
+    _log.info("%s", text)
+
+
+@contextmanager
+def kept(file: Path) -> Iterator[None]:
+    """Keep what is said, Lightning's and Python's warnings, and the traceback of a failure.
+
+    Raises:
+        RunError: Instead of an exception that is no mistake of a user's.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(file, encoding="utf-8")
+    lightning, warned = logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")
+    console = logging.StreamHandler()  # captured warnings would not be seen otherwise
+    warned.addHandler(console)
+    warned.propagate = False  # Hydra prints what comes to the root
+    logging.captureWarnings(True)
+    for source in (_log, lightning, warned):
+        source.addHandler(handler)
+    try:
+        yield
+    except BaseException as error:
+        handler.emit(_failure(error))
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        raise RunError(
+            f"{type(error).__name__}: {reason(error)}; the whole traceback is in {file}"
+        ) from error
+    finally:
+        for source in (_log, lightning, warned):
+            source.removeHandler(handler)
+        logging.captureWarnings(False)
+        warned.removeHandler(console)
+        handler.close()
+
+
+def _failure(error: BaseException) -> logging.LogRecord:
+    what = (type(error), error, error.__traceback__)
+    return logging.LogRecord("mnist_lit", logging.ERROR, __file__, 0, "The run failed:", (), what)

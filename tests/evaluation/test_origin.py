@@ -1,0 +1,72 @@
+"""What a run came from, in real repositories."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mnist_lit.evaluation import origin
+
+
+def git(place: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+    done = subprocess.run(
+        ["git", *who, *arguments], cwd=place, check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout whose code is the running one."""
+    place = tmp_path / "a checkout"
+    package = place / "src" / "mnist_lit"
+    package.mkdir(parents=True)
+    (package / "cli.py").write_text("print(1)\n\n\n")
+    git(place, "init", "-q")
+    git(place, "add", ".")
+    git(place, "commit", "-q", "-m", "first")
+    monkeypatch.setattr(origin, "PACKAGE", package)
+    return place
+
+
+def test_a_clean_checkout_leaves_no_diff(checkout: Path, tmp_path: Path) -> None:
+    origin.write(tmp_path)
+    assert not (tmp_path / "changes.diff").exists()
+    assert origin.origin("x").git_commit == git(checkout, "rev-parse", "HEAD")[:12]
+
+
+def test_what_was_changed_can_be_made_again(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "src/mnist_lit/cli.py").write_text("print('é')\n\n\n")
+    (checkout / "mine.py").write_text("own = 1\n")
+    (checkout / "notes.txt").write_text("of no account\n")
+    before = git(checkout, "status", "--porcelain")
+    origin.write(tmp_path)
+    assert git(checkout, "status", "--porcelain") == before
+    commit = origin.origin(None).git_commit
+    assert commit is not None
+    assert commit.endswith("-dirty")
+    git(tmp_path, "clone", "-q", str(checkout), "again")
+    git(tmp_path / "again", "apply", str(tmp_path / "changes.diff"))
+    for name in ("src/mnist_lit/cli.py", "mine.py"):
+        assert (tmp_path / "again" / name).read_text() == (checkout / name).read_text()
+    assert not (tmp_path / "again" / "notes.txt").exists()
+
+
+def test_an_installed_package_is_not_of_the_commit_around_it(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    installed = checkout / "venv" / "mnist_lit"
+    installed.mkdir(parents=True)
+    (installed / "cli.py").touch()
+    monkeypatch.setattr(origin, "PACKAGE", installed)
+    assert origin.origin(None).git_commit is None
+    origin.write(tmp_path)
+    assert not (tmp_path / "changes.diff").exists()
+
+
+def test_no_password_is_kept() -> None:
+    typed = "python train.py logger.x.uri=https://me:secret@host/x seed=1"
+    assert origin.origin(typed).command == (
+        "python train.py logger.x.uri=https://***@host/x seed=1"
+    )
