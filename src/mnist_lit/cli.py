@@ -28,6 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[:1] == ["train"]:  # the rest is Hydra's
         _train(given[1:])
         return
+    options = read(given)
+    # Classes that are trusted are importable from the folder in which the command is started.
+    sys.path.append(str(Path.cwd()))
+    if sys.stderr.isatty():
+        print("loading PyTorch …", file=sys.stderr)
+    with errors_as_lines():
+        options.run(options)
+
+
+def read(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the words of a command line; exits with 2 and a line if they cannot be meant."""
     parser = Parser(prog="mnist-lit", description="Train compact image classifiers, and use them.")
     parser.add_argument("--version", action="version", version=f"mnist-lit {version('mnist-lit')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -39,18 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_demo(commands)
     _add_report(commands)
     _add_compare(commands)
-    options, rest = parser.parse_known_args(given)
+    options, rest = parser.parse_known_args(arguments)
     if rest:
-        command = commands.choices[given[0]]
+        command = commands.choices[arguments[0]]
         known = [word for action in command._actions for word in action.option_strings]
         wrong = next((word for word in rest if word.startswith("-")), rest[0])
         parser.error(unknown(wrong, known, "option"))
-    # Classes that are trusted are importable from the folder in which the command is started.
-    sys.path.append(str(Path.cwd()))
-    if sys.stderr.isatty():
-        print("loading PyTorch …", file=sys.stderr)
-    with errors_as_lines():
-        options.run(options)
+    return options
 
 
 class Parser(argparse.ArgumentParser):

@@ -322,6 +322,7 @@ def quiet_lightning() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)  # hardware found and not found, processes, tips
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # asked for, so shown
     with warnings.catch_warnings():
         # Batches are slices of tensors in memory: worker processes would only copy them about.
         warnings.filterwarnings("ignore", ".*does not have many workers")

@@ -1,0 +1,141 @@
+"""README and docs: their links lead somewhere, and their commands mean something."""
+
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from mnist_lit import cli, compose
+from mnist_lit.config.check import parse
+from tests.conftest import PROJECT
+
+PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+EXTRAS = set(metadata("mnist-lit").get_all("Provides-Extra") or ())
+EXTEND = PROJECT / "docs/extend.md"  # whose own test runs all of it
+
+
+def name(page: Path) -> str:
+    return page.relative_to(PROJECT).as_posix()
+
+
+def prose(text: str) -> str:
+    """Return a page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what the headings of a page are linked by, as the usual forges make it."""
+    headings = re.findall(r"^#+ (.*)$", prose(page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text(encoding="utf-8"))):
+        if link.startswith("http"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), f"{name(page)}: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{name(page)}: {link}"
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the commands of the `sh` blocks of a page, as words."""
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            for command in " ".join(map(shlex.quote, words)).split(" '&&' "):
+                found = shlex.split(command)
+                while found and (re.fullmatch(r"[A-Z_]+=.*", found[0]) or found[0] == "time"):
+                    del found[0]
+                if found and found[0] != "export":
+                    yield found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != EXTEND], ids=name)
+def test_commands_can_be_meant(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for program, *arguments in commands(page.read_text(encoding="utf-8")):
+        if program == "mnist-lit" and arguments[0] != "train":
+            if not {"--help", "--version"} & set(arguments):
+                cli.read(arguments)
+        elif program == "mnist-lit" or arguments[:1] == ["train.py"]:
+            compose_all(arguments[1:])
+        elif program == "python" and arguments[0] != "-m":
+            assert arguments[0].startswith("benchmarks/"), arguments
+            module = import_module(Path(arguments[0]).stem)
+            module.command_line().parse_intermixed_args(arguments[1:])
+        elif program == "pip":
+            for extra in re.findall(r"\.\[(.*?)\]", arguments[-1]):
+                assert set(extra.split(",")) <= EXTRAS, extra
+        else:
+            assert program == "." or shutil.which(program) or (PROJECT / program).is_file(), program
+        for path in arguments:
+            if path.startswith("tests/"):
+                assert (PROJECT / path.partition("::")[0]).exists(), path
+
+
+def compose_all(arguments: list[str]) -> None:
+    """Compose and check the config of a command, or of each job of a sweep."""
+    words = [word for word in arguments if not word.startswith("-")]
+    if "--cfg" in arguments:
+        words.remove("job")
+    jobs = [words]
+    if {"-m", "--multirun"} & set(arguments):
+        overrides = OverridesParser.create().parse_overrides(words)
+        (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    for job in jobs:
+        parse(compose(*job, "run_dir=unused"))
+
+
+def test_the_short_commands_of_the_readme_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    done = []
+    for program, *arguments in commands(README):
+        if program == "mnist-lit" and arguments[:2] in (["evaluate", "final"], ["export", "final"]):
+            cli.main(arguments)
+            done.append(capsys.readouterr().out)
+    assert "Accuracy: 9960/10000 (99.60%)" in done[0]
+    assert "9,960 of 10,000" in done[1]
+
+
+def test_the_python_of_the_readme_runs() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    for block in blocks:
+        if "…" not in block:
+            found: dict[str, object] = {}
+            exec(block, found)
+            assert "digits" in found
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 1000
+    text = re.sub(r"^\|.*$", "", prose(README), flags=re.MULTILINE)
+    assert len(re.findall(r"\d[\d,.]*", text)) <= 60
+    for paragraph in re.split(r"\n\s*\n", text):
+        if not paragraph.startswith(("#", "-")):
+            assert paragraph.strip().count("\n") < 4, paragraph
+
+
+def test_the_readme_lists_the_choices_that_there_are() -> None:
+    for group, choices in re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE):
+        if (PROJECT / "conf" / group).is_dir():
+            files = {file.stem for file in (PROJECT / "conf" / group).glob("*.yaml")}
+            assert set(re.findall(r"`(\w+)`", choices)) == files, group
