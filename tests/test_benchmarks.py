@@ -16,8 +16,9 @@ from tests.conftest import PROJECT
 
 # Four epochs of a few batches; the real recipe, images and entry point.
 TRIAL = (
-    *("quick", "--holdout", "--seeds", "2", "--jobs", "1", "trainer.accelerator=cpu"),
-    *("trainer.max_epochs=4", "data.train_size=2560", "logger=none", "callbacks=plain"),
+    *("nano", "--holdout", "--seeds", "2", "--jobs", "1", "trainer.accelerator=cpu"),
+    *("trainer.max_epochs=4", "data.train_size=1280", "logger=none", "callbacks=plain"),
+    "trainer.limit_val_batches=1",
 )
 
 

@@ -27,7 +27,7 @@ from mnist_lit.training.classifier import LitClassifier
 from mnist_lit.training.run import TrainingResult, train
 from tests.conftest import PROJECT, TINY, Here, run_train
 
-ENFORCED = [option for option in TINY if "enforce" not in option]
+ENFORCED = [*(option for option in TINY if "enforce" not in option), "model=final"]
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_evaluate_repeats_the_count_of_the_report(
     assert outcome["correct"] == trained.report.test_correct
     assert outcome["total"] == 10_000
     classifier = LitClassifier.load_from_checkpoint(checkpoint)
-    assert classifier.hparams["network"]["blocks"][0]["channels"] == 12
+    assert classifier.hparams["network"]["blocks"][0]["channels"] == 6
 
 
 def test_a_runs_folder_stands_for_its_best_epoch(

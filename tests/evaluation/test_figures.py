@@ -91,6 +91,15 @@ def test_mistakes_names_what_it_shows(mnist: MNISTDataModule) -> None:
     assert sorted(captions) == sorted(expected)
 
 
+@pytest.mark.parametrize(("wrong", "drawn"), [(200, 200), (201, 50)])
+def test_of_very_many_mistakes_the_first_are_drawn(
+    mnist: MNISTDataModule, wrong: int, drawn: int
+) -> None:
+    axes = figures.mistakes(evaluation(mnist, wrong), mnist.test.images, MNIST).axes[0]
+    assert len(axes.texts) == drawn
+    assert axes.get_title().startswith(f"{wrong} of 10000")
+
+
 def test_a_perfect_network_has_an_empty_sheet(mnist: MNISTDataModule) -> None:
     perfect = evaluation(mnist, 0)
     assert perfect.accuracy == 1

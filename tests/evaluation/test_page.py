@@ -61,12 +61,12 @@ def test_a_run_becomes_one_file(run: Path, tmp_path: Path) -> None:
         assert all(link.startswith("data:image/png;base64,") for link in page.links)
         assert page.pictures == SECTIONS
         words = " ".join(page.words.split())
-        assert words.startswith("final, seed 0")
+        assert words.startswith("nano, seed 0")
         assert "python train.py <x>" in words
         assert f"{date.today()}" in words
-        assert "19,382 parameters" in words
+        assert "996 parameters" in words
         assert "requirement asked is" in words
-        assert re.search(r"max_parameters 20000 19382 pass", words)
+        assert re.search(r"max_parameters 20000 996 pass", words)
         assert re.search(r"min_val_accuracy 0.994 0\.\d+ FAIL", words)
         assert "batch_size: 64" in words
         assert "Where they differ" not in words

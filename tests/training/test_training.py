@@ -115,6 +115,7 @@ def test_a_training_too_short_for_its_scheduler_is_refused(tiny: Make) -> None:
 def test_it_learns(tiny: Make) -> None:
     """2,000 images for a few seconds; fails if learning is broken anywhere."""
     cfg = tiny(
+        "model=final",
         "data.train_size=2000",
         "data.batch_size=50",
         "optimizer.lr=0.1",
@@ -323,10 +324,10 @@ def test_over_budget_is_refused_before_data_is_touched(
 
 
 def test_over_budget_trains_when_not_enforced_and_says_so(tiny: Make) -> None:
-    result = train(tiny("requirements.max_parameters=19382"))
+    result = train(tiny("requirements.max_parameters=996"))
     assert result.report.requirements["max_parameters"] == {
-        "limit": 19382,
-        "value": 19382,
+        "limit": 996,
+        "value": 996,
         "passed": False,
     }
     assert not result.passed
@@ -335,7 +336,9 @@ def test_over_budget_trains_when_not_enforced_and_says_so(tiny: Make) -> None:
 def test_a_run_leaves_report_figures_and_curves(
     tiny: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = train(tiny("logger=default", "callbacks=plain", "optimized_metric=test_accuracy"))
+    result = train(
+        tiny("model=final", "logger=default", "callbacks=plain", "optimized_metric=test_accuracy")
+    )
     report = json.loads((result.run_dir / "report.json").read_text())
     wanted = (
         "protocol parameters epochs best_epoch best_val_accuracy last_val_accuracy test_accuracy "
