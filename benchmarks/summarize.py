@@ -30,11 +30,18 @@ def main() -> None:
     if not paths:
         parser.error(f"no report.json below {', '.join(map(str, folders))}")
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    configs: dict[tuple[str, str], tuple[Path, Any]] = {}
     for path in paths:
         report = json.loads(path.read_text(encoding="utf-8"))
         config = yaml.safe_load((path.parent / ".hydra/config.yaml").read_text(encoding="utf-8"))
-        optimizer = config["optimizer"]["_target_"].rpartition(".")[2]
-        groups[report["model"], optimizer].append(report)
+        for key in ("seed", "run_dir", "logger", "ckpt_path"):
+            del config[key]
+        group = report["model"], config["optimizer"]["_target_"].rpartition(".")[2]
+        first, before = configs.setdefault(group, (path, config))
+        if config != before:
+            keys = [key for key in config if config[key] != before.get(key)]
+            parser.error(f"{path} and {first} differ in more than the seed: {', '.join(keys)}")
+        groups[group].append(report)
     print("| network | parameters | optimizer | last epoch, % by seed | mean ± s.d. | passed |")
     print("|---|---|---|---|---|---|")
     for (model, optimizer), reports in sorted(groups.items()):

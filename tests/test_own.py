@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pytorch_lightning.trainer.states import RunningStage
 from torchmetrics.functional.classification import multiclass_f1_score
@@ -29,9 +29,10 @@ from mnist_lit.data.idx import IdxDataModule
 from mnist_lit.data.reopen import reopen
 from mnist_lit.errors import CheckpointError, ConfigError, DataError, TrustError, UserError
 from mnist_lit.evaluation.evaluate import evaluate
+from mnist_lit.evaluation.origin import flat
 from mnist_lit.training import hydra
 from mnist_lit.training.build import build_classifier, build_metrics, prepare
-from mnist_lit.training.run import TrainingResult, flat, train
+from mnist_lit.training.run import TrainingResult, train
 from tests.conftest import PROJECT, TINY, write_idx
 from tests.own import Add, CountRight, Stripes
 
@@ -404,12 +405,15 @@ def test_augmentations_come_in_a_row_and_whatever_has_a_strength_fades(
 def test_loggers_get_the_whole_config_without_a_password_and_the_test_metrics(tiny: Make) -> None:
     cfg = tiny("model=final", "logger=csv")
     cfg.metrics = {}
-    given = flat(cfg)
+    given = flat(OmegaConf.to_container(cfg, resolve=True))
     assert given["model.blocks.1.channels"] == 16
     assert given["optimizer.lr"] == 0.65
     assert {"seed", "data.batch_size", "requirements.max_parameters"} <= given.keys()
     cfg.logger.csv.name = "postgresql+psycopg://user:secret@host:5432/db?x=1"
-    assert flat(cfg)["logger.csv.name"] == "postgresql+psycopg://***@host:5432/db?x=1"
+    assert (
+        flat(OmegaConf.to_container(cfg))["logger.csv.name"]
+        == "postgresql+psycopg://***@host:5432/db?x=1"
+    )
     cfg.logger.csv.name = ""
     result = train(cfg)
     assert "model.blocks.1.channels: 16" in (result.run_dir / "hparams.yaml").read_text()

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -15,6 +16,7 @@ from mnist_lit import folders
 from mnist_lit.config.mistakes import errors_as_lines
 from mnist_lit.errors import unknown
 from mnist_lit.export.formats import FORMATS
+from mnist_lit.files import whole, write_text
 
 if TYPE_CHECKING:
     from mnist_lit.inference.predict import Prediction
@@ -168,7 +170,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     trained = pretrained.load(options.model, trust=options.trust)
     data = reopen(trained.facts, options.data_root, options.trust)
     images = split(data, options.split, trained.facts)
-    result = evaluate(trained.network, images, trained.facts, options.batch_size, device)
+    result = evaluate(
+        *(trained.network, images, trained.facts, options.batch_size, device), name=options.model
+    )
     if options.json:
         print(
             json.dumps(
@@ -252,19 +256,28 @@ def _predict(options: argparse.Namespace) -> None:
             read += zip(prepared, found, strict=True)
             bar.update(len(batch))
     _print_predictions(read, options)
-    if options.show and read:
-        sheet = predict.sheet(read[:SHOWN])
-        _write(options.show, lambda path: sheet.savefig(path, dpi=100))
     for message in errors:
         print(f"error: {message}", file=sys.stderr)
+    if options.show and read:
+        sheet = predict.sheet(read[:SHOWN])
+        with whole(options.show) as draft, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a name in signs that the font lacks
+            sheet.savefig(draft, dpi=100)
     if errors:
         raise SystemExit(1)
 
 
 def _print_predictions(read: "list[tuple[Path, Prediction]]", options: argparse.Namespace) -> None:
+    from mnist_lit.inference.pictures import shown
+
     # A digit is its own number; other classes go by their names.
     digits = bool(read) and read[0][1].classes == tuple("0123456789")
     what = "digit" if digits else "class"
+
+    def cell(value: object) -> object:
+        # A spreadsheet takes what begins so for a formula, and what follows an apostrophe for text.
+        text = shown(value) if isinstance(value, (str, Path)) else ""
+        return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text or value
 
     def top(found: "Prediction") -> list[tuple[int | str, float]]:
         return [(n if digits else found.classes[n], p) for n, p in found.top(options.top)]
@@ -284,10 +297,10 @@ def _print_predictions(read: "list[tuple[Path, Prediction]]", options: argparse.
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["file", *names])
         for path, found in read:
-            writer.writerow([path, *(value for pair in top(found) for value in pair)])
+            writer.writerow(map(cell, [path, *(value for pair in top(found) for value in pair)]))
     else:
         for path, found in read:
-            print(path, *(f"{name} ({p:.1%})" for name, p in top(found)), sep="  ")
+            print(shown(path), *(f"{name} ({p:.1%})" for name, p in top(found)), sep="  ")
 
 
 def _add_export(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -384,15 +397,5 @@ def _page(options: argparse.Namespace) -> None:
     from mnist_lit.evaluation.page import open_subject, page
 
     subjects = [open_subject(run, options.trust) for run in options.runs]
-    text = page(subjects, options.data_root, options.trust)
-    _write(options.output, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(options.output, page(subjects, options.data_root, options.trust))
     print(options.output)
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SystemExit(f"error: {path}: cannot be written: {reason}") from None

@@ -45,5 +45,6 @@ def describe(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
         threads = torch.get_num_threads()
-        return f"cpu ({threads} thread{'s' if threads > 1 else ''})"
+        instructions = torch.backends.cpu.get_cpu_capability()
+        return f"cpu ({threads} thread{'s' if threads > 1 else ''}, {instructions})"
     return str(device)

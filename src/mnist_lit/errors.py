@@ -38,6 +38,14 @@ class StoppedError(UserError, RuntimeError):
     """A training that was stopped from outside; the message says how to go on with it."""
 
 
+class WriteError(UserError, OSError):
+    """A file that cannot be written; what stood there before stands there still."""
+
+
+class DivergedError(UserError, RuntimeError):
+    """A training whose loss is no longer a number."""
+
+
 class RunError(UserError, RuntimeError):
     """A training that failed for a reason that was not foreseen, which is its cause."""
 

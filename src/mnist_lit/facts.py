@@ -1,16 +1,29 @@
 """What a network has to know of the images that it was trained on."""
 
+import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any
 
+from annotated_types import Gt, Len
 from jaxtyping import Float, UInt8
+from pydantic import AfterValidator, FiniteFloat, Strict
 from torch import Tensor
 
-from mnist_lit.errors import DataError
-from mnist_lit.network.blocks import IMAGE_SIZE
+from mnist_lit.errors import ConfigError, DataError
+from mnist_lit.network.blocks import IMAGE_SIZE, MOST_CLASSES, Side, Switch, Target, validated
 
 DIGITS = tuple("0123456789")
+
+
+def _plain_text(text: str) -> str:
+    # What would move a terminal's cursor or could not be printed at all.
+    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in text):
+        raise ValueError("should have no control characters")
+    return text
+
+
+Text = Annotated[str, Strict(), Len(1, 1_000), AfterValidator(_plain_text)]
 
 
 @dataclass(frozen=True)
@@ -29,23 +42,28 @@ class Facts:
         source: The ``_target_`` of the data module and its arguments, to open the images again.
 
     Raises:
-        DataError: They contradict each other.
+        DataError: A value is impossible, or they contradict each other.
     """
 
-    name: str
-    classes: tuple[str, ...]
-    side: int
-    mean: float
-    std: float
-    protocol: str = "of the user's own"
-    centred: bool = False
+    name: Text
+    classes: Annotated[tuple[Text, ...], Len(2, MOST_CLASSES)]
+    side: Side
+    mean: Annotated[FiniteFloat, Strict()]
+    std: Annotated[FiniteFloat, Strict(), Gt(0)]
+    protocol: Text = "of the user's own"
+    centred: Switch = False
     source: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
-            raise DataError(f"{self.name}: at least two classes with names of their own are needed")
-        if self.side < 1 or not self.std > 0:
-            raise DataError(f"{self.name}: a side of {self.side} and a deviation of {self.std:g}")
+        try:
+            for one in fields(self):
+                validated(one.type, getattr(self, one.name), f"facts.{one.name}")
+            if "_target_" in self.source:
+                validated(Target, self.source["_target_"], "facts.source._target_")
+        except ConfigError as error:
+            raise DataError(str(error)) from None
+        if len(set(self.classes)) < len(self.classes):
+            raise DataError(f"{self.name}: each class needs a name of its own")
         if self.centred and self.side != IMAGE_SIZE:
             raise DataError(f"{self.name}: only images of {IMAGE_SIZE}×{IMAGE_SIZE} are centred")
 

@@ -1,6 +1,7 @@
 """Where things lie on this machine."""
 
 import os
+import tempfile
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -13,11 +14,22 @@ def config() -> Path:
 
 
 def cache() -> Path:
-    """Return the user's cache, for what can be made or downloaded again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mnist-lit"
+    """Return the user's cache, for what can be made or downloaded again.
+
+    A user without a home has it among the temporary files.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        # Of a path that is not absolute the standard says that it counts for nothing.
+        root = named if named.is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"mnist-lit-{os.getuid()}"
+    return root / "mnist-lit"
 
 
 def data() -> Path:
-    """Return the folder of the images: the checkout's, or for an installed package the cache."""
-    checkout = PACKAGE.parents[1] / "data"
-    return checkout if (checkout / "MNIST" / "raw").is_dir() else cache()
+    """Return the folder of the images: the checkout's, one in the working folder, or the cache."""
+    for place in (PACKAGE.parents[1], Path()):
+        if (place / "data" / "MNIST" / "raw").is_dir():
+            return (place / "data").resolve()
+    return cache()

@@ -33,6 +33,8 @@ def check(node: Mapping[str, Any], path: str, given: tuple[str, ...] = ()) -> Ca
     named, anything = parameters(target)
     for name, value in node.items():
         if name.startswith("_"):
+            if name == "_partial_" and type(value) is not bool:
+                raise ConfigError(f"{path}._partial_={value}: true or false is expected")
             continue
         if name not in named and not anything:
             raise ConfigError(unknown(f"{path}.{name}", [n for n in named if n not in given]))

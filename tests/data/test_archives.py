@@ -3,7 +3,13 @@
 import gzip
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +17,7 @@ import torch
 from mnist_lit import MNISTDataModule, folders
 from mnist_lit.data.archives import DIGESTS, folder_of, read
 from mnist_lit.errors import DataError
+from mnist_lit.files import UNFINISHED
 from tests.conftest import PROJECT, ordinary_user
 
 
@@ -86,6 +93,19 @@ def test_a_damaged_archive_is_named_with_the_remedy(root: Path, length: int) -> 
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("pack", [lambda c: gzip.compress(c, 1), gzip.decompress, gzip.compress])
+def test_what_a_file_holds_decides_and_not_how_it_is_packed(
+    root: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    """Packed anew, unpacked under its old name, packed twice."""
+    archive = root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
+    before = read(archive.parent, archive.stem)
+    content = archive.read_bytes()
+    archive.write_bytes(pack(gzip.decompress(content) if pack.__name__ == "<lambda>" else content))
+    digest = DIGESTS["t10k-labels-idx1-ubyte"]
+    assert torch.equal(read(archive.parent, archive.stem, digest), before)
+
+
 def test_other_data_in_the_place_of_mnist_is_said(root: Path) -> None:
     labels = root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
     content = bytearray(gzip.decompress(labels.read_bytes()))
@@ -101,12 +121,78 @@ def test_a_folder_without_the_files_is_left_alone(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_tilde_is_the_home_and_a_place_that_cannot_be_is_a_line(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert len(MNISTDataModule("~/data").images("test")) == 10_000
+    for place in ("~nobody-of-that-name", "x" * 300, "a\0b"):
+        with pytest.raises(DataError, match=r"^[^\n]*$"):
+            MNISTDataModule(place).images("test")
+
+
+def test_an_installed_package_finds_the_data_of_the_working_folder(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "PACKAGE", tmp_path / "site-packages" / "mnist_lit")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(root.parent)
+    data = MNISTDataModule()
+    data.prepare_data()
+    monkeypatch.chdir("/")
+    assert len(data.images("test")) == 10_000
+    assert not (tmp_path / "cache").exists()
+
+
+class Mirror(SimpleHTTPRequestHandler):
+    """Serves the checkout's files."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given, directory=str(PROJECT / "data" / "MNIST" / "raw"))
+
+    def log_message(self, *given: Any) -> None:
+        pass
+
+
+DOWNLOAD = """
+import os, sys
+from mnist_lit import folders
+from mnist_lit.data import archives
+folders.PACKAGE, archives.MIRRORS = folders.Path("/nowhere/of/it"), (sys.argv[1],)
+if sys.argv[2] == "die":  # where a file is whole and has not taken its place yet
+    os.fsync = lambda file: os.kill(os.getpid(), 9)
+print(archives.find_mnist())
+"""
+
+
+def test_a_download_that_was_killed_leaves_nothing_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    raw = tmp_path / "mnist-lit" / "MNIST" / "raw"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for how, code in (("die", -9), ("live", 0)):
+            place = f"http://127.0.0.1:{server.server_port}"
+            command = [sys.executable, "-c", DOWNLOAD, place, how]
+            assert subprocess.run(command, cwd=tmp_path, check=False).returncode == code
+            unfinished = [path for path in raw.iterdir() if path.name.startswith(UNFINISHED)]
+            assert len(unfinished) == (how == "die")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert {path.name for path in raw.iterdir()} - {".lock"} == {f"{name}.gz" for name in DIGESTS}
+
+
 @pytest.mark.usefixtures("no_network")
 def test_without_files_and_network_a_line_says_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(folders, "PACKAGE", tmp_path / "site-packages" / "mnist_lit")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"cannot be downloaded to .*name a folder") as caught:
         MNISTDataModule().prepare_data()
     assert "\n" not in str(caught.value)
@@ -119,5 +205,6 @@ def test_what_is_in_the_cache_is_found(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(folders, "PACKAGE", tmp_path / "site-packages" / "mnist_lit")
+    monkeypatch.chdir(tmp_path)
     root.rename(tmp_path / "mnist-lit")
     assert len(MNISTDataModule().images("test")) == 10_000

@@ -1,16 +1,26 @@
 """The page of a run, and of several."""
 
+import json
+import os
 import re
+import shutil
+from collections.abc import Callable
 from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from mnist_lit import compose
 from mnist_lit.checkpoints import pretrained
+from mnist_lit.checkpoints.read import read_file
 from mnist_lit.cli import main
+from mnist_lit.errors import PageError
+from mnist_lit.evaluation.history import Epoch, History
+from mnist_lit.evaluation.page import open_subject
 from mnist_lit.training.run import train
 from tests.conftest import TINY
 
@@ -95,6 +105,113 @@ def test_two_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     differ = re.search(r"final, and not by (\d+) –", words)
     assert differ is not None
     assert int(differ[1]) > 1000  # a network of ten batches reads far less
+
+
+def reported(**changed: Any) -> Callable[[Path], object]:
+    """Change keys of report.json; None takes one away."""
+
+    def change(folder: Path) -> None:
+        file = folder / "report.json"
+        content = {**json.loads(file.read_text(encoding="utf-8")), **changed}
+        file.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+    return change
+
+
+def written(content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / "report.json").write_bytes(content)
+
+
+def recorded(**changed: Any) -> Callable[[Path], object]:
+    """Change the History of last.ckpt; what begins with an e is of its first epoch."""
+
+    def change(folder: Path) -> None:
+        last = folder / "checkpoints" / "last.ckpt"
+        content = read_file(last)
+        history = content["callbacks"]["History"]
+        history["epochs"][0] |= {k[2:]: v for k, v in changed.items() if k.startswith("e_")}
+        history |= {k: v for k, v in changed.items() if not k.startswith("e_")}
+        torch.save(content, last)
+
+    return change
+
+
+def unlike(name: str, content: Any) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        torch.save(content, folder / "checkpoints" / f"{name}.ckpt")
+
+    return change
+
+
+def is_folder(name: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(written(text) for text in (b"", b"[]", b"3", b'"a"', b"null", b"[" * 10**5)),
+        *(written(text) for text in (b'{"model": "\xff"}', "{}".encode("utf-16"))),
+        written(b'{"seed": ' + b"9" * 5000 + b"}"),
+        lambda folder: os.truncate(folder / "report.json", 2**31),
+        is_folder("report.json"),
+        *(reported(**{k: None}) for k in ("model", "requirements", "protocol", "device")),
+        *(reported(**{k: "x"}) for k in ("seed", "wall_seconds", "test_metrics", "requirements")),
+        *(reported(requirements={"a": one}) for one in (1, {}, {"limit": 1})),
+        *(reported(test_metrics=one) for one in ({"f1": 0.5}, {"f1": "x"}, [1])),
+        reported(date=5),
+        *(recorded(e_train_loss=value) for value in (float("nan"), "x", 1e308, True)),
+        *(recorded(e_val_count=number) for number in (0, None, -1)),
+        *(recorded(epochs="abc"), recorded(epochs=[{}]), recorded(epochs=[])),
+        *(recorded(learning_rates=rates) for rates in (["a"], 5, torch.zeros(2, 2))),
+        recorded(learning_rates=torch.zeros(1).double().expand(10**9)),
+        recorded(another=1),
+        *(unlike("last", {"callbacks": [1]}), unlike("last", {"callbacks": {"History": []}})),
+        *(unlike("last", {}), unlike("last", [])),
+        *(is_folder(f"checkpoints/{name}.ckpt") for name in ("best", "last")),
+        unlike("best", {"state_dict": {}}),
+        lambda folder: os.truncate(folder / "checkpoints" / "last.ckpt", 500),
+    ],
+)
+def test_an_altered_folder_is_a_line(
+    run: Path, tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    for part in ("report.json", "checkpoints"):
+        copy: Callable[..., object] = shutil.copytree if (run / part).is_dir() else shutil.copy
+        copy(run / part, tmp_path / part)
+    change(tmp_path)
+    with pytest.raises(PageError, match="not the folder of a finished run") as caught:
+        open_subject(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_what_is_not_to_be_read_beside_report_and_checkpoints_is_left_out(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    is_folder("figures/augmentation.png")(folder)
+    is_folder(".hydra/config.yaml")(folder)
+    reported(test_metrics={"f1": float("nan")}, val_metrics={"f1": 0.5}, wall_seconds=1)(folder)
+    recorded(e_train_loss=-1.0, e_val_loss=0.0, e_epoch=10**6, learning_rates=[])(folder)
+    main(["report", str(folder), "--output", str(tmp_path / "page.html")])
+    page = Reader((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "Augmentation" not in page.pictures
+    assert "f1 nan (validation 0.5000)" in " ".join(page.words.split())
+    (folder / ".hydra" / "config.yaml").rmdir()
+    (folder / ".hydra" / "config.yaml").write_bytes(b"a: \xff")
+    assert open_subject(str(folder)).config == "a: \ufffd"
+
+
+def test_rates_survive_a_checkpoint_and_lists_of_them_are_still_read() -> None:
+    rates = [0.1, 1 / 3, 2e-45]
+    history = History([Epoch(1, 0.1, None, None, None, 0.1, 2.0)], rates, 5, 1.0)
+    assert History.of(history.plain()) == history
+    assert History.of({**history.plain(), "learning_rates": rates}) == history
 
 
 def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,12 @@
 """Networks in other formats, read back by other programs."""
 
+import copy
+import os
+import resource
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +19,16 @@ from mnist_lit import MNIST, MNISTDataModule
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.cli import main
-from mnist_lit.errors import ExportError, MissingPackageError
+from mnist_lit.errors import ExportError, MissingPackageError, WriteError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.export import run as exporting
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.export.run import export
+from mnist_lit.export.source import Source
 from mnist_lit.network.compact import CompactCNN
 from mnist_lit.training.classifier import LitClassifier
 
-FINAL = pretrained.load("final")
+FINAL, NANO = pretrained.load("final"), pretrained.load("nano")
 # Every kind of block that there is.
 EVERYTHING: list[dict[str, Any]] = [
     {"channels": 6, "kernel": 5, "pool": "after_conv", "bias": True},
@@ -78,30 +83,94 @@ def test_onnx_takes_raw_pixels_of_any_batch_and_says_what_it_is(
 ) -> None:
     onnx = pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
-    file = tmp_path / "final.onnx"
-    network = mnist_lit.load_pretrained("final")
-    export(FINAL, "onnx", file)
+    file = tmp_path / "nano.onnx"
+    network = mnist_lit.load_pretrained("nano")
+    export(NANO, "onnx", file)
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
     for count in (1, 7):
         images = mnist.test.images[:count]
         (logits,) = session.run(None, {"pixels": images.numpy()})
         np.testing.assert_allclose(logits, classify(network, images), atol=1e-4)
     facts = {p.key: p.value for p in onnx.load(file).metadata_props}
-    assert facts["parameters"] == "19382"
+    assert facts["parameters"] == "996"
     assert facts["classes"] == "0 1 2 3 4 5 6 7 8 9"
-    assert facts["test_correct"].startswith(str(pretrained.record("final")["test_correct"]))
+    assert facts["test_correct"].startswith(str(pretrained.record("nano")["test_correct"]))
 
 
 def test_int8_onnx_holds_its_weights_in_bytes(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
-    done = export(FINAL, "onnx-int8", tmp_path / "final.onnx")
+    done = export(NANO, "onnx-int8", tmp_path / "nano.onnx")
     kinds = [t.data_type for t in onnx.load(done.path).graph.initializer if len(t.dims) == 4]
-    assert kinds.count(onnx.TensorProto.INT8) == 5
+    assert kinds == 9 * [onnx.TensorProto.INT8]
     assert done.correct >= done.reference - 10
 
 
+@pytest.mark.parametrize(("form", "size"), [("onnx", 12_000), ("onnx-int8", 22_000), ("torch", 0)])
+def test_a_file_holds_the_network_and_nothing_of_the_machine(
+    form: str, size: int, tmp_path: Path, mnist: MNISTDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = FORMATS[form]
+    source = Source(NANO.network, MNIST, 1, 1, calibration=lambda: mnist.train.images[:50])
+    files = []
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        files.append(import_module(chosen.module).make(source, chosen.int8))
+    assert files[0] == files[1]
+    places = str(Path(mnist_lit.__file__).parent), sys.prefix, str(tmp_path), str(Path.home())
+    for words in (*(place for place in places if place != "/"), 'File "', ".py", "return "):
+        assert words.encode() not in files[0]
+    if size:
+        assert len(files[0]) <= size
+        onnx = pytest.importorskip("onnx")
+        assert [one.domain for one in onnx.load_from_string(files[0]).opset_import] == [""]
+
+
+def test_a_network_that_answers_with_not_a_number_is_refused(tmp_path: Path) -> None:
+    network = copy.deepcopy(NANO.network)
+    assert isinstance(network, CompactCNN)
+    network.linear.bias.data[3] = torch.nan
+    for form in ("onnx-int8", "c"):
+        with pytest.raises(ExportError, match=r"odd: not written, .* 10,000 of 10,000 .* finite"):
+            export(Trained(network, MNIST), form, tmp_path / "odd")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["onnx", "c-int8"])
+def test_a_default_of_float64_changes_nothing(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.set_default_dtype(torch.float64)
+    try:
+        done = export(pretrained.load("nano"), form, Path("~/nano"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert done.correct >= done.reference - 10
+    assert (tmp_path / "nano").stat().st_size == done.size
+
+
+def test_only_a_regular_file_is_replaced_and_only_by_a_whole_one(tmp_path: Path) -> None:
+    pipe, file = tmp_path / "pipe", tmp_path / "nano.pt2"
+    os.mkfifo(pipe)
+    file.write_text("older")
+    for place, words in ((pipe, "not a regular file"), (tmp_path, "a folder")):
+        with pytest.raises(WriteError, match=f"cannot be written: it is {words}"):
+            export(NANO, "torch", place)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(WriteError, match=r"nano\.pt2: cannot be written: File too large"):
+            export(NANO, "torch", file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_text() == "older"
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [file, pipe]
+
+
 def test_a_person_can_include_the_header(tmp_path: Path, mnist: MNISTDataModule) -> None:
-    main(["export", "final", "--to", "c-int8", "--output", str(tmp_path / "digits.h")])
+    main(["export", "nano", "--to", "c-int8", "--output", str(tmp_path / "digits.h")])
     (tmp_path / "main.c").write_text(
         '#include <stdio.h>\n#include "digits.h"\nstatic const uint8_t pixels[784] = {'
         + ",".join(map(str, mnist.test.images[0].flatten().tolist()))
@@ -128,6 +197,20 @@ def test_what_does_not_agree_is_not_written(
     assert list(tmp_path.iterdir()) == [file]
 
 
+class Branches(torch.nn.Module):
+    """A network that cannot be exported: what it computes depends on the pixels."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.flatten(1)[:, :10]
+        return pixels if pixels.sum() > 0 else -pixels
+
+
+def test_a_network_that_an_exporter_cannot_take_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="not written, for Branches cannot be exported to torch"):
+        export(Trained(Branches(), MNIST), "torch", tmp_path / "odd.pt2")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_package_or_compiler_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +227,7 @@ def test_a_missing_package_or_compiler_is_named(
 
 
 def test_a_checkpoint_can_be_exported(tmp_path: Path) -> None:
-    checkpoint = pretrained.checkpoint_of("final")
+    checkpoint = pretrained.checkpoint_of("nano")
     again = LitClassifier.load_from_checkpoint(checkpoint)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,6 +1,11 @@
 """The page, in a real browser."""
 
+import contextlib
+import html
+import http.client
+import io
 import itertools
+import json
 import math
 import os
 import shutil
@@ -10,15 +15,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
+import mnist_lit
 from mnist_lit import MNISTDataModule
 from mnist_lit.checkpoints import pretrained
-from mnist_lit.errors import MissingPackageError
+from mnist_lit.errors import DemoError, MissingPackageError
 from mnist_lit.inference import demo
 
 # Strokes on a paper of 1×1, from the top left.
@@ -49,7 +56,11 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run ``mnist-lit demo`` as a user does, with a browser that notes what it is to open."""
+    """Run ``mnist-lit demo`` as a user does, with a browser that notes what it is to open.
+
+    The environment names a proxy that is not there. At the end nothing was said on the console, and
+    nothing is left of the pictures that were sent.
+    """
     folder = tmp_path_factory.mktemp("browser")
     noting = folder / "browser"
     noting.write_text(f'#!/bin/sh\necho "$1" > "{folder}/opened"\n')
@@ -60,7 +71,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "BROWSER": str(noting)},
+        env={
+            **os.environ,
+            "BROWSER": str(noting),
+            "TMPDIR": str(folder),
+            **dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:1"),
+        },
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -72,7 +88,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.1)
         assert (folder / "opened").read_text().strip() == words[0]
         yield words[0]
+        assert any((folder / path).is_dir() for path in os.listdir(folder))  # noqa: PTH208
         process.terminate()
+        assert process.communicate() == ("", "")
+        assert process.returncode == 0
+    assert sorted(os.listdir(folder)) == ["browser", "opened"]  # noqa: PTH208
 
 
 @pytest.fixture(scope="module")
@@ -215,14 +235,134 @@ def test_it_listens_on_this_machine_alone(address: str) -> None:
 
 
 def test_nothing_and_nonsense_get_a_hint() -> None:
-    blank = Image.new("RGB", (320, 320), "white")
+    blank = as_png(Image.new("RGB", (320, 320), "white"))
     assert demo.read(None, "final") == demo.read(blank, "final") == (demo.HINT, None, None)
     faint = np.full((320, 320), 250, np.uint8)
     faint[100:200, 150:170] = 247
-    words, labels, seen = demo.read(Image.fromarray(faint), "final")
+    words, labels, seen = demo.read(as_png(Image.fromarray(faint)), "final")
     assert "no digit to be seen" in words
     assert labels is None
     assert seen is None
+
+
+def as_png(picture: Image.Image) -> bytes:
+    stored = io.BytesIO()
+    picture.save(stored, "PNG")
+    return stored.getvalue()
+
+
+def test_pictures_are_read_as_the_command_line_reads_them(
+    mnist: MNISTDataModule, tmp_path: Path
+) -> None:
+    digit = mnist.test.images[1, 0].numpy()
+    clear = Image.new("RGBA", (28, 28), "white")
+    clear.putalpha(Image.fromarray(digit))
+    deep = Image.fromarray((255 - digit).astype(np.uint16) * 257)
+    for picture in (clear.resize((200, 200)), deep.resize((200, 200))):
+        (tmp_path / "2.png").write_bytes(content := as_png(picture))
+        (wanted,) = mnist_lit.predict(tmp_path / "2.png", device="cpu")
+        words, labels, _ = demo.read(content, "final")
+        assert words == "# 2"
+        assert labels is not None
+        assert tuple(labels.values()) == wanted.probabilities
+
+
+def ask(
+    address: str, path: str, headers: dict[str, str] | None = None, body: bytes | None = None
+) -> tuple[int, str]:
+    place = address.removeprefix("http://").strip("/")
+    with contextlib.closing(http.client.HTTPConnection(place, timeout=60)) as connection:
+        connection.request("GET" if body is None else "POST", path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def test_pages_of_other_places_are_refused(address: str) -> None:
+    own = address.removeprefix("http://").strip("/")
+    for headers, status in (
+        ({"Host": own, "Origin": f"http://{own}"}, 200),
+        ({"Host": "LOCALHOST:9"}, 200),
+        ({"Host": "[::1]"}, 200),
+        ({"Host": f"rebound.example:{own.rpartition(':')[2]}"}, 403),
+        ({"Host": "192.0.2.1"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "[::"}, 403),
+        ({"Host": own, "Origin": "http://rebound.example"}, 403),
+        ({"Host": own, "Origin": "http://localhost:3000"}, 403),
+        ({"Host": own, "Origin": "null"}, 403),
+    ):
+        assert ask(address, "/config", headers)[0] == status, headers
+    everywhere = demo.Guard(None, {"machine"}, addresses=True)
+    assert everywhere.own({"host": "192.0.2.1:7860"})
+    assert everywhere.own({"host": "[2001:db8::1]:7860", "origin": "http://[2001:db8::1]:7860"})
+    assert not everywhere.own({"host": "rebound.example"})
+
+
+def test_uploads_are_bounded(address: str) -> None:
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    for size, status in ((1000, 200), (demo.UPLOAD + 1, 413), (demo.BODY, 413)):
+        body = head + bytes(size) + b"\r\n--x--\r\n"
+        assert ask(address, "/gradio_api/upload", kind, body)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("number", "data", "words"),
+    [
+        (0, ["no data URL", "final"], "an empty file"),
+        (0, ["data:image/png;base64,AAAA", "final"], "not an image"),
+        (0, [7, "final"], "a PNG as a data URL is expected"),
+        (0, [None], "enough input values"),
+        (0, ["", "nonsense"], "not in the list of choices"),
+        (1, [{"path": "/etc/passwd"}, "final"], "a file that was not uploaded"),
+        (1, [{"path": 7}, "final"], "validation error"),
+        (99, [], "Internal Server Error"),
+    ],
+)
+def test_bad_input_gets_a_word(address: str, number: int, data: list[Any], words: str) -> None:
+    body = json.dumps({"data": data, "fn_index": number, "session_hash": "a"}).encode()
+    kind = {"Content-Type": "application/json"}
+    assert words in html.unescape(ask(address, "/gradio_api/run/predict", kind, body)[1])
+
+
+def test_pictures_are_swept_from_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}").write_bytes(bytes(100))
+        time.sleep(0.02)
+    monkeypatch.setattr(demo, "UPLOAD", 25)  # of which ten are kept
+    demo._sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "3"}
+    monkeypatch.setattr(demo, "KEPT", 0)
+    demo._sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "words"),
+    [
+        ("127.0.0.1", 70_000, "a port from 1 to 65535 is expected"),
+        ("127.0.0.1", 10**30, "a port from 1 to 65535 is expected"),
+        ("a..b", None, "cannot be opened"),
+        ("192.0.2.1", 7860, "cannot be opened"),
+    ],
+)
+def test_an_address_that_is_not_to_be_had(host: str, port: int | None, words: str) -> None:
+    with pytest.raises(DemoError, match=words) as caught:
+        demo.serve("final", host, port)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_port_that_is_taken_and_the_next_one() -> None:
+    with demo._listen("127.0.0.1", None) as first, demo._listen("127.0.0.1", None) as second:
+        port = first.getsockname()[1]
+        assert second.getsockname()[1] > port
+        with pytest.raises(DemoError, match="in use"):
+            demo._listen("127.0.0.1", port)
+    if socket.has_ipv6:
+        with contextlib.suppress(DemoError), demo._listen("[::1]", None) as third:
+            assert third.getsockname()[0] == "::1"
 
 
 def test_a_missing_gradio_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,24 +5,33 @@ import csv
 import io
 import json
 import math
+import os
+import resource
 import struct
+import subprocess
+import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageCms, ImageDraw, ImageOps
 from scipy import ndimage
 
 import mnist_lit
 from mnist_lit import MNIST, MNISTDataModule
+from mnist_lit.checkpoints import pretrained
 from mnist_lit.cli import main
-from mnist_lit.errors import PictureError
+from mnist_lit.errors import CheckpointError, PictureError
 from mnist_lit.evaluation.evaluate import classify
+from mnist_lit.inference import pictures
 from mnist_lit.inference.pictures import lay_out, open_picture, prepare, to_gray
+from mnist_lit.inference.predict import find_pictures
 from tests.conftest import ordinary_user
 from tests.inference.photographs import photograph
 
@@ -187,8 +196,8 @@ def test_arrays_and_tensors_of_every_layout(digits: np.ndarray, labels: list[int
     ):
         assert [p.digit for p in mnist_lit.predict(images)] == labels[:5]
     assert read(batch[0]) == read(tensor[0]) == labels[0]
-    with pytest.raises(PictureError, match=r"picture 0: floats from 40 to 235; 0 to 1"):
-        mnist_lit.predict(batch[0].astype(float))
+    with pytest.raises(PictureError, match=r"picture 0: floats from 40.5 to 235.5; 0 to 1"):
+        mnist_lit.predict(batch[0] + 0.5)
     with pytest.raises(PictureError, match=r"picture 1: no digit to be seen"):
         mnist_lit.predict([batch[0], np.full((50, 50), 200, np.uint8)])
 
@@ -202,6 +211,112 @@ def test_predictions_are_those_of_the_network(mnist: MNISTDataModule) -> None:
     digit, probability = found[0].top(3)[0]
     assert digit == found[0].digit
     assert probability == max(found[0].probabilities)
+
+
+def test_every_shape_and_type_that_people_have_is_read(
+    mnist: MNISTDataModule, digits: np.ndarray, labels: list[int], tmp_path: Path
+) -> None:
+    ink = digits[:4]
+    rows = ink.reshape(4, 784)
+    wide = np.stack([np.asarray(paper_with(digit, 100)) for digit in ink])
+    path = tmp_path / "0.png"
+    Image.fromarray(ink[0]).save(path)
+    content = path.read_bytes()
+    tensor = torch.from_numpy(ink)
+    four: list[Any] = [
+        *(ink, ink[:, None], ink[..., None], ink.astype(np.int32), ink / 255, ink > 127, ink * 1.0),
+        *(rows, rows.astype(np.float64), torch.from_numpy(rows), rows.tolist(), ink.tolist()),
+        *(tensor, tensor[:, None], (tensor / 255).bfloat16(), (tensor / 255).half()),
+        *(wide, wide[:, None], np.repeat(wide[..., None], 4, -1), torch.from_numpy(wide)[:, None]),
+        *((tensor[:, None], mnist.test.labels[:4]), (rows, np.array(labels[:4]))),
+        [(one, label) for one, label in zip(ink, labels, strict=False)],
+        (Image.fromarray(one) for one in ink),
+    ]
+    for images in four:
+        found = mnist_lit.predict(images, model="nano", device="cpu")
+        assert [one.digit for one in found] == labels[:4], np.shape(images)
+    for count in (1, 3, 4):  # images of MNIST's side, not one picture of so many channels
+        assert (
+            len(mnist_lit.predict(tensor[:count])) == len(mnist_lit.predict(ink[:count])) == count
+        )
+    with path.open("rb") as file:
+        one: list[Any] = [
+            *(content, bytearray(content), memoryview(content), io.BytesIO(content), file),
+            *(
+                path,
+                str(path),
+                Image.open(io.BytesIO(content)),
+                ink[0],
+                ink[0][..., None],
+                rows[0],
+                rows[:1],
+            ),
+            *(np.repeat(ink[0][..., None], 3, -1), tensor[0], tensor[:1], rows[0].tolist()),
+            *((tensor[0][None] / 255, labels[0]), (Image.fromarray(ink[0]), torch.tensor(7))),
+            torch.from_numpy(wide)[:1].expand(3, -1, -1),
+        ]
+        for images in one:
+            found = mnist_lit.predict(images, device="cpu")
+            assert [prediction.digit for prediction in found] == labels[:1], type(images)
+    assert mnist_lit.predict([]) == mnist_lit.predict(ink[:0]) == []
+
+
+def test_what_is_no_picture_is_refused_in_a_line() -> None:
+    wrong: list[Any] = [
+        *(None, 5, 0.5, {"image": 1}, object(), [1, 2], np.zeros(5), np.zeros((2, 3, 4, 5, 6))),
+        *(np.zeros((2, 5, 28, 28)), np.array("a"), np.array([None]), torch.zeros(3, device="meta")),
+        *([[1, 2], [3]], b"", b"text", io.BytesIO(), io.StringIO("text"), "a" * 5000, "a\0b", ""),
+        *(np.full((28, 28), np.nan), np.full((28, 28), 300), np.zeros((28, 28), complex)),
+        *(torch.randn(28, 28), np.zeros((0, 5)), np.full((28, 28), -1), [b"x", Path("/dev/null")]),
+    ]
+    for images in wrong:
+        with pytest.raises(PictureError) as caught:
+            mnist_lit.predict(images, model="nano", device="cpu")
+        assert str(caught.value).count("\n") == 0
+
+
+def test_a_network_takes_the_place_of_a_name(digits: np.ndarray, labels: list[int]) -> None:
+    trained = pretrained.load("final")
+    network = mnist_lit.load_pretrained("final").train().double()
+    for model in (trained, network, mnist_lit.LitClassifier(trained.network, trained.facts)):
+        found = mnist_lit.predict(digits, model=model, device="cpu")
+        assert [one.digit for one in found] == labels
+    assert network.training  # a network that is given is not changed
+    assert network.linear.weight.dtype is torch.float64
+    network.linear.weight.data.fill_(math.nan)
+    with pytest.raises(CheckpointError, match="not numbers"):
+        mnist_lit.predict(digits, model=network, device="cpu")
+    with pytest.raises(CheckpointError, match="values for 10 classes"):
+        mnist_lit.predict(digits, model=torch.nn.Flatten(), device="cpu")
+
+
+def test_a_default_of_float64_changes_nothing(digits: np.ndarray, labels: list[int]) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = mnist_lit.predict(digits, device="cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [one.digit for one in found] == labels
+
+
+def test_a_forked_process_predicts_after_the_first_one_has() -> None:
+    program = (
+        "import multiprocessing, numpy, torch, mnist_lit; torch.set_num_threads(2)\n"
+        "y, x = numpy.mgrid[-1:1:28j, -1:1:28j]; ring = abs(numpy.hypot(x, y / 1.4) - 0.45) < 0.1\n"
+        "def read(n): return mnist_lit.predict([ring] * n)[0].digit\n"
+        "read(64)\n"
+        "with multiprocessing.get_context('fork').Pool(1) as pool:\n"
+        "    print(pool.map_async(read, [64]).get(60))\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=200,
+    )
+    assert done.stdout == "[0]\n", done.stderr
 
 
 @pytest.fixture
@@ -260,7 +375,7 @@ def test_each_bad_file_gets_a_line_and_the_others_are_read(
     Image.new("L", (100, 100), 250).save(folder / "blank.png")
     noise = np.random.default_rng(0).normal(200, 10, (200, 200)).clip(0, 255)
     Image.fromarray(noise.astype(np.uint8)).save(folder / "noise.png")
-    Image.new("L", (20_000, 30), 255).save(folder / "wide.png")
+    Image.new("1", (20_000, 3_000), 1).save(folder / "wide.png")
     frames = [Image.new("L", (50, 50), shade) for shade in (0, 100, 200)]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
     bomb(folder / "bomb.png")
@@ -276,8 +391,8 @@ def test_each_bad_file_gets_a_line_and_the_others_are_read(
         "empty.png": "an empty file",
         "blank.png": "no digit to be seen",
         "noise.png": "no digit to be seen",
-        "wide.png": "20,000×30 pixels",
-        "moving.gif": "3 frames",
+        "wide.png": "20,000×3,000 pixels, more than 36 million",
+        "moving.gif": "several frames",
         "bomb.png": "pixels",
         "none.png": "no such file",
     }
@@ -285,6 +400,134 @@ def test_each_bad_file_gets_a_line_and_the_others_are_read(
     for name, words in wanted.items():
         assert words in lines[name]
     assert all(line.startswith("error: ") for line in lines.values())
+
+
+def chunk_of_webp(side: int) -> bytes:
+    """Return the start of a WebP that says it has so many pixels a side."""
+    body = b"\x30\x01\x00\x9d\x01\x2a" + struct.pack("<HH", side, side) + bytes(100)
+    body = b"VP8 " + struct.pack("<I", len(body)) + body
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
+def tiff(*pages: dict[int, int]) -> bytes:
+    """Return a TIFF of pages of 1×1, with tags on top."""
+    content = bytearray(b"II*\0" + struct.pack("<I", 8))
+    usual = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 0, 278: 1, 279: 1}
+    for number, page in enumerate(pages, 1):
+        tags = sorted({**usual, **page}.items())
+        end = len(content) + 2 + 12 * len(tags) + 4
+        content += struct.pack("<H", len(tags))
+        content += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        content += struct.pack("<I", end if number < len(pages) else 0)
+    return bytes(content)
+
+
+def saved(kind: str) -> bytes:
+    stored = io.BytesIO()
+    Image.new("L", (30, 30), 5).save(stored, kind)
+    return stored.getvalue()
+
+
+def test_size_is_bounded_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    comment = b"!\xfe" + (b"\xff" + bytes(255)) * 40_000 + b"\0"  # gathered in quadratic time
+    monkeypatch.setattr(pictures, "MAX_SECONDS", 0.2)
+    for content, words in {
+        chunk_of_webp(16_383): "16,383×16,383 pixels, more than 24 million",
+        tiff(*[{}] * 20_000): "several frames or pages",
+        tiff({322: 60_000, 323: 60_000}): "60,000×60,000 pixels",
+        b"P6 60000 60000 255\n": "too many pixels",
+        saved("GIF")[:13] + comment + saved("GIF")[13:]: "takes more than 0.2 s to decode",
+        bytes(pictures.MAX_BYTES + 1): "more than 100 MB",
+    }.items():
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.process_time()
+        with pytest.raises(PictureError, match=words):
+            open_picture(io.BytesIO(content))
+        assert time.process_time() - start < 3
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used < 512_000
+
+
+def test_every_mode_is_read_and_none_ends_the_others(
+    digits: np.ndarray, labels: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper = paper_with(digits[0])
+    lab = ImageCms.createProfile("LAB")
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), lab, "RGB", "LAB")
+    changed = ImageCms.applyTransform(paper.convert("RGB"), to_lab)
+    assert changed is not None
+    changed.save(tmp_path / "lab.tiff")
+    for mode in ("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "LA", "PA", "La"):
+        assert read(paper.convert("LA").convert(mode) if mode == "La" else paper.convert(mode)) == 7
+    for name, value in {"nan": math.nan, "inf": math.inf}.items():
+        values = np.asarray(paper, np.float32).copy()
+        values[5, 5] = value
+        Image.fromarray(values).save(tmp_path / f"{name}.tiff")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SystemExit):
+        main(["predict", "final", str(tmp_path), str(tmp_path / "pipe"), "--json"])
+    out, err = capsys.readouterr()
+    assert [row["digit"] for row in json.loads(out)] == labels[:1]
+    assert len(err.splitlines()) == 3
+    assert err.count("not numbers") == 2
+    assert "not a regular file" in err
+
+
+def test_names_of_every_kind(
+    digits: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [
+        b"=1+1.png",
+        b"@x.png",
+        b"+.png",
+        b"$a$b^.png",
+        b"\x1b[31m.png",
+        b"a\nb.png",
+        b"\xff.png",
+    ]
+    for name in names:
+        paper_with(digits[0]).save(os.fsdecode(name))
+    paths = [os.fsdecode(name) for name in names]
+    main(["predict", "nano", *paths, "--csv", "--show", "sheet.png"])
+    rows = list(csv.reader(io.StringIO(capfd.readouterr().out)))
+    assert [row[0] for row in rows[1:]] == [
+        *(
+            "'=1+1.png",
+            "'@x.png",
+            "'+.png",
+            "$a$b^.png",
+            "\\x1b[31m.png",
+            "a\\nb.png",
+            "\\udcff.png",
+        )
+    ]
+    assert open_picture(Path("sheet.png")).size[0] > 500
+    main(["predict", "nano", *paths])
+    assert len(capfd.readouterr().out.splitlines()) == len(names)
+    for path in paths:
+        Path(path).write_text("no picture")
+    with pytest.raises(SystemExit):
+        main(["predict", "nano", *paths])
+    assert len(capfd.readouterr().err.splitlines()) == len(names)
+
+
+def test_a_folder_holds_pictures_and_other_things(folder: Path) -> None:
+    for name in ("a.pdf", "b.h5", "c.eps", "._a.png", ".hidden.png", "d.mpg"):
+        (folder / name).write_text("no picture")
+    assert [path.name for path in find_pictures([str(folder)])] == [f"{n}.png" for n in range(4)]
+    with pytest.raises(PictureError, match="cannot be read: File name too long"):
+        find_pictures(["a" * 5000])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_pillow_turns_it(orientation: int) -> None:
+    picture = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
+    picture.getexif()[0x0112] = orientation
+    turned = np.asarray(ImageOps.exif_transpose(picture))
+    np.testing.assert_allclose(to_gray(picture), turned / 255, rtol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tiff", "webp", "bmp"])

@@ -201,11 +201,34 @@ def test_description_rebuilds_the_network() -> None:
             [{"channels": 4}, {"channels": 4, "residual": True, "pool": "after_conv"}],
             r"model.blocks\[1\].residual=true: can pool only at its end",
         ),
+        ([{"channels": 1, "repeats": 1001}], "1,001 convolutions, repeats counted; at most 1,000"),
+        ([{"channels": 1}] * 1001, "at most 1000 items"),
+        ([{"channels": 1000}] * 3, r"18,\d{3},\d{3} parameters; at most 10,000,000"),
+        ([{"channels": 30_000}], r"23,520,000 numbers come out for an image, at most 16,777,216"),
+        ([{"channels": 2**31}], r"model.blocks\[0\].channels=2147483648: should be less than"),
+        ([{"channels": 4, "kernel": 2}], r"model.blocks\[0\].kernel=2: it should be odd"),
+        ([{"channels": 4, "depth": 2}], r"model.blocks\[0\].depth=2: Unexpected"),
+        ([{}], r"model.blocks\[0\].channels: Field required"),
     ],
 )
 def test_impossible_blocks_are_refused(blocks: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         CompactCNN(blocks)
+
+
+@pytest.mark.parametrize("name", ["final", "optimized", "nano"])
+def test_the_bound_on_parameters_counts_as_torch_does(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = variant(name)
+    for blocks in (network.description["blocks"], SHARED, SEPARABLE):
+        count = count_parameters(CompactCNN(blocks))
+        monkeypatch.setattr("mnist_lit.network.blocks.MOST_PARAMETERS", count)
+        CompactCNN(blocks)
+        monkeypatch.setattr("mnist_lit.network.blocks.MOST_PARAMETERS", count - 1)
+        with pytest.raises(ConfigError, match=f"{count:,} parameters"):
+            CompactCNN(blocks)
+        monkeypatch.undo()
 
 
 def test_shapes_are_checked_at_run_time_here() -> None:

@@ -1,6 +1,9 @@
+import hashlib
+import os
+import pwd
 import shutil
-import subprocess
-import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mnist_lit import folders
+from mnist_lit.files import UNFINISHED
 from mnist_lit.network import fused
 from mnist_lit.network.compact import CompactCNN
 
@@ -135,17 +140,119 @@ def test_evaluation_is_torchs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         network.train()(torch.zeros(2, 1, 28, 28))
 
 
-@pytest.mark.parametrize("compiler", ["false", "there-is-no-such-compiler"])
-def test_without_a_compiler_torch_does_it(compiler: str, tmp_path: Path) -> None:
-    code = """if True:
-        import torch
-        from mnist_lit.network import fused
-        from mnist_lit.network.compact import CompactCNN
-        network = CompactCNN([{"channels": 4, "pool": "after_conv"}])
-        network(torch.rand(2, 1, 28, 28)).sum().backward()
+@needs_compiler
+def test_a_default_of_float64_changes_nothing() -> None:
+    x = torch.randn(2, 1, 8, 8)
+    conv = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+    norm = nn.BatchNorm2d(4)
+
+    def gradients() -> tuple[Tensor, ...]:
+        y = fused.pool_norm_relu(fused.conv_pool(x, conv), norm, pool=False)
+        return torch.autograd.grad(y.square().sum(), [conv.weight, norm.weight, norm.bias])
+
+    wanted = gradients()
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = gradients()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(got, wanted, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
+@pytest.fixture
+def operations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of an empty cache; nothing is loaded yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(fused, "_failures", [])
+    monkeypatch.setattr(fused, "_compilers", [])
+    fused.library.cache_clear()
+    yield tmp_path / "mnist-lit" / "operations"
+    fused.library.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("compiler", "words"),
+    [
+        ("false", "false: it failed with status 1"),
+        ("no-such-cc -m64", "no-such-cc: no such C compiler; name one in CC"),
+        ("cc 'x", "CC=cc 'x: No closing quotation"),
+        ("true", "the C compiler made no library"),
+    ],
+)
+def test_without_a_compiler_torch_does_it_and_says_why(
+    compiler: str, words: str, operations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    network = CompactCNN([{"channels": 4, "pool": "after_conv"}])
+    network(torch.rand(2, 1, 28, 28)).sum().backward()
+    assert fused.library(4) is None
+    assert fused.describe().startswith("torch's operations, because ")
+    assert words in fused.describe()
+    assert not list(operations.iterdir()), "nothing half-made is left"
+
+
+def test_a_compiler_that_hangs_is_ended(operations: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "LIMIT", 0.5)
+    monkeypatch.setenv("CC", "sh -c 'sleep 600; true'")
+    assert fused.library(4) is None
+    assert fused.library(8) is None, "it is not tried again"
+    assert "sh: it took more than 0.5 s; name another" in fused.describe()
+    assert not list(operations.iterdir())
+
+
+@needs_compiler
+def test_only_what_was_compiled_here_is_loaded(
+    operations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "env cc")  # a compiler of two words
+    operations.mkdir(parents=True, mode=0o700)
+    killed, running = (operations / f"{UNFINISHED}{name}" for name in ("killed", "running"))
+    for litter in (killed, running):
+        litter.mkdir()
+    os.utime(killed, (0, 0))
+    assert fused.library(4) is not None
+    assert fused.describe().startswith("C operations: ")
+    assert not killed.exists()
+    running.rmdir()  # was left, for another process may have been at work there
+    (file,) = operations.iterdir()
+    whole = file.read_bytes()
+    planted, ran = tmp_path / "planted.so", tmp_path / "ran"
+    text = "#include <stdio.h>\n__attribute__((constructor)) static void run(void) "
+    text += f'{{ fclose(fopen("{ran}", "w")); }}'
+    fused.compile_c(["-shared", "-fPIC", "-x", "c", "-", "-o", str(planted)], text)
+    foreign = planted.read_bytes()
+    for content in (whole[:-100], whole[:65] + foreign):
+        file.write_bytes(content)
+        # What is loaded already does not depend on the file.
+        assert fused.pool_norm_relu(torch.rand(2, 4, 6, 6), nn.BatchNorm2d(4), pool=True).any()
+        fused.library.cache_clear()
+        assert fused.library(4) is not None
+        assert file.read_bytes() == whole
+    # With a digest that is right, in a folder to which others can write.
+    file.write_bytes(hashlib.sha256(foreign).hexdigest().encode() + b"\n" + foreign)
+    operations.chmod(0o777)
+    fused.library.cache_clear()
+    assert fused.library(4) is None
+    assert f"because {operations} is not this user's alone" in fused.describe()
+    if os.geteuid() == 0:
+        operations.chmod(0o700)
+        os.chown(operations, 65534, 65534)
+        fused._failures.clear()
+        fused.library.cache_clear()
         assert fused.library(4) is None
-    """
-    cache = tmp_path / "cache"
-    environment = {"CC": compiler, "XDG_CACHE_HOME": str(cache), "PATH": "/usr/bin:/bin"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-    assert not list(cache.glob("mnist-lit/*")), "nothing half-made is left"
+    assert not ran.exists()
+
+
+def test_a_cache_is_found_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for named in ("", "cache", "~/cache"):  # not absolute
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+        assert folders.cache() == Path.home() / ".cache" / "mnist-lit"
+
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert folders.cache() == Path(tempfile.gettempdir(), f"mnist-lit-{os.getuid()}")

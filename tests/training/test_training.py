@@ -15,9 +15,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mnist_lit import MNISTDataModule
+from mnist_lit import MNISTDataModule, compose
+from mnist_lit.checkpoints import pretrained
 from mnist_lit.config.check import parse
-from mnist_lit.errors import CheckpointError, ConfigError, RequirementsError
+from mnist_lit.errors import CheckpointError, ConfigError, DivergedError, RequirementsError
 from mnist_lit.training.build import (
     build_callbacks,
     build_classifier,
@@ -29,7 +30,7 @@ from mnist_lit.training.build import (
 from mnist_lit.training.callbacks.history import RecordHistory
 from mnist_lit.training.classifier import LitClassifier, decay_weights_only
 from mnist_lit.training.run import train
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, TINY
 
 Make = Callable[..., DictConfig]
 
@@ -149,11 +150,11 @@ def test_a_seed_fixes_everything(tiny: Make, callbacks: str) -> None:
 class CopyAfter(pl.Callback):
     """Keeps what is on disk after an epoch, as a run killed then would have left it."""
 
-    def __init__(self, epoch: int, folder: Path) -> None:
-        self.epoch, self.folder = epoch, folder
+    def __init__(self, epoch: int, folder: str) -> None:
+        self.epoch, self.folder = epoch, Path(folder)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch == self.epoch:
+        if trainer.current_epoch == self.epoch and not self.folder.exists():
             shutil.copytree(Path(trainer.default_root_dir) / "checkpoints", self.folder)
 
 
@@ -175,7 +176,11 @@ def test_resuming_equals_not_having_stopped(
     cfg = tiny(*overrides, run_dir="whole")
     cfg.callbacks = {**cfg.callbacks, "copy": copy}
     whole = train(cfg)
-    resumed = train(tiny(*overrides, f"ckpt_path={killed / 'last.ckpt'}", run_dir="resumed"))
+    again = tiny(
+        *(*overrides, "logger=csv", f"ckpt_path={killed / 'last.ckpt'}"), run_dir="resumed"
+    )
+    again.callbacks = cfg.callbacks
+    resumed = train(again)
     for name in ("last.ckpt", "best.ckpt"):
         assert_same_weights(
             whole.run_dir / "checkpoints" / name, resumed.run_dir / "checkpoints" / name
@@ -183,24 +188,89 @@ def test_resuming_equals_not_having_stopped(
     same = ("best_epoch", "best_val_accuracy", "last_val_loss", "test_correct", "epochs")
     for key in same:
         assert getattr(whole.report, key) == getattr(resumed.report, key), key
+    with (resumed.run_dir / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
+    assert [int(row["step"]) for row in rows] == [4, 9, 14, 19]
+    assert all(all(row.values()) for row in rows)
+    seconds = state(resumed.run_dir)["callbacks"]["History"]["epochs"]
+    assert resumed.report.wall_seconds >= sum(row["seconds"] for row in seconds)
+
+
+def state(run_dir: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
+    return found
+
+
+def test_a_finished_run_is_carried_into_a_new_folder(tiny: Make) -> None:
+    done = train(tiny(run_dir="done"))
+    again = train(tiny(f"ckpt_path={done.run_dir}", run_dir="again"))
+    assert again.report.test_correct == done.report.test_correct
+    assert state(again.run_dir)["epoch"] == state(done.run_dir)["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("seed=1", "seed is 1 here and 0 there"),
+        ("optimizer.lr=0.5", r"optimizer\.lr is 0\.5 here and 0\.65 there"),
+        ("data.batch_size=32", "data.batch_size is 32 here and 64 there"),
+        ("augmentation.degrees=3", "degrees is 3 here and 15 there"),
+        ("trainer.precision=bf16-mixed", "trainer.precision is bf16-mixed here and auto there"),
+        ("callbacks=default", "callbacks.average._target_ is .* here and None there"),
+        ("data=mnist_holdout", "data.validation is holdout here and test there"),
+        ("trainer.max_epochs=3", "trainer.max_epochs is 3 here and 2 there"),
+        ("model=optimized", "model.blocks.* here and .* there; .*, and .* more"),
+    ],
+)
+def test_a_run_is_resumed_with_its_own_options(
+    tiny: Make, stopped: Path, option: str, words: str
+) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        train(tiny(f"ckpt_path={stopped}", option, run_dir="other"))
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stopped")
+    return train(compose(*TINY, f"run_dir={folder}")).run_dir
+
+
+def test_some_options_are_free(tiny: Make, stopped: Path) -> None:
+    free = ("logger=csv", "requirements.max_epochs=30", "data.eval_batch_size=500")
+    train(tiny(f"ckpt_path={stopped}", *free, "callbacks=plain"))
 
 
 def test_what_cannot_be_resumed_is_said_in_one_line(tiny: Make, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not there; give the path"):
+    with pytest.raises(CheckpointError, match="is not there; give the folder"):
         train(tiny(f"ckpt_path={tmp_path}/gone/last.ckpt"))
-    other = train(tiny("model=optimized", run_dir="other"))
-    last = other.run_dir / "checkpoints/last.ckpt"
-    with pytest.raises(CheckpointError, match="is of another network"):
-        train(tiny(f"ckpt_path={last}"))
-    with pytest.raises(CheckpointError, match="is of another optimizer"):
-        train(tiny("model=optimized", "optimizer=adamw", f"ckpt_path={last}"))
-    longer = ("model=optimized", "trainer.max_epochs=3", f"ckpt_path={last}")
-    with pytest.raises(CheckpointError, match="of a training of 10 steps, this one has 15; resume"):
-        train(tiny(*longer, run_dir="longer"))
     alone = tmp_path / "alone.ckpt"
-    shutil.copyfile(last, alone)
+    shutil.copyfile(train(tiny()).run_dir / "checkpoints/last.ckpt", alone)
     with pytest.raises(CheckpointError, match="is not there; a run is resumed"):
-        train(tiny("model=optimized", f"ckpt_path={alone}", run_dir="third"))
+        train(tiny(f"ckpt_path={alone}", run_dir="third"))
+    shipped = pretrained.checkpoint_of("nano")
+    with pytest.raises(CheckpointError, match="holds no training to resume"):
+        train(tiny(f"ckpt_path={shipped}", run_dir="fourth"))
+
+
+def test_a_diverged_training_ends_in_a_line(tiny: Make) -> None:
+    cfg = tiny("optimizer.lr=1e30", run_dir="diverged")
+    with pytest.raises(DivergedError, match=r"diverged in epoch 1 of 2: .* is nan at a learning"):
+        train(cfg)
+    assert not list(Path(cfg.run_dir).glob("**/*.ckpt"))
+
+
+def test_a_schedule_is_walked_before_anything_else(tiny: Make) -> None:
+    with pytest.raises(ConfigError, match=r"rate of step 2 of 10 is inf"):
+        train(
+            tiny(
+                "scheduler=step",
+                "scheduler.interval=step",
+                "scheduler.build.step_size=1",
+                "scheduler.build.gamma=1e308",
+                "optimizer.lr=1e10",
+            )
+        )
 
 
 def test_moving_average_is_what_is_validated_and_kept(tiny: Make) -> None:

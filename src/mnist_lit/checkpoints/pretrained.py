@@ -8,10 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mnist_lit.checkpoints.read import Trained, read, read_file
-from mnist_lit.errors import CheckpointError
+from mnist_lit.errors import CheckpointError, reason
 from mnist_lit.network.compact import CompactCNN
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -40,10 +38,15 @@ def checkpoint_of(model: str | Path) -> Path:
     """
     if str(model) in names():
         return WEIGHTS / f"{model}.ckpt"
-    path = Path(model)
-    if (best := path / "checkpoints" / "best.ckpt").is_file():
-        return best
-    if not path.exists() and len(path.parts) == 1 and not path.suffix:
+    try:
+        path = Path(model).expanduser()
+        best = path / "checkpoints" / "best.ckpt"
+        if best.is_file():
+            return best
+        there = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name; no home for ~
+        raise CheckpointError(f"{model}: cannot be read: {reason(error)}") from None
+    if not there and len(path.parts) == 1 and not path.suffix:
         raise CheckpointError(
             f"{model}: no such network; there are {', '.join(names())}, or give the folder of a "
             "run, as outputs/<date>/<time>, or the path of a checkpoint"
@@ -102,7 +105,8 @@ def ship(name: str, checkpoint: Path, measured: dict[str, Any]) -> None:
         checkpoint: A run's ``last.ckpt``.
         measured: What :func:`record` is to return.
     """
+    from mnist_lit.checkpoints.write import write  # imports Lightning
+
     whole = read_file(checkpoint)
     kept = {key: whole[key] for key in ("hyper_parameters", "state_dict")}
-    WEIGHTS.mkdir(exist_ok=True)
-    torch.save({**kept, "record": measured}, WEIGHTS / f"{name}.ckpt")
+    write({**kept, "record": measured}, WEIGHTS / f"{name}.ckpt")

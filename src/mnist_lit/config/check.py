@@ -27,7 +27,7 @@ def parse(cfg: DictConfig) -> Config:
     plain = _plain(cfg)
     for path, value in _leaves(plain):
         bound = BOUNDS.get(f"{path[0]}.{path[-1]}", BOUNDS.get(str(path[-1])))
-        if bound is not None and value is not None and type(value) is not bool:
+        if bound is not None and value is not None:
             _validated(bound, value, path)
     for group in ("callbacks", "logger", "metrics"):
         if isinstance(plain.get(group), dict):
@@ -64,7 +64,7 @@ def _plain(cfg: DictConfig) -> dict[Any, Any]:
 def _leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Yield path and value of all that has a name; a list is a value, and is looked into too."""
     for key, value in enumerate(node) if isinstance(node, list) else node.items():
-        if isinstance(key, str) and not isinstance(value, dict):
+        if isinstance(key, str) and not (isinstance(value, dict) and "_target_" in value):
             yield (*path, key), value
         if isinstance(value, (dict, list)):
             yield from _leaves(value, (*path, key))

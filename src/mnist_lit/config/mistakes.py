@@ -1,17 +1,21 @@
 """A user's mistake as one line on standard error, whether Hydra found it or this project did."""
 
+import io
 import os
 import re
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
 from hydra._internal.utils import get_args_parser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import MarkedYAMLError
 
-from mnist_lit.errors import ConfigError, UserError, unknown
+from mnist_lit.errors import ConfigError, UserError, reason, unknown
 
 # What to say instead: of short words for keys in a group, and of Lightning's arguments that a run
 # decides itself.
@@ -40,7 +44,7 @@ INSTEAD = {
         "trainer.enable_model_summary",
         "nothing, for a run could not keep its promises": "trainer.enable_checkpointing "
         "trainer.log_every_n_steps trainer.limit_test_batches trainer.limit_predict_batches "
-        "trainer.use_distributed_sampler trainer.reload_dataloaders_every_n_epochs",
+        "trainer.plugins trainer.use_distributed_sampler trainer.reload_dataloaders_every_n_epochs",
     }.items()
     for name in names.split()
 }
@@ -48,15 +52,31 @@ INSTEAD = {
 
 @contextmanager
 def errors_as_lines() -> Iterator[None]:
-    """Turn a user's mistake into one line and exit code 1; a defect keeps its traceback."""
+    """Turn whatever ends a command into one line and exit code 1.
+
+    With ``MNIST_LIT_TRACEBACK=1`` in the environment what is no mistake of a user's, and so a
+    defect, keeps its traceback.
+    """
     # Hydra prints and exits on its own otherwise, in several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console without ✓ prints a question mark
     try:
         yield
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
-    except (HydraException, OmegaConfBaseException) as error:
+    except KeyboardInterrupt:
+        raise SystemExit("error: stopped") from None
+    except BrokenPipeError:  # whoever read the output has gone, as `| head -1` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except (HydraException, OmegaConfBaseException, MarkedYAMLError) as error:
         raise SystemExit(f"error: {_explain(error)}") from None
+    except Exception as error:
+        if os.environ.get("MNIST_LIT_TRACEBACK"):
+            traceback.print_exc()  # Hydra would make a warning of what is raised in a callback
+        raise SystemExit(f"error: {type(error).__name__}: {reason(error)}") from None
 
 
 def refuse_options(arguments: Sequence[str]) -> None:
@@ -84,6 +104,16 @@ def _explain(error: Exception) -> str:
         group, choice = missing.groups()
         options = text.partition("Available options")[2].partition("\n")[2].partition("Config")[0]
         return unknown(f"{group}={choice}", options.split(), "choice")
+    if unloaded := re.search(r"Could not load '([^']+)/([^'/]+)'", text):
+        return f"{'='.join(unloaded.groups())}: no such choice; python train.py --help lists them"
+    if isinstance(error, OverrideParseException):
+        hint = "a value with = , ' ( [ { or a letter beyond ASCII needs quotes: 'key=\"value\"'"
+        if "[" in error.override.partition("=")[0]:
+            hint = "an item of a list is given as model.blocks.0.channels=8"
+        return f"{error.override}: cannot be read as key=value; {hint}"
     if no_group := re.search(r"Could not override '([^']+)'.\nNo match in the defaults list", text):
         return f"{no_group[1]}: no such group or key; python train.py --help lists the groups"
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}"
     return " ".join(text.partition("See https")[0].split())

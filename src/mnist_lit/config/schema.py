@@ -61,6 +61,7 @@ class Config(Keys):
     callbacks: dict[str, Node]
     logger: dict[str, Node]
     requirements: Requirements
+    recipe: dict[str, Node]
     seed: int
     compile: str | None
     init_from: str | None
@@ -110,6 +111,7 @@ def _test(words: str, test: Any) -> AfterValidator:
 
 
 Above0, From0 = Annotated[FiniteFloat, Gt(0)], Annotated[FiniteFloat, Ge(0)]
+Name = Annotated[str, _test("a name", lambda v: v.strip())]
 Count = Annotated[int, Ge(1), Lt(2**53)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 Odd = Annotated[int, Ge(1), _test("odd", lambda v: v % 2)]
@@ -126,7 +128,8 @@ BOUNDS = {
     name: TypeAdapter[Any](cast(Any, allowed), config=ConfigDict(strict=True))
     for allowed, names in (
         (Above0, "lr max_lr eps gamma div_factor final_div_factor gradient_clip_val"),
-        (From0, "weight_decay eta_min threshold min_lr min_delta shear augmentation.gamma"),
+        (From0, "weight_decay eta_min threshold min_lr min_delta"),
+        (Annotated[float, Ge(0), Le(10)], "shear augmentation.gamma"),
         (Fraction, "momentum base_momentum max_momentum dampening alpha rho decay start dropout"),
         (Fraction, "scale bend label_smoothing"),
         (list[Fraction], "betas"),
@@ -144,7 +147,12 @@ BOUNDS = {
         (Literal["none", "after_conv", "after_activation"], "pool"),
         (Literal["cos", "linear"], "anneal_strategy"),
         (Literal["auto", "cpu", "gpu", "cuda", "mps"], "accelerator"),
-        (Literal["auto", "32-true", "64-true", "bf16-mixed", "16-mixed"], "precision"),
+        (Literal["auto", "32-true", "bf16-mixed", "16-mixed"], "precision"),
+        (Literal["auto", "ddp"], "strategy"),
+        (bool, "requirements.dropout"),
+        (Name, "model.name data.name run_dir monitor project experiment_name tracking_uri"),
+        (str, "save_dir logger.name"),
+        (Annotated[int, Ge(0)] | str, "logger.version"),
         (Literal["default", "reduce-overhead", "max-autotune"], "compile"),
     )
     for name in names.split()

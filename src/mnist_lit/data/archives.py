@@ -4,23 +4,25 @@ A data set is four files, each plain or gzipped: images and labels to train on a
 (format: http://yann.lecun.com/exdb/mnist, "IDX").
 """
 
-import contextlib
 import gzip
 import hashlib
 import io
 import struct
-import tempfile
 import zlib
+from functools import partial
+from http.client import HTTPException
+from itertools import islice
+from math import prod
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import torch
 from filelock import FileLock
 from jaxtyping import UInt8
 from torch import Tensor
-from torchvision.datasets import MNIST
 
-from mnist_lit import folders
+from mnist_lit import files, folders
 from mnist_lit.errors import DataError, reason
 
 IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
@@ -32,14 +34,37 @@ DIGESTS = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist")
+REMEDY = "with data.root=FOLDER, in other commands --data-root FOLDER"
+CHUNK, LARGEST = 2**24, 2**31  # bytes; what an archive may unpack to
+
+
+def expanded(root: Path) -> Path:
+    """Return a folder's path without ``~``.
+
+    Raises:
+        DataError: It begins with ``~``, and nobody of that name has a home here.
+    """
+    try:
+        return root.expanduser()
+    except RuntimeError:
+        raise DataError(f"{root}: there is no such home; write the path out") from None
 
 
 def folder_of(root: Path) -> Path:
-    """Return the folder of the files: ``root/MNIST/raw``, ``root/raw`` or ``root`` itself."""
-    root = root.expanduser()
+    """Return the folder of the files: ``root/MNIST/raw``, ``root/raw`` or ``root`` itself.
+
+    Raises:
+        DataError: It cannot be looked into.
+    """
+    root = expanded(root)
     names = [*DIGESTS, *(f"{name}.gz" for name in DIGESTS)]
     places = [root / "MNIST" / "raw", root / "raw", root]
-    return next((p for p in places if any((p / name).is_file() for name in names)), root)
+    try:
+        found = (p for p in places if any((p / name).is_file() for name in names))
+        return next(found, root).resolve()
+    except (OSError, ValueError) as error:  # too long a name; a null byte
+        raise DataError(f"{root}: {reason(error)}; name a folder {REMEDY}") from None
 
 
 def read(folder: Path, name: str, digest: str | None = None) -> UInt8[Tensor, "..."]:
@@ -55,19 +80,29 @@ def read(folder: Path, name: str, digest: str | None = None) -> UInt8[Tensor, ".
     """
     reasons = []
     for file in (folder / name, folder / f"{name}.gz"):
-        if file.exists():
-            try:
-                content = file.read_bytes()
-                content = gzip.decompress(content) if file.suffix == ".gz" else content
-                if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-                    reasons.append(f"{file} is damaged, or not MNIST's")
-                    continue
-                return _parse(content, file)
-            except OSError as error:
-                reasons.append(f"{file} cannot be read: {error.strerror or error}")
-            except (EOFError, zlib.error):
-                reasons.append(f"{file} is damaged")
+        try:
+            if file.is_file():
+                return _parse(_verified(file.read_bytes(), file, digest), file)
+        except OSError as error:
+            reasons.append(f"{file} cannot be read: {error.strerror or error}")
+        except DataError as error:
+            reasons.append(str(error))
     raise DataError(reasons[0] if reasons else f"{folder / name}.gz is missing")
+
+
+def _verified(content: bytes, file: Path, digest: str | None) -> bytes:
+    """Return what a file holds, whatever it is called: gzipped not at all, once, or once again."""
+    try:
+        for _ in range(2):
+            if content.startswith(b"\x1f\x8b"):
+                with gzip.open(io.BytesIO(content)) as archive:
+                    chunks = iter(partial(archive.read, CHUNK), b"")
+                    content = b"".join(islice(chunks, LARGEST // CHUNK))
+    except (OSError, EOFError, zlib.error):
+        raise DataError(f"{file} is damaged") from None
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise DataError(f"{file} is damaged, or not MNIST's")
+    return content
 
 
 def _parse(content: bytes, file: Path) -> Tensor:
@@ -77,7 +112,7 @@ def _parse(content: bytes, file: Path) -> Tensor:
     if not 1 <= dimensions <= 3 or len(content) < header:
         raise DataError(f"{file} is not in MNIST's format (IDX, unsigned bytes)")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) != header + int(np.prod(shape)):
+    if len(content) != header + prod(shape):
         raise DataError(
             f"{file} is cut off or damaged: its header says {'×'.join(map(str, shape))}"
         )
@@ -98,18 +133,30 @@ def find_mnist() -> Path:
             return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        # Beside their place, and moved there only when they are whole.
-        with FileLock(cache / ".lock"), tempfile.TemporaryDirectory(dir=cache) as draft:
-            with contextlib.redirect_stdout(io.StringIO()):
-                MNIST(draft, download=True)
-            for name, digest in DIGESTS.items():
-                read(Path(draft) / "MNIST" / "raw", name, digest)
-                (Path(draft) / "MNIST" / "raw" / f"{name}.gz").replace(cache / f"{name}.gz")
-    except (OSError, RuntimeError) as error:
+        with FileLock(cache / ".lock"):
+            for left in cache.glob(f"{files.UNFINISHED}*"):  # by a download that was killed
+                left.unlink()
+            for name in DIGESTS:
+                if not (cache / f"{name}.gz").is_file():
+                    _download(f"{name}.gz", cache, DIGESTS[name])
+    except (OSError, HTTPException, ValueError, DataError) as error:  # the second: of a proxy's
         raise DataError(
             f"{here}: MNIST's files are not all there, and cannot be downloaded to {cache} "
             f"({reason(error).rstrip(': ')}); restore them (`git checkout -- data/MNIST/raw` in a "
-            "checkout), or name a folder that has the four with data.root=FOLDER, in other "
-            "commands --data-root FOLDER"
+            f"checkout), or name a folder that has the four {REMEDY}"
         ) from None
     return cache
+
+
+def _download(name: str, cache: Path, digest: str) -> None:
+    for mirror in MIRRORS:
+        try:
+            with urlopen(f"{mirror}/{name}", timeout=30) as answer:
+                content = answer.read(CHUNK)
+            _verified(content, Path(name), digest)
+        except (OSError, HTTPException, DataError):
+            if mirror == MIRRORS[-1]:
+                raise
+        else:
+            files.write_bytes(cache / name, content)
+            return

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mnist_lit.config.schema import IDX
-from mnist_lit.data.archives import IMAGES, LABELS, folder_of, read
+from mnist_lit.data.archives import IMAGES, LABELS, REMEDY, folder_of, read
 from mnist_lit.data.memory import Batch, Images, ShuffledBatches, stratified
 from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.facts import Facts
@@ -206,13 +206,14 @@ class IdxDataModule(pl.LightningDataModule):
 
     @cached_property
     def _folder(self) -> Path:
-        return folder_of(Path(self.root)).resolve()
+        return folder_of(Path(self.root))
 
     def _content(self, name: str) -> Tensor:
         try:
             return read(self._folder, name)
         except DataError as error:
-            raise DataError(f"data.root={self.root}: {error}") from None
+            words = f"{error}; name a folder that has it {REMEDY}"
+            raise DataError(f"data.root={self.root}: {words}") from None
 
     def _read(self, split: Literal["train", "test"]) -> Images:
         if split not in self._memory:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_lit.config.schema import IDX, MNIST
+from mnist_lit.data.archives import expanded
 from mnist_lit.data.idx import IdxDataModule, Split
 from mnist_lit.data.memory import Images, collect
 from mnist_lit.errors import DataError, TrustError, reason
@@ -30,13 +31,18 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
         raise DataError(f"{facts.name}: the checkpoint does not say what its images come from")
     if target == IDX and root is None:
         raise DataError(f"{facts.name}: name the folder of its images with --data-root FOLDER")
-    if target not in (IDX, MNIST):
+    if target in (IDX, MNIST):
+        seed = arguments.get("split_seed", 0)  # all that the images depend on
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise DataError(f"{facts.name}: the checkpoint's split_seed is no whole number")
+        arguments = {"split_seed": seed}
+    else:
         try:
             trusted(target, trust)
         except TrustError as error:
             raise TrustError(f"{facts.name}: its data module {error}") from None
     if root is not None:
-        arguments["root"] = str(root)
+        arguments["root"] = str(expanded(root))
     # Called as it is, not built as a config is: classes within the arguments are not trusted.
     make = check({"_target_": target, **arguments}, "data")
     try:

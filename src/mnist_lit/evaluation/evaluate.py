@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from mnist_lit.data.memory import Images
+from mnist_lit.errors import CheckpointError
 from mnist_lit.facts import MNIST, Facts
 
 
@@ -75,6 +76,7 @@ def evaluate(
     facts: Facts = MNIST,
     batch_size: int = 1000,
     device: torch.device | str = "cpu",
+    name: str = "the network",
 ) -> Evaluation:
     """Run a network over images in full precision.
 
@@ -85,9 +87,18 @@ def evaluate(
         facts: Say how images are normalised.
         batch_size: Images at a time.
         device: Where to compute.
+        name: Of the network, for what is said of it.
+
+    Raises:
+        CheckpointError: It does not give numbers for every image.
     """
     network.to(device).eval()
     batches = torch.split(images.images, batch_size)
     logits = torch.cat([classify(network, batch.to(device), facts).cpu() for batch in batches])
     loss = F.cross_entropy(logits, images.labels).item()
+    if wrong := int((~F.cross_entropy(logits, images.labels, reduction="none").isfinite()).sum()):
+        raise CheckpointError(
+            f"{name}: gives no number (NaN or infinity) for {wrong:,} of {len(logits):,} images; "
+            "its training diverged, or the file is damaged: train again, with a lower learning rate"
+        )
     return Evaluation(logits.softmax(dim=1), images.labels, loss)

@@ -2,7 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Ge, Le
+from pydantic import AllowInfNan, ConfigDict, Strict
+from torch import Tensor
+
+from mnist_lit.errors import CheckpointError, ConfigError
+from mnist_lit.network.blocks import PLAIN, validated
+
+Number = Annotated[float, Strict(), Ge(-1e39), Le(1e39)]  # what 32 bits hold
+Above0 = Annotated[int, Strict(), Ge(1)]
+From0 = Annotated[int, Strict(), Ge(0)]
+MOST_STEPS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -17,15 +30,21 @@ class Epoch:
         metrics: The configured metrics, by name.
     """
 
-    epoch: int
-    train_loss: float
-    val_loss: float | None
-    val_errors: int | None
-    val_count: int | None
-    learning_rate: float
-    seconds: float
-    train_accuracy: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    __pydantic_config__: ClassVar[ConfigDict] = PLAIN
+
+    epoch: Above0
+    train_loss: Number
+    val_loss: Number | None
+    val_errors: From0 | None
+    val_count: Above0 | None
+    learning_rate: Number
+    seconds: Number
+    train_accuracy: Number | None = None
+    metrics: Mapping[str, Annotated[float, Strict(), AllowInfNan()]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len({one is None for one in (self.val_loss, self.val_errors, self.val_count)}) > 1:
+            raise ValueError("val_loss, val_errors and val_count should be given together")
 
     @property
     def val_accuracy(self) -> float:
@@ -53,10 +72,12 @@ class History:
         train_seconds: The time that took, validation excluded.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = PLAIN
+
     epochs: list[Epoch] = field(default_factory=list)
-    learning_rates: list[float] = field(default_factory=list)
-    train_images: int = 0
-    train_seconds: float = 0.0
+    learning_rates: list[Number] = field(default_factory=list)
+    train_images: From0 = 0
+    train_seconds: Number = 0.0
 
     @property
     def validated(self) -> list[Epoch]:
@@ -69,10 +90,28 @@ class History:
         return min(self.epochs, key=lambda epoch: epoch.rank)
 
     def plain(self) -> dict[str, Any]:
-        """Return plain data for a checkpoint."""
-        return asdict(self)
+        """Return plain data and a tensor of the rates for a checkpoint."""
+        rates = torch.tensor(self.learning_rates, dtype=torch.float64)
+        epochs = [asdict(epoch) for epoch in self.epochs]
+        return {**vars(self), "epochs": epochs, "learning_rates": rates}
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> "History":
-        """Read what :meth:`plain` returned."""
-        return cls(**{**plain, "epochs": [Epoch(**row) for row in plain["epochs"]]})
+    def of(cls, plain: Any) -> "History":
+        """Read what :meth:`plain` returned, or a list of the rates, as it was once kept.
+
+        Raises:
+            CheckpointError: It is something else.
+        """
+        try:
+            rates = plain["learning_rates"]
+            if isinstance(rates, Tensor):
+                # Not a view that is larger than what it is a view of.
+                if rates.shape[1:] or len(rates) > MOST_STEPS or not rates.is_contiguous():
+                    raise CheckpointError("History.learning_rates: no list of numbers")
+                rates = rates.tolist()
+            found: History = validated(cls, {**plain, "learning_rates": rates}, "History")
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from None
+        except (TypeError, KeyError, IndexError):
+            raise CheckpointError("History: not the rows that a training leaves") from None
+        return found

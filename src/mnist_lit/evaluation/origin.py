@@ -6,10 +6,14 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import distributions, version
 from pathlib import Path
+from typing import Any
+
+from mnist_lit.files import write_text
 
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("mnist-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
@@ -45,18 +49,48 @@ def origin(command: str | None) -> Origin:
     )
 
 
+def override(key: str, path: Path) -> str:
+    """Return an override of Hydra's, whatever characters the path has."""
+    text = str(path)
+    if not re.fullmatch(r"[\w./+-]+", text, re.ASCII):
+        # Within quotes a backslash counts only before a quote.
+        text = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text)
+        text = f'"{text}"'
+    return f"{key}={text}"
+
+
 def masked(text: str) -> str:
     """Return a text without the passwords of the addresses in it."""
-    return re.sub(r"(?<=://)[^/@\s]*:[^/@\s]*@", "***@", text)
+    return re.sub(r"(?<=://)[^/@\s:]*:[^/@\s]*@", "***@", text)
+
+
+def flat(plain: Any) -> dict[str, Any]:
+    """Return a config by keys as ``model.blocks.0.channels``; no password is in it.
+
+    Args:
+        plain: Mappings, lists and values.
+    """
+    found: dict[str, Any] = {}
+
+    def add(key: str, node: Any) -> None:
+        if isinstance(node, (Mapping, list)) and node:
+            for name, value in enumerate(node) if isinstance(node, list) else node.items():
+                add(f"{key}.{name}" if key else str(name), value)
+        else:
+            words = masked(str(node))
+            found[key] = words if isinstance(node, str) or node in ({}, []) else node
+
+    add("", plain)
+    return found
 
 
 def write(run_dir: Path) -> None:
     """Write ``packages.txt`` and, of a changed checkout, ``changes.diff`` into a run's folder."""
     installed = {f"{found.name}=={found.version}" for found in distributions()}
     packages = "\n".join(sorted(installed, key=str.lower))
-    (run_dir / "packages.txt").write_text(f"{packages}\n", encoding="utf-8")
+    write_text(run_dir / "packages.txt", f"{packages}\n")
     if changes := _changes():
-        (run_dir / "changes.diff").write_text(f"{changes}\n", encoding="utf-8")
+        write_text(run_dir / "changes.diff", f"{changes}\n")
 
 
 def _changes() -> str | None:

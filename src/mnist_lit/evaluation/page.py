@@ -1,19 +1,20 @@
 """One page, in one file, of what a run or a checkpoint is worth; or of several side by side."""
 
 import base64
-import json
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from torch import Tensor
 
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained, read, read_file
 from mnist_lit.data.reopen import reopen, split
-from mnist_lit.errors import CheckpointError, PageError, TrustError
+from mnist_lit.errors import CheckpointError, PageError, TrustError, reason
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.evaluation.history import History
@@ -31,6 +32,37 @@ FIGURES = {
     "filters": "First layer",
     "augmentation": "Augmentation",
 }
+MOST_BYTES = 2**24  # of a file of a run's folder, checkpoints aside
+# What is not a finite number is null in report.json.
+Metric = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Requirement(_Keys):
+    limit: Any
+    value: Any
+    passed: bool
+
+
+class _Report(_Keys):
+    """What the page shows of ``report.json``; older runs lack the keys that have a default."""
+
+    model: str
+    seed: int
+    epochs: int
+    best_epoch: int
+    wall_seconds: float
+    device: str
+    protocol: str
+    requirements: dict[str, _Requirement]
+    val_metrics: dict[str, Metric] = {}
+    test_metrics: dict[str, Metric] = {}
+    command: str | None = None
+    date: str | None = None
+    git_commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,29 +95,52 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
     """Read what a run's folder, a checkpoint's path or the name of a shipped model stands for.
 
     Raises:
-        PageError: The folder is not a finished run's.
+        PageError: The folder is not a finished run's, or not as a run leaves it.
         CheckpointError: The file is no checkpoint, or names a class that is not trusted.
     """
-    path = Path(name)
-    if name in pretrained.names() or not path.is_dir():
-        return Subject(name, pretrained.load(name, trust=trust))
+    path = pretrained.checkpoint_of(name)
+    folder = Path(name).expanduser()
+    if name in pretrained.names() or not folder.is_dir():
+        return Subject(name, read(path, trust=trust))
     try:
-        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        trained = read(path / "checkpoints" / "best.ckpt", trust=trust)
-        rows = read_file(path / "checkpoints" / "last.ckpt")["callbacks"]["History"]
+        report = _Report.model_validate_json(_content(folder / "report.json"))
+        trained = read(folder / "checkpoints" / "best.ckpt", trust=trust)
+        kept = read_file(folder / "checkpoints" / "last.ckpt")
+        history = History.of(kept["callbacks"]["History"])
+        if not history.validated or report.test_metrics.keys() - report.val_metrics.keys():
+            raise PageError("no epoch was validated, or a metric was not")
     except TrustError:
         raise
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, CheckpointError) as error:
-        raise PageError(
-            f"{name}: not the folder of a finished run, which has report.json and checkpoints "
-            f"({error})"
-        ) from None
-    composed, augmentation = path / ".hydra" / "config.yaml", path / "figures" / "augmentation.png"
-    return Subject(
-        *(name, trained, report, History.of(rows)),
-        config=composed.read_text(encoding="utf-8") if composed.is_file() else None,
-        augmentation=augmentation.read_bytes() if augmentation.is_file() else None,
+    except ValidationError as mistakes:
+        first = mistakes.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, ("report.json", *first["loc"])))
+        raise _unfinished(name, f"{place[:200]}: {first['msg']}") from None
+    except (KeyError, TypeError):
+        raise _unfinished(name, "last.ckpt has no History") from None
+    except (OSError, CheckpointError, PageError) as error:
+        raise _unfinished(name, reason(error)) from None
+    config = augmentation = None
+    with suppress(OSError, PageError):
+        config = _content(folder / ".hydra" / "config.yaml").decode("utf-8", "replace")
+    with suppress(OSError, PageError):
+        augmentation = _content(folder / "figures" / "augmentation.png")
+    return Subject(name, trained, report.model_dump(), history, config, augmentation)
+
+
+def _unfinished(name: str, why: str) -> PageError:
+    return PageError(
+        f"{name}: not the folder of a finished run, which has report.json and checkpoints ({why})"
     )
+
+
+def _content(file: Path) -> bytes:
+    if not file.is_file():
+        raise PageError(f"{file} is not there, or no file")
+    with file.open("rb") as opened:
+        content = opened.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise PageError(f"{file} is larger than {MOST_BYTES // 2**20} MB")
+    return content
 
 
 def page(
@@ -110,7 +165,9 @@ def page(
                 "only networks for the same images can be compared"
             )
     test = split(reopen(facts, data_root, trust), "test", facts)
-    evaluations = [evaluate(s.trained.network, test, s.trained.facts) for s in subjects]
+    evaluations = [
+        evaluate(s.trained.network, test, s.trained.facts, name=s.name) for s in subjects
+    ]
     drawn = [draw(s, e, test.images) for s, e in zip(subjects, evaluations, strict=True)]
     return render(subjects, evaluations, drawn)
 

@@ -1,6 +1,7 @@
 """What a run says of itself: on the console and in ``report.json``."""
 
 import json
+import math
 import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from mnist_lit.evaluation.history import History
 from mnist_lit.evaluation.origin import Origin
 from mnist_lit.evaluation.requirements import Check
 from mnist_lit.facts import Facts
+from mnist_lit.files import write_text
 
 COLUMNS = 80  # of a terminal
 
@@ -50,7 +52,12 @@ class Report:
     train_images_per_second: float
     seed: int
     device: str
+    operations: str
     precision: str
+    optimizer: str
+    peak_learning_rate: float
+    batch_size: int | None
+    augmentation: list[dict[str, Any]]
     command: str | None
     date: str
     git_commit: str | None
@@ -75,7 +82,11 @@ def make_report(
     wall_seconds: float,
     seed: int,
     device: str,
+    operations: str,
     precision: str,
+    optimizer: str,
+    batch_size: int | None,
+    augmentation: list[dict[str, Any]],
     origin: Origin,
 ) -> Report:
     """Gather the outcome of a run.
@@ -91,7 +102,11 @@ def make_report(
         wall_seconds: How long fitting took, validation and checkpoints included.
         seed: The run's seed.
         device: What it was computed on.
+        operations: Which operations training used there.
         precision: The arithmetic of training, in Lightning's terms.
+        optimizer: Its class.
+        batch_size: Images in a step and process; None where the data module does not say.
+        augmentation: What training images passed through, as configured.
         origin: What the run came from.
     """
     best, last = history.best, history.validated[-1]
@@ -125,7 +140,12 @@ def make_report(
         train_images_per_second=history.train_images / history.train_seconds,
         seed=seed,
         device=device,
+        operations=operations,
         precision=precision,
+        optimizer=optimizer,
+        peak_learning_rate=max(history.learning_rates),
+        batch_size=batch_size,
+        augmentation=augmentation,
         **asdict(origin),
     )
 
@@ -160,7 +180,8 @@ def text(report: Report) -> str:
         f"Training Epochs: {report.epochs}",
         f"Protocol: {report.protocol}",
         f"Training Time: {report.wall_seconds:.1f} s, "
-        f"{report.train_images_per_second:,.0f} images/s, {report.device}, {report.precision}",
+        f"{report.train_images_per_second:,.0f} images/s, {report.device}, {report.precision}, "
+        f"{report.operations}",
         f"Seed: {report.seed}, commit {report.git_commit or 'unknown'}",
         "",
         "REQUIREMENTS CHECK:",
@@ -174,6 +195,15 @@ def text(report: Report) -> str:
 
 
 def write(report: Report, run_dir: Path) -> None:
-    """Write ``report.json`` into a run's folder."""
+    """Write ``report.json`` into a run's folder; what is not a finite number is null in it."""
     content = {key: value for key, value in asdict(report).items() if key != "checks"}
-    (run_dir / "report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    write_text(run_dir / "report.json", f"{text}\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,8 +4,8 @@ The batch norms become a scale and a shift of each channel. With int8 weights ev
 scale of its own, which joins its channel's; the maps stay in floats.
 """
 
-import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +16,10 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor, nn
 
-from mnist_lit.errors import ExportError
+from mnist_lit.errors import ExportError, reason
 from mnist_lit.export.source import Logits, Run, Source
 from mnist_lit.network.compact import CompactCNN, ConvBlock
+from mnist_lit.network.fused import CompileError, compile_c
 
 # What the header's functions are tested with: images in, a float for each class out.
 PROGRAM = """
@@ -91,48 +92,48 @@ static inline void mnist_lit_scale(float *map, int channels, int size, const flo
 """
 
 
-def write(source: Source, path: Path, int8: bool) -> None:
-    """Write the header, with what it says of itself on top."""
-    path.write_text(header(source, int8), encoding="utf-8")
+def make(source: Source, int8: bool) -> bytes:
+    """Return the header, with what it says of itself on top."""
+    return header(source, int8).encode()
 
 
 @contextmanager
-def load(path: Path, source: Source) -> Iterator[Run]:
+def load(content: bytes, source: Source) -> Iterator[Run]:
     """Compile a header with a program around it that answers images with logits."""
-    program = path.with_name("program")
-    compiler = os.environ.get("CC", "cc")
     classes, side = len(source.facts.classes), source.facts.side
-    text = PROGRAM.replace("HEADER", path.name).replace("PIXELS", str(side * side))
+    text = PROGRAM.replace("HEADER", "network.h").replace("PIXELS", str(side * side))
     text = text.replace("CLASSES", str(classes))
-    command = [compiler, "-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-pedantic"]
-    command += ["-x", "c", "-", "-I", str(path.parent), "-o", str(program)]
-    try:
-        subprocess.run(command, input=text, text=True, check=True, capture_output=True)
-    except OSError:
-        raise ExportError(
-            f"{compiler}: no such C compiler to check the export with; name one in CC"
-        ) from None
-    except subprocess.CalledProcessError as error:
-        raise ExportError(f"{compiler}: {error.stderr.strip().splitlines()[0]}") from None
-    with subprocess.Popen(
-        [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    ) as process:
-        into, out_of = process.stdin, process.stdout
-        assert into is not None
-        assert out_of is not None
+    options = ["-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-pedantic", "-x", "c", "-"]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "network.h").write_bytes(content)
+        program = Path(folder) / "program"
+        try:
+            compile_c([*options, "-I", folder, "-o", str(program)], text)
+            process = subprocess.Popen(
+                [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            )
+        except (CompileError, OSError) as error:  # programs may be forbidden to run there
+            raise ExportError(f"the export cannot be checked: {reason(error)}") from None
+        with process:
+            into, out_of = process.stdin, process.stdout
+            assert into is not None
+            assert out_of is not None
 
-        def run(pixels: ndarray) -> Logits:
-            rows = []
-            for image in pixels:
-                into.write(image.tobytes())
-                answer = b""
-                while len(answer) < 4 * classes:
-                    answer += out_of.read(4 * classes - len(answer))
-                rows.append(np.frombuffer(answer, dtype=np.float32))
-            return np.stack(rows)
+            def run(pixels: ndarray) -> Logits:
+                rows = []
+                for image in pixels:
+                    into.write(image.tobytes())
+                    answer = b""
+                    while len(answer) < 4 * classes:
+                        part = out_of.read(4 * classes - len(answer))
+                        if not part:
+                            raise ExportError("the export cannot be checked: its program ended")
+                        answer += part
+                    rows.append(np.frombuffer(answer, dtype=np.float32))
+                return np.stack(rows)
 
-        yield run
-        into.close()
+            yield run
+            into.close()
 
 
 def header(source: Source, int8: bool) -> str:

@@ -1,10 +1,12 @@
 """ONNX, in floats or with 8-bit weights."""
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +18,8 @@ from mnist_lit.export.source import FromPixels, Run, Source
 onnx, _, runtime = (need(name, "export") for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
-def write(source: Source, path: Path, int8: bool) -> None:
-    """Write the file, with what it says of itself."""
-    whole = path.with_name("whole.onnx") if int8 else path
+def make(source: Source, int8: bool) -> bytes:
+    """Return the file, with what it says of itself and nothing of the machine that made it."""
     side = source.facts.side
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
@@ -33,16 +34,29 @@ def write(source: Source, path: Path, int8: bool) -> None:
             verbose=False,
         )
     assert program is not None
-    onnx.checker.check_model(program.model_proto, full_check=True)
-    onnx.save(program.model_proto, whole)
-    if int8:
-        _quantise(source, whole, path)
-    model = onnx.load(path)
+    model = _quantise(source, program.model_proto) if int8 else program.model_proto
+    used = _strip(model)
+    unused = [opset for opset in model.opset_import if opset.domain not in used]
+    for opset in unused:
+        model.opset_import.remove(opset)
     onnx.helper.set_model_props(model, source.about)
-    onnx.save(model, path)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString()
 
 
-def _quantise(source: Source, whole: Path, path: Path) -> None:
+def _strip(message: Any) -> set[str]:
+    """Take the exporter's remarks out, source lines among them; return the operators' domains."""
+    domains = {message.domain} if isinstance(message, onnx.NodeProto) else set()
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string", "value_info"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                domains |= _strip(part)
+    return domains
+
+
+def _quantise(source: Source, model: Any) -> Any:
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -64,27 +78,29 @@ def _quantise(source: Source, whole: Path, path: Path) -> None:
             batch = next(self.batches, None)
             return None if batch is None else {"pixels": batch}
 
-    ready = path.with_name("ready.onnx")
     logging.disable(logging.WARNING)  # of norms, which have no second axis
     try:
-        quant_pre_process(str(whole), str(ready))
-        quantize_static(
-            str(ready),
-            str(path),
-            Reader(),
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            ready, done = Path(folder) / "ready.onnx", Path(folder) / "done.onnx"
+            quant_pre_process(model, ready)
+            quantize_static(
+                ready,
+                done,
+                Reader(),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
+            return onnx.load(done)
     finally:
         logging.disable(logging.NOTSET)
 
 
 @contextmanager
-def load(path: Path, source: Source) -> Iterator[Run]:
+def load(content: bytes, source: Source) -> Iterator[Run]:
     """Open the file in onnxruntime, on one thread."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     yield lambda pixels: session.run(["logits"], {"pixels": pixels})[0]

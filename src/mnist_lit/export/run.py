@@ -1,7 +1,6 @@
 """A trained network in another format, checked on the test images before it gets its name."""
 
 import copy
-import tempfile
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mnist_lit import files
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.data.memory import Images
 from mnist_lit.data.reopen import reopen, split
-from mnist_lit.errors import ExportError
+from mnist_lit.errors import ExportError, UserError, reason
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.export.source import CALIBRATION, Logits, Run, Source
@@ -66,8 +66,9 @@ def export(
 
     Raises:
         MissingPackageError: A package that the format needs is not installed.
-        ExportError: The network cannot be exported so, the C compiler is missing, the file cannot
-            be written, or what was written reads the test images otherwise than it should.
+        ExportError: The network cannot be exported so, it does not answer with finite numbers, the
+            C compiler is missing, or the export reads the test images otherwise than it should.
+        WriteError: The file cannot be written.
     """
     chosen, facts = FORMATS[form], trained.facts
     if chosen.compact and not isinstance(trained.network, CompactCNN):
@@ -77,38 +78,46 @@ def export(
         )
     module = import_module(chosen.module)
     # The exporters warn of weights in another order than the usual.
-    network = copy.deepcopy(trained.network).to(memory_format=torch.contiguous_format).eval()
+    network = copy.deepcopy(trained.network).float().to(memory_format=torch.contiguous_format)
+    network.eval()
     data = reopen(facts, data_root, trust)
     test = split(data, "test", facts)
     batches = torch.split(test.images, 1000)
     wanted = torch.cat([classify(network, x, facts) for x in batches]).numpy()
     labels = test.labels.numpy()
+    if diverged := int((~np.isfinite(wanted)).any(axis=1).sum()):
+        raise ExportError(
+            f"{path}: not written, for the network answers {diverged:,} of {len(labels):,} test "
+            "images with what is not a finite number; train it again, with a lower rate"
+        )
     source = Source(
         *(network, facts, int((wanted.argmax(1) == labels).sum()), len(labels)),
         calibration=lambda: split(data, "train", facts).images[:CALIBRATION],
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside its place, so that the last step is a renaming.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            draft = Path(folder) / path.name
-            module.write(source, draft, chosen.int8)
-            with module.load(draft, source) as run:
-                got = np.concatenate([run(x.numpy()) for x in batches])
-                milliseconds = _time(run, test)
-            result = Exported(
-                path=path,
-                size=draft.stat().st_size,
-                correct=int((got.argmax(1) == labels).sum()),
-                reference=source.correct,
-                total=source.total,
-                largest_difference=float(np.abs(got - wanted).max()),
-                milliseconds=milliseconds,
-            )
-            _check(result, got, wanted, exact=not chosen.int8)
-            draft.replace(path)
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror or error}") from None
+    with files.whole(path) as draft:
+        try:
+            content = module.make(source, chosen.int8)
+        except UserError:
+            raise
+        except Exception as error:  # the exporters raise anything
+            raise ExportError(
+                f"{path}: not written, for {type(trained.network).__name__} cannot be exported to "
+                f"{form}: {reason(error.__cause__ or error)}"
+            ) from error
+        with module.load(content, source) as run:
+            got = np.concatenate([run(x.numpy()) for x in batches])
+            milliseconds = _time(run, test)
+        result = Exported(
+            path=path,
+            size=len(content),
+            correct=int((got.argmax(1) == labels).sum()),
+            reference=source.correct,
+            total=source.total,
+            largest_difference=float(np.abs(got - wanted).max()),
+            milliseconds=milliseconds,
+        )
+        _check(result, got, wanted, exact=not chosen.int8)
+        draft.write_bytes(content)
     return result
 
 
@@ -122,7 +131,7 @@ def _check(result: Exported, got: Logits, wanted: Logits, exact: bool) -> None:
                 f"{others} predictions, logits by up to {result.largest_difference:.2g} "
                 f"({TOLERANCE:g} is allowed)"
             )
-    elif result.correct < result.reference - allowed:
+    elif result.correct < result.reference - allowed or not np.isfinite(got).all():
         raise ExportError(
             f"{result.path}: not written, for it reads {result.correct:,} of {result.total:,} test "
             f"images right and the network {result.reference:,}; {allowed} fewer are allowed"

@@ -1,29 +1,37 @@
 """A program of ``torch.export``."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from numpy import ndarray
 
 from mnist_lit.export.source import FromPixels, Logits, Run, Source
 
+NEEDED = {"val", "nn_module_stack"}  # to run a program, and to unflatten it into modules
 
-def write(source: Source, path: Path, int8: bool) -> None:
-    """Write the file, with what it says of itself."""
+
+def make(source: Source, int8: bool) -> bytes:
+    """Return the file, with what it says of itself and nothing of the machine that made it."""
     side = source.facts.side
     example = (torch.zeros(2, 1, side, side, dtype=torch.uint8),)
     batch = torch.export.Dim("batch")
     program = torch.export.export(FromPixels(source), example, dynamic_shapes=({0: batch},))
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta = {key: node.meta[key] for key in NEEDED & node.meta.keys()}
     text = "\n".join(f"{key}: {value}" for key, value in source.about.items())
-    torch.export.save(program, path, extra_files={"about.txt": text})
+    # A path would be named inside the archive.
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={"about.txt": text})
+    return file.getvalue()
 
 
 @contextmanager
-def load(path: Path, source: Source) -> Iterator[Run]:
+def load(content: bytes, source: Source) -> Iterator[Run]:
     """Open the file in torch."""
-    module = torch.export.load(path).module()
+    module = torch.export.load(io.BytesIO(content)).module()
 
     @torch.inference_mode()
     def run(pixels: ndarray) -> Logits:

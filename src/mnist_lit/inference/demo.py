@@ -1,26 +1,47 @@
 """A local page on which to draw a digit and watch a network read it."""
 
+import atexit
 import base64
-import io
+import errno
+import html
+import os
+import signal
+import socket
+import threading
+import time
 import webbrowser
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 from numpy import ndarray
-from PIL import Image
 
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
-from mnist_lit.errors import DemoError, PictureError, need
-from mnist_lit.inference.pictures import prepare_for
+from mnist_lit.errors import DemoError, PictureError, need, reason
+from mnist_lit.inference.pictures import open_picture, prepare_for, shown, to_gray
 from mnist_lit.inference.predict import run
 from mnist_lit.network.compact import count_parameters
 
 SEEN = 8  # screen pixels for each of the 28
 HINT = "Draw a digit, or give a picture of one."
+PORTS = range(7860, 7960)
+UPLOAD = 20_000_000  # bytes of a picture, at most
+BODY = UPLOAD + 1_000_000  # bytes of a request, at most: a picture and what goes with it
+KEPT = 120  # seconds that a picture lies in the temporary folder
+SWEEP = 5.0  # seconds between looks into it
+SESSIONS = 20  # pages whose latest picture is remembered
+OWN = ("localhost", "127.0.0.1", "::1")
+EVERYWHERE = ("0.0.0.0", "::")
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
 PAPER = """
 <canvas width="320" height="320" aria-label="paper"></canvas>
 <button type="button">Clear</button>
@@ -79,7 +100,17 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
     known = pretrained.names()
     models = known if model in known else [model, *known]
     trained(model, trust)
-    with gr.Blocks(title="mnist-lit", analytics_enabled=False) as page:
+
+    class Page(gr.Blocks):  # type: ignore[misc,name-defined]
+        async def process_api(self, *args: Any, **kwargs: Any) -> Any:
+            """Say what is wrong with a call to who called, and print no traceback."""
+            try:
+                return await super().process_api(*args, **kwargs)
+            except Exception as error:
+                words = getattr(error, "message", None) or reason(error.__cause__ or error)
+                raise gr.Error(html.escape(shown(words)), print_exception=False) from None
+
+    with Page(title="mnist-lit", analytics_enabled=False) as page:
         gr.Markdown("# mnist-lit\nA network of a few kilobytes reads the digit that you draw.")
         with gr.Row():
             with gr.Column():
@@ -88,7 +119,7 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                 )
                 picture = gr.Image(
                     label="or a picture of a digit",
-                    type="pil",
+                    type="filepath",
                     sources=["upload", "clipboard"],
                     elem_id="picture",
                 )
@@ -109,10 +140,21 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                 probabilities = gr.Label(
                     label="Probabilities", num_top_classes=10, elem_id="probabilities"
                 )
+
+        def uploaded(given: Any) -> bytes | None:
+            if given is None:
+                return None
+            path = Path(given.path).resolve()
+            if not path.is_relative_to(Path(picture.GRADIO_CACHE).resolve()):
+                raise PictureError("a file that was not uploaded")
+            return path.read_bytes()
+
+        # Gradio's own decodes a picture, of any size, to see whether it has to be converted.
+        picture.preprocess = uploaded
         latest = gr.State()  # the drawing or the picture, for another network to read
         outputs = [words, probabilities, seen]
 
-        def on_drawing(drawing: str, name: str) -> tuple[Any, ...]:
+        def on_drawing(drawing: Any, name: str) -> tuple[Any, ...]:
             drawn = decode(drawing)
             return drawn, *read(drawn, name, trust)
 
@@ -127,24 +169,34 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
 
 
 def read(
-    picture: Image.Image | None, model: str, trust: tuple[str, ...] = ()
+    picture: bytes | None, model: str, trust: tuple[str, ...] = ()
 ) -> tuple[str, dict[str, float] | None, ndarray | None]:
-    """Return what the page shows of a picture: words, probabilities, and what was seen."""
-    if picture is None or picture.convert("L").getextrema() == (255, 255):
+    """Return what the page shows of a picture file: words, probabilities, and what was seen."""
+    if picture is None:
         return HINT, None, None
     try:
-        prepared = prepare_for(trained(model, trust).facts, picture)
+        image = open_picture(picture)
+        if to_gray(image).min() == 1:  # the empty paper
+            return HINT, None, None
+        prepared = prepare_for(trained(model, trust).facts, image)
     except PictureError as error:
         return f"{HINT} ({error})", None, None
     (found,) = run(trained(model, trust), [prepared], torch.device("cpu"))
-    shown = np.kron(prepared, np.ones((SEEN, SEEN), dtype=np.uint8))
+    large = np.kron(prepared, np.ones((SEEN, SEEN), dtype=np.uint8))
     labels = dict(zip(found.classes, found.probabilities, strict=True))
-    return f"# {found.name}", labels, shown
+    return f"# {found.name}", labels, large
 
 
-def decode(drawing: str) -> Image.Image:
-    """Read a PNG that a browser gave as a data URL."""
-    return Image.open(io.BytesIO(base64.b64decode(drawing.partition(",")[2])))
+def decode(drawing: Any) -> bytes:
+    """Read a file that a browser gave as a data URL.
+
+    Raises:
+        PictureError: It is something else.
+    """
+    try:
+        return base64.b64decode(drawing.partition(",")[2], validate=True)
+    except (AttributeError, TypeError, ValueError):
+        raise PictureError("the drawing: a PNG as a data URL is expected") from None
 
 
 @cache
@@ -162,6 +214,84 @@ def describe(model: str, trust: tuple[str, ...] = ()) -> str:
     return f"{model}: {known['parameters']:,} parameters, {accuracy:.2%}"
 
 
+class Guard:
+    """Answers 403 to pages of other places, and 413 to what is too large.
+
+    A page elsewhere could have its own name resolved to this machine, and then read and write here
+    as if it came from here; the name is in its requests all the same. So the ``Host`` has to be one
+    of ours, and an ``Origin``, where there is one, the same.
+
+    Args:
+        app: What is guarded, an ASGI application.
+        hosts: Names and addresses by which it is reached.
+        addresses: Whether it is reached by any address of the machine too.
+    """
+
+    def __init__(self, app: Any, hosts: Collection[str], addresses: bool) -> None:
+        self.app = app
+        self.hosts = hosts
+        self.addresses = addresses
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})  # the page has no use for them
+            return
+        headers = {
+            name.decode("latin-1"): text.decode("latin-1") for name, text in scope["headers"]
+        }
+        if not self.own(headers):
+            await _answer(send, 403, "this page is for the machine that it was opened on")
+            return
+        if int(headers.get("content-length", "0")) > BODY:
+            while (await receive()).get("more_body"):
+                pass  # a browser that is cut off while it sends shows no answer
+            await _answer(send, 413, f"more than {UPLOAD / 1e6:.0f} MB")
+            return
+        taken, begun = 0, False
+
+        async def bounded() -> Any:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > BODY:
+                raise DemoError("a request that is too large")
+            return message
+
+        async def noted(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, bounded, noted)
+        except Exception:  # nonsense that Gradio does not expect; its traceback would help nobody
+            if not begun:
+                await _answer(send, 400, "not understood")
+
+    def own(self, headers: dict[str, str]) -> bool:
+        """Say whether a request was made of this server, by a page of its own or by no page."""
+        asked = headers.get("host", "")
+        try:
+            name = urlsplit(f"//{asked}").hostname or ""
+            if headers.get("origin") and urlsplit(headers["origin"]).netloc != asked:
+                return False
+            if name in self.hosts:
+                return True
+            return self.addresses and bool(ip_address(name))
+        except ValueError:
+            return False
+
+
+async def _answer(send: Send, status: int, words: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{words}\n".encode()})
+
+
 def serve(
     model: str,
     host: str,
@@ -172,11 +302,15 @@ def serve(
 ) -> str:
     """Serve the page and, with ``wait``, keep it open until Ctrl-C; returns its address.
 
+    It answers only requests for ``localhost``, this machine's own addresses 127.0.0.1 and ::1, and
+    the host; of 0.0.0.0 and :: for any address and the machine's name. Pictures lie in a temporary
+    folder of its own for two minutes, 200 MB of them at most, and it goes at the end.
+
     Args:
         model: The one that is picked at first: of the package, or a checkpoint.
         host: The address to listen at.
         port: None for the first free one from 7860.
-        wait: Return only after Ctrl-C.
+        wait: Return only after Ctrl-C, or when the process is asked to end.
         trust: Classes that a checkpoint may name, beside those of this project.
         browser: Open the page in a browser.
 
@@ -184,26 +318,87 @@ def serve(
         MissingPackageError: Gradio is not installed.
         DemoError: The address is not to be had.
     """
-    gr = need("gradio", "demo")
+    listener = _listen(host, port)
+    try:
+        kept = TemporaryDirectory(prefix="mnist-lit-demo-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise DemoError(f"no temporary folder: {error.strerror}; set TMPDIR to one") from None
+    atexit.register(kept.cleanup)
+    # Gradio reads this when it is imported, and when the page is made.
+    os.environ["GRADIO_TEMP_DIR"] = kept.name
+    gr, uvicorn = need("gradio", "demo"), need("uvicorn", "demo")
     page = build(model, trust)
+    page.has_launched = True  # without it any file of the machine could be read as a picture
+    page.state_session_capacity = SESSIONS
     # Only fonts of the machine: the page needs no network.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            theme=theme,
-            quiet=True,
-            share=False,
-            prevent_thread_lock=True,
-            footer_links=[],
-            ssr_mode=False,
+    # Not by Gradio's own launch, which asks the page for an answer through the proxy that the
+    # environment may name, and cannot be guarded.
+    app = gr.mount_gradio_app(
+        need("fastapi", "demo").FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        path="/",
+        theme=theme,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        max_file_size=UPLOAD,
+    )
+    everywhere = host in EVERYWHERE
+    machine = socket.gethostname().lower()
+    names = {host.lower().strip("[]"), *OWN, *((machine, f"{machine}.local") if everywhere else ())}
+    server = uvicorn.Server(
+        uvicorn.Config(
+            Guard(app, names, everywhere), log_level="critical", timeout_graceful_shutdown=1
         )
-    except OSError as error:
-        raise DemoError(f"{host}, port {port or 'any'}: cannot be opened: {error}") from None
+    )
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    name = "localhost" if everywhere else host.strip("[]")
+    address = f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}/"
     print(f"{address} (Ctrl-C ends it)", flush=True)
     if browser:
-        webbrowser.open(str(address))
+        webbrowser.open(address)
     if wait:
-        page.block_thread()
-    return str(address)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            while thread.is_alive():
+                thread.join(SWEEP)
+                _sweep(Path(kept.name))
+        except KeyboardInterrupt:
+            server.should_exit = True
+            thread.join(5)
+        kept.cleanup()
+    return address
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
+    place = f"--host {shown(host)}, --port {port or 'any'}"
+    if port is not None and not 1 <= port <= 65_535:
+        raise DemoError(f"{place}: cannot be opened: a port from 1 to 65535 is expected")
+    error: Exception | None = None
+    for one in PORTS if port is None else [port]:
+        try:
+            family, *_, address = socket.getaddrinfo(
+                host.strip("[]"), one, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            both = host == "::" and socket.has_dualstack_ipv6()
+            return socket.create_server(address, family=family, dualstack_ipv6=both)
+        except (OSError, ValueError) as caught:  # ValueError: a name that cannot be one
+            error = caught
+            if getattr(caught, "errno", None) != errno.EADDRINUSE:
+                break
+    words = getattr(error, "strerror", None) or error
+    raise DemoError(f"{place}: cannot be opened: {words}; give another")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the pictures that are too old, and the oldest ones if they are too many."""
+    total, now = 0, time.time()
+    with suppress(OSError):  # Gradio removes some too
+        found = [(path, path.stat()) for path in folder.rglob("*") if path.is_file()]
+        for path, known in sorted(found, key=lambda pair: -pair[1].st_ctime):
+            total += known.st_size
+            if total > 10 * UPLOAD or now - known.st_ctime > KEPT:
+                path.unlink()

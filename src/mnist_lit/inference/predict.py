@@ -1,31 +1,40 @@
 """Reading people's pictures with a trained network."""
 
+import copy
 import glob
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from numpy import ndarray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.devices import pick_device
-from mnist_lit.errors import PictureError
+from mnist_lit.errors import CheckpointError, PictureError, reason
 from mnist_lit.evaluation.evaluate import classify
-from mnist_lit.facts import Facts
-from mnist_lit.inference.pictures import open_picture, prepare_for, to_gray
+from mnist_lit.facts import MNIST, Facts
+from mnist_lit.inference.pictures import FORMATS, open_picture, prepare_for, shown, to_gray
 
 BATCH = 256
 ONE_PROCESS = 64  # pictures that are prepared sooner than other processes have started
-Picture = Image.Image | str | Path | ndarray | Tensor
+CHANNELS = (1, 3, 4)
+
+# A process that is forked has the threads' pool of the first one, but none of its threads: OpenMP
+# would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @dataclass(frozen=True)
@@ -58,115 +67,218 @@ class Prediction:
 
 
 def predict(
-    images: Picture | Sequence[Picture],
-    model: str | Path = "final",
+    images: Any,
+    model: str | Path | nn.Module | Trained = "final",
     device: str = "auto",
     trust: Collection[str] = (),
 ) -> list[Prediction]:
     """Read each picture.
 
+    A digit may lie anywhere, dark on light or light on dark; MNIST's own images are taken as they
+    are. For a network of other data pictures are only resized, unless its facts say that they are
+    to be centred.
+
+    What arrays (and what can be made one: lists of numbers, data frames) and tensors hold is told
+    by their shape. With ``side`` for that of the images that the network was trained on, 28 for
+    MNIST, the first line that fits is meant:
+
+    - ``[side²]`` is one image, ``[N, side²]`` N of them, a row each, unless N is ``side²``
+    - ``[H, W]`` is one picture
+    - ``[N, side, side]`` are N images, not one in colour, and not of 3 or 4 channels either
+    - ``[C, H, W]`` is one picture of C channels, 1, 3 or 4, if it is a tensor
+    - ``[H, W, C]`` is one picture of C channels
+    - ``[N, H, W]`` are N pictures
+    - ``[N, C, H, W]`` and ``[N, H, W, C]`` are N pictures of C channels; what fits both is the
+      first if it is a tensor and the second if it is an array
+
+    Integers are 0–255, booleans black and white, floats 0–1 or, if all of them are whole numbers,
+    0–255.
+
     Args:
-        images: One picture or a sequence of them: PIL images, paths of files, arrays
-            (``[H, W]`` or ``[H, W, 3 or 4]``, or a batch of those in front) and tensors
-            (``[H, W]`` or ``[1, 3 or 4, H, W]``, or a batch), 0–255 as integers or 0–1 as floats.
-            A digit may lie anywhere, dark on light or light on dark; MNIST's own images are
-            taken as they are. For a network of other data pictures are only resized, unless its
-            facts say that they are to be centred.
-        model: One of the package, or the path of a checkpoint.
+        images: One picture or any number of them: PIL images, paths of files, files that are open
+            or their content as bytes, arrays and tensors. Labels are passed over, in an item
+            ``(image, label)`` of a data set and in a batch ``(images, labels)``.
+        model: One of the package, the path of a checkpoint, or a network, which is not changed: one
+            with ``facts``, or one that was trained on MNIST.
         device: ``auto``, ``cpu``, ``cuda``, …
         trust: Classes that a checkpoint may name, beside those of this project.
 
     Raises:
         PictureError: A picture cannot be read; it is named by its path or position.
-        CheckpointError: There is no such model.
+        CheckpointError: There is no such model, or it does not give a number for each class.
     """
-    trained = pretrained.load(model, trust=trust)
-    prepared = [
-        _prepare(trained.facts, picture, f"picture {number}")
-        for number, picture in enumerate(_separate(images))
-    ]
+    if isinstance(model, (nn.Module, Trained)):
+        network: Any = getattr(model, "network", model)
+        trained = Trained(copy.deepcopy(network), getattr(model, "facts", MNIST))
+    else:
+        trained = pretrained.load(model, trust=trust)
+    prepared: list[ndarray] = []
+    for picture in _separate(images, trained.facts.side):
+        name = shown(picture) if isinstance(picture, Path) else f"picture {len(prepared)}"
+        image = picture if isinstance(picture, Image.Image) else open_picture(picture, name)
+        prepared.append(prepare_for(trained.facts, image, name))
     return run(trained, prepared, pick_device(device))
 
 
 def run(trained: Trained, prepared: Sequence[ndarray], device: torch.device) -> list[Prediction]:
-    """Run a network over prepared pictures, ``uint8 [side, side]`` each."""
+    """Run a network over prepared pictures, ``uint8 [side, side]`` each.
+
+    Raises:
+        CheckpointError: It does not give a number for each class.
+    """
     if not prepared:
         return []
-    network, facts = trained.network.to(device).eval(), trained.facts
+    # In float32, which a global default or the network's owner may have made another type.
+    network, facts = trained.network.to(device, torch.float32).eval(), trained.facts
     found: list[Prediction] = []
     for start in range(0, len(prepared), BATCH):
         batch = prepared[start : start + BATCH]
         pixels = torch.from_numpy(np.stack(batch)).unsqueeze(1).to(device)
-        rows = classify(network, pixels, facts).softmax(dim=1).tolist()
+        logits = classify(network, pixels, facts)
+        if logits.shape != (len(batch), len(facts.classes)) or not logits.isfinite().all():
+            raise CheckpointError(
+                f"the network gives {list(logits.shape[1:])} values for {len(facts.classes)} "
+                "classes, or some that are not numbers; give one that was trained on these classes "
+                "and did not diverge"
+            )
+        rows = logits.softmax(dim=1).tolist()
         pairs = zip(rows, batch, strict=True)
         found += [Prediction(tuple(row), image, facts.classes) for row, image in pairs]
     return found
 
 
-def _separate(images: Picture | Sequence[Picture]) -> list[Picture]:
-    if isinstance(images, Tensor):
-        # Channels come first in tensors and last in pictures.
-        whole = images.detach().cpu()
-        channels = whole.ndim >= 3 and whole.shape[-3] in (1, 3, 4)
-        images = (whole.movedim(-3, -1) if channels else whole).numpy()
-    if isinstance(images, ndarray):
-        single = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))
-        return [images] if single else list(images)
-    if isinstance(images, (Image.Image, str, Path)):
-        return [images]
-    return [picture for one in images for picture in _separate(one)]
-
-
-def _prepare(facts: Facts, picture: Picture, name: str) -> ndarray:
-    if isinstance(picture, (str, Path)):
-        return prepare_for(facts, open_picture(Path(picture)), str(picture))
-    if isinstance(picture, Image.Image):
-        return prepare_for(facts, picture, name)
-    array = np.asarray(picture)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim not in (2, 3) or 0 in array.shape or array.dtype == object:
-        raise PictureError(f"{name}: an array of shape {array.shape} and {array.dtype} is no image")
-    if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
-        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise PictureError(
-                f"{name}: floats from {array.min():g} to {array.max():g}; 0 to 1 are expected"
-            )
-        array = np.round(255 * array.astype(np.float32))
-    if array.min() < 0 or array.max() > 255:
+def _separate(images: Any, side: int, first: int = 0) -> Iterator[Any]:
+    """Yield PIL images, paths, contents and open files, one by one; the first has a number."""
+    if isinstance(images, (Image.Image, Path)) or hasattr(images, "read"):
+        yield images
+    elif isinstance(images, str):
+        yield Path(images)
+    elif isinstance(images, (bytes, bytearray, memoryview)):
+        yield bytes(images)
+    elif isinstance(images, (ndarray, Tensor)) or hasattr(images, "__array__"):
+        yield from _split(images, side, f"picture {first}")
+    elif isinstance(images, Mapping) or not (
+        isinstance(images, Iterable) or hasattr(images, "__getitem__")
+    ):
         raise PictureError(
-            f"{name}: integers from {array.min()} to {array.max()}; 0 to 255 are expected"
+            f"picture {first}: {type(images).__name__} is no picture; a file's path or content, a "
+            "PIL image, an array or a tensor is expected"
         )
-    return prepare_for(facts, Image.fromarray(array.astype(np.uint8)), name)
+    elif _numbers(images):
+        yield from _split(images, side, f"picture {first}")
+    elif _labelled(images):
+        yield from _separate(images[0], side, first)
+    else:
+        for one in images:
+            for picture in _separate(one, side, first):
+                first += 1
+                yield picture
+
+
+def _numbers(images: Any) -> bool:
+    """Say whether lists in lists hold numbers."""
+    while isinstance(images, (list, tuple)) and images:
+        images = images[0]
+    return isinstance(images, Number)
+
+
+def _labelled(pair: Any) -> bool:
+    """Say whether something is an item of a data set with its label, or a batch with its labels."""
+    if not (isinstance(pair, (list, tuple)) and len(pair) == 2):
+        return False
+    images, labels = pair
+    if not isinstance(labels, (int, ndarray, np.generic, Tensor)):
+        return False
+    shape: tuple[int, ...] = getattr(labels, "shape", ())
+    several = len(shape) == 1 and isinstance(images, (ndarray, Tensor)) and images.ndim > 1
+    return shape == () or (several and len(images) == shape[0])
+
+
+def _split(images: Any, side: int, name: str) -> Iterator[Image.Image]:
+    """Yield the pictures of an array or tensor; :func:`predict` says which shape means what."""
+    tensor = isinstance(images, Tensor)  # in which channels come first, and last in arrays
+    try:
+        if tensor:
+            images = images.detach().cpu()
+            images = images.float() if images.is_floating_point() else images  # bfloat16
+        array = np.asarray(images)
+    except Exception as error:  # rows of several lengths; a tensor that holds nothing
+        raise PictureError(f"{name}: cannot be made an array: {shown(reason(error))}") from None
+    shape, rank = array.shape, array.ndim
+    if rank in (1, 2) and shape[-1] == side**2 and shape != (side**2, side**2):
+        batch = array.reshape(-1, side, side)
+    elif rank == 2:
+        batch = array[None]
+    elif rank == 3 and shape[1:] == (side, side):
+        batch = array
+    elif rank == 3 and tensor and shape[0] in CHANNELS:
+        batch = np.moveaxis(array, 0, -1)[None]
+    elif rank == 3:
+        batch = array[None] if shape[-1] in CHANNELS else array
+    elif rank == 4 and shape[1] in CHANNELS and (tensor or shape[3] not in CHANNELS):
+        batch = np.moveaxis(array, 1, -1)
+    else:
+        batch = array
+    picture = list(batch.shape[1:])
+    fits = len(picture) == 2 or (len(picture) == 3 and picture[2] in CHANNELS)
+    if not fits or 0 in picture or array.dtype.kind not in "biuf":
+        raise PictureError(
+            f"{name}: {array.dtype} {list(shape)} is no image; [H, W], [N, {side}, {side}], "
+            f"[N, {side**2}], [N, C, H, W] or [N, H, W, C] is expected, C being 1, 3 or 4"
+        )
+    for one in _pixels(batch, name):
+        yield Image.fromarray(one[..., 0] if one.shape[2:] == (1,) else one)
+
+
+def _pixels(array: ndarray, name: str) -> UInt8[ndarray, "..."]:
+    """Turn what the values can be into 0–255."""
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    real = np.issubdtype(array.dtype, np.floating)
+    if array.dtype == bool or (real and low >= 0 and high <= 1):
+        return np.round(255 * array.astype(np.float32)).astype(np.uint8)
+    if not (low >= 0 and high <= 255):  # nor is NaN
+        wanted = "0 to 1, or whole numbers to 255," if real else "0 to 255"
+        words = f"{'floats' if real else 'integers'} from {low:g} to {high:g}"
+        raise PictureError(f"{name}: {words}; {wanted} are expected")
+    pixels = array.astype(np.uint8)
+    if real and (pixels != array).any():
+        raise PictureError(
+            f"{name}: floats from {low:g} to {high:g}; 0 to 1, or whole numbers to 255, are "
+            "expected"
+        )
+    return pixels
 
 
 def find_pictures(arguments: Sequence[str]) -> list[Path]:
     """Return the files that file names, folders and patterns stand for, each once.
 
-    Of a folder these are the files in it with the ending of an image format.
+    Of a folder these are the files in it with the ending of an image format, but hidden ones.
 
     Raises:
         PictureError: A folder or pattern has none.
     """
+    known = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
     found: dict[Path, None] = {}
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
-            known = Image.registered_extensions()
-            try:
-                inside = sorted(path.iterdir())
-            except PermissionError:
-                raise PictureError(f"{argument}: no permission to read it") from None
-            files = [p for p in inside if p.suffix.lower() in known and p.is_file()]
-            if not files:
-                raise PictureError(f"{argument}: no pictures in this folder")
-        elif not path.exists() and glob.has_magic(argument):
-            # The pattern may be absolute, which pathlib's own does not take.
-            files = sorted(Path(n) for n in glob.glob(argument, recursive=True))  # noqa: PTH207
-            if not files:
-                raise PictureError(f"{argument}: no file matches")
-        else:
-            files = [path]
+        try:
+            if path.is_dir():
+                inside = (p for p in sorted(path.iterdir()) if not p.name.startswith("."))
+                files = [p for p in inside if p.suffix.lower() in known and p.is_file()]
+                if not files:
+                    raise PictureError(f"{shown(argument)}: no pictures in this folder")
+            elif glob.has_magic(argument) and not path.exists():
+                # The pattern may be absolute, which pathlib's own does not take.
+                files = sorted(Path(n) for n in glob.glob(argument, recursive=True))  # noqa: PTH207
+                if not files:
+                    raise PictureError(f"{shown(argument)}: no file matches")
+            else:
+                files = [path]
+        except (OSError, ValueError) as error:
+            if isinstance(error, PictureError):
+                raise
+            words = getattr(error, "strerror", None) or error
+            raise PictureError(f"{shown(argument)}: cannot be read: {words}") from None
         found.update(dict.fromkeys(files))
     return list(found)
 
@@ -191,7 +303,7 @@ class _Pictures(Dataset[Prepared]):
         path = self.paths[index]
         try:
             picture = open_picture(path)
-            return Prepared(path, prepare_for(self.facts, picture, str(path)), "")
+            return Prepared(path, prepare_for(self.facts, picture, shown(path)), "")
         except PictureError as error:
             return Prepared(path, None, str(error))
 
@@ -218,11 +330,14 @@ def sheet(named: Sequence[tuple[Path, Prediction]]) -> Figure:
     for number, (path, prediction) in enumerate(named):
         row, column = divmod(number, columns)
         left, right = grid[row, 2 * column], grid[row, 2 * column + 1]
-        left.imshow(_thumbnail(path))
-        left.set_title(path.name if len(path.name) < 22 else f"…{path.name[-20:]}", fontsize=8)
+        with suppress(PictureError):  # it may be gone by now
+            left.imshow(_thumbnail(path))
+        name = shown(path.name)
+        name = name if len(name) < 22 else f"…{name[-20:]}"
+        left.set_title(name, fontsize=8, parse_math=False)
         right.imshow(prediction.prepared, cmap="gray", vmin=0, vmax=255)
         probability = prediction.top(1)[0][1]
-        right.set_title(f"{prediction.name}   {probability:.1%}", fontsize=10)
+        right.set_title(f"{prediction.name}   {probability:.1%}", fontsize=10, parse_math=False)
     return figure
 
 

@@ -1,12 +1,33 @@
-"""What a block of a network may say, and whether blocks can be stacked. Needs no torch."""
+"""What a network may be made of, and whether blocks can be stacked. Needs no torch."""
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Le, Lt, MaxLen
+from pydantic import ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
 
 from mnist_lit.errors import ConfigError
 
 IMAGE_SIZE = 28
+# Far above what such images need, and far below what a machine cannot hold: a description comes
+# from a file of a stranger too.
+MOST_PARAMETERS = 10_000_000
+MOST_REPEATS = 1_000  # of convolutions, all blocks together
+MOST_OUTPUTS = 2**24  # numbers that a block gives for one image
+MOST_CLASSES = 1_000
+LARGEST_SIDE = 1_024
+
+# Of plain data from outside: no other keys, no NaN, no value of another type. The types say the
+# last, as a strict dataclass would take no mapping.
+PLAIN = ConfigDict(extra="forbid", allow_inf_nan=False, revalidate_instances="always")
+Count = Annotated[int, Strict(), Ge(1), Le(MOST_PARAMETERS)]
+Switch = Annotated[bool, Strict()]
+Probability = Annotated[float, Strict(), Ge(0), Lt(1)]
+Side = Annotated[int, Strict(), Ge(1), Le(LARGEST_SIDE)]
+Target = Annotated[str, Strict(), StringConstraints(pattern=r"^[\w.]{1,200}$")]
 
 
 @dataclass
@@ -27,22 +48,59 @@ class Block:
             that comes in, followed by a 1×1 that mixes them.
     """
 
-    channels: int
-    kernel: int = 3
-    bias: bool = False
+    __pydantic_config__: ClassVar[ConfigDict] = PLAIN
+
+    channels: Count
+    kernel: Count = 3
+    bias: Switch = False
     pool: Literal["none", "after_conv", "after_activation"] = "none"
-    dropout: float = 0.0
-    repeats: int = 1
-    residual: bool = False
-    separable: bool = False
+    dropout: Probability = 0.0
+    repeats: Count = 1
+    residual: Switch = False
+    separable: Switch = False
 
 
-def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE) -> None:
-    """Raise :class:`ConfigError` if the blocks cannot be stacked on an image of this side."""
+@dataclass
+class Description:
+    """What a :class:`~mnist_lit.network.compact.CompactCNN` is made from; see there."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = PLAIN
+
+    blocks: Annotated[list[Block], MaxLen(MOST_REPEATS)]
+    dropout: Probability
+    classes: Annotated[int, Strict(), Ge(1), Le(MOST_CLASSES)]
+    side: Side
+
+
+def validated(kind: Any, plain: Any, place: str) -> Any:
+    """Make an instance of a type from plain data, which may be anybody's.
+
+    Raises:
+        ConfigError: A value is not of its type or out of bounds; the first is named.
+    """
+    try:
+        return _adapter(kind).validate_python(plain)
+    except ValidationError as mistakes:
+        first = mistakes.errors(include_url=False, include_context=False)[0]
+    for key in first["loc"]:
+        place += f".{key}" if str(key).isidentifier() else f"[{reprlib.repr(key)}]"
+    value = "" if isinstance(first["input"], dict) else f"={reprlib.repr(first['input'])}"
+    words = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    raise ConfigError(f"{place[:200]}{value}: {words}")
+
+
+_adapter = cache(TypeAdapter)
+
+
+def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int = 10) -> None:
+    """Raise :class:`ConfigError` if such blocks cannot be stacked on an image of this side."""
     if not blocks:
         raise ConfigError("model.blocks=[]: at least one block is needed")
     size, width, sizes = side, 1, [side]
+    parameters = repeats = 0
     for i, block in enumerate(blocks):
+        if block.kernel % 2 == 0:
+            raise ConfigError(f"model.blocks[{i}].kernel={block.kernel}: it should be odd")
         if block.residual or block.repeats > 1:
             key = "residual=true" if block.residual else f"repeats={block.repeats}"
             if block.channels != width:
@@ -54,6 +112,17 @@ def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE) -> None:
                 raise ConfigError(
                     f"model.blocks[{i}].{key}: can pool only at its end, pool: after_activation"
                 )
+        outputs = block.channels * size**2
+        if outputs > MOST_OUTPUTS:
+            raise ConfigError(
+                f"model.blocks[{i}].channels={block.channels}: {outputs:,} numbers come out for an "
+                f"image, at most {MOST_OUTPUTS:,} may"
+            )
+        mixed = width * block.channels
+        filters = width if block.separable else mixed
+        parameters += filters * block.kernel**2 + mixed * block.separable
+        parameters += (block.bias + 2 * block.repeats) * block.channels
+        repeats += block.repeats
         width = block.channels
         if block.pool != "none":
             if size < 2:
@@ -63,3 +132,10 @@ def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE) -> None:
                 )
             size //= 2
             sizes.append(size)
+    parameters += (width + 1) * classes
+    for count, most, what in (
+        (parameters, MOST_PARAMETERS, "parameters"),
+        (repeats, MOST_REPEATS, "convolutions, repeats counted"),
+    ):
+        if count > most:
+            raise ConfigError(f"model.blocks: {count:,} {what}; at most {most:,} are allowed")

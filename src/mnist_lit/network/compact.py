@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mnist_lit.network import fused
-from mnist_lit.network.blocks import IMAGE_SIZE, Block, check_blocks
+from mnist_lit.network.blocks import IMAGE_SIZE, Block, Description, check_blocks, validated
 
 
 class ConvBlock(nn.Module):
@@ -78,8 +78,8 @@ class CompactCNN(nn.Module):
         description: The arguments as plain data, which a checkpoint keeps.
 
     Raises:
-        TypeError: A block has an unknown field.
-        ConfigError: The blocks cannot be stacked on such an image.
+        ConfigError: A block has an unknown field, a value is impossible, or the blocks cannot be
+            stacked on such an image.
     """
 
     def __init__(
@@ -90,18 +90,15 @@ class CompactCNN(nn.Module):
         side: int = IMAGE_SIZE,
     ) -> None:
         super().__init__()
-        stack = [b if isinstance(b, Block) else Block(**b) for b in blocks]
-        check_blocks(stack, side)
+        stack = [dict(b) if isinstance(b, Mapping) else b for b in blocks]
+        given = {"blocks": stack, "dropout": dropout, "classes": classes, "side": side}
+        made: Description = validated(Description, given, "model")
+        check_blocks(made.blocks, side, classes)
         self.side = side
-        self.description: dict[str, Any] = {
-            "blocks": [asdict(block) for block in stack],
-            "dropout": dropout,
-            "classes": classes,
-            "side": side,
-        }
-        widths = [1, *(b.channels for b in stack)]
+        self.description: dict[str, Any] = asdict(made)
+        widths = [1, *(b.channels for b in made.blocks)]
         self.blocks = nn.Sequential(
-            *(ConvBlock(width, block) for width, block in zip(widths, stack, strict=False))
+            *(ConvBlock(width, block) for width, block in zip(widths, made.blocks, strict=False))
         )
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(widths[-1], classes)

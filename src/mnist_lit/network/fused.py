@@ -4,17 +4,23 @@ torch runs max-pool, batch norm and ReLU one after the other, each in passes of 
 whole map, and in bfloat16 handles channels beyond a multiple of 16 one value at a time. ``fused.c``
 does the same in two passes forward and two backward, and never writes the first convolution's map,
 the largest of all, where a max-pool follows it. It is compiled when first needed, by the C compiler
-that ``CC`` names (``cc`` unless set), and kept in the user's cache; without a compiler torch's
-operations run.
+that ``CC`` names (``cc`` unless set), and kept in a private folder of the user's cache. Where that
+fails torch's operations run, and :func:`describe` says why.
 """
 
 import ctypes
 import hashlib
 import os
+import re
+import shlex
+import shutil
+import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +31,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mnist_lit import folders
+from mnist_lit.errors import reason
+from mnist_lit.files import UNFINISHED
 
 SOURCE = Path(__file__).with_name("fused.c")
 NAMES = {torch.bfloat16: "bf16", torch.float32: "f32"}
@@ -36,8 +44,11 @@ ARGUMENTS = {
     "conv_pool_forward": "ppppiiii",
     "conv_pool_backward": "ppppiiii",
 }
-_off: set[str] = set()
 ARGUMENT_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "f": ctypes.c_float, "i": ctypes.c_int}
+LIMIT = 60.0  # seconds that a compiler may take
+_off: set[str] = set()
+_compilers: list[str] = []  # of the operations that were loaded
+_failures: list[str] = []  # why others were not
 
 
 @contextmanager
@@ -87,7 +98,7 @@ class _PoolNormReLU(torch.autograd.Function):
         y = _empty((n, c, h // 2, w // 2) if pool else (n, c, h, w), x.dtype)
         pooled = torch.empty_like(y) if pool else x
         positions = torch.empty_like(y, dtype=POSITION_TYPES[x.dtype]) if pool else None
-        kept = torch.empty(4, c)
+        kept = torch.empty(4, c, dtype=torch.float32)
         # torch declares it optional; it is there where running statistics are.
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked += 1
@@ -105,7 +116,8 @@ class _PoolNormReLU(torch.autograd.Function):
         n, h, w, pool = ctx.options
         c = pooled.shape[1]
         dy = dy.contiguous(memory_format=torch.channels_last)
-        dx, dweight, dbias = _empty((n, c, h, w), dy.dtype), torch.empty(c), torch.empty(c)
+        dx = _empty((n, c, h, w), dy.dtype)
+        dweight, dbias = (torch.empty(c, dtype=torch.float32) for _ in range(2))
         arguments = dy, pooled, positions, dx, kept, dweight, dbias, n, h, w, pool
         _call("backward", pooled, arguments)
         return dx, dweight, dbias, None, None
@@ -153,7 +165,7 @@ class _ConvPool(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         x, positions = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        dweight = torch.empty(ctx.shape)
+        dweight = torch.empty(ctx.shape, dtype=torch.float32)
         n, _, h, w = x.shape
         arguments = gradient, x, positions, dweight, n, h, w, ctx.shape[-1]
         _call("conv_pool_backward", gradient, arguments)
@@ -179,37 +191,166 @@ def _call(name: str, like: Tensor, arguments: tuple[Tensor | float | int | None,
 def library(channels: int) -> dict[tuple[str, torch.dtype], Any] | None:
     """Compile and load the operations for maps of so many channels; None if that cannot be done.
 
-    They are found by name and element type and take what ``ARGUMENTS`` says.
+    They are found by name and element type and take what ``ARGUMENTS`` says. Once it could not be
+    done it is not tried again.
     """
+    if _failures:
+        return None
+    functions = {}
+    try:
+        content = _compiled(channels)
+        loaded = _load(content)
+        for name, arguments in ARGUMENTS.items():
+            for dtype, suffix in NAMES.items():
+                function = functions[name, dtype] = loaded[f"{name}_{suffix}"]
+                function.argtypes = [ARGUMENT_TYPES[argument] for argument in arguments]
+    except (CompileError, OSError, AttributeError) as error:
+        _failures.append(reason(error))
+        return None
+    # What compilers write into their files of themselves.
+    made_by = re.search(rb"(GCC): [^\0]*?([\d.]+)\0|(clang) version ([\d.]+)", content)
+    words = (
+        [part.decode().lower() for part in made_by.groups() if part] if made_by else ["compiled"]
+    )
+    _compilers.append(" ".join(words))
+    return functions
+
+
+def describe() -> str:
+    """Say which operations train on a CPU and, where they are torch's, why."""
+    if not _compilers and not _failures:
+        library(12)  # as good as any other: the first block of `final` has so many
+    words = [f"C operations: {_compilers[-1]}"] if _compilers else []
+    words += [f"torch's operations, because {why}" for why in _failures]
+    return "; in part ".join(words)
+
+
+def _load(content: bytes) -> ctypes.CDLL:
+    # From memory, so that what is loaded is what was checked, whatever becomes of the file. It is
+    # never closed: the loader takes a library of the same name for the same library.
+    number = os.memfd_create("fused")
+    with open(number, "wb", closefd=False) as file:
+        file.write(content)
+    return ctypes.CDLL(f"/proc/self/fd/{number}")
+
+
+def _compiled(channels: int) -> bytes:
+    """Return the library from the cache, if it is there and whole, or else compile it."""
     # The OpenMP that torch has loaded: with another, two sets of threads would fight for the cores.
     openmp = [str(file) for file in (Path(torch.__file__).parent / "lib").glob("libgomp*")]
-    command = [
-        *(os.environ.get("CC", "cc"), "-O3", "-march=native", "-fopenmp"),
+    options = [
+        *("-O3", "-march=native", "-fopenmp"),
         # Sums may be taken in any order, but not a number must stay what it is.
         *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
         *("-shared", "-fPIC", f"-DC={channels}", str(SOURCE), *openmp, "-lm"),
     ]
+    # For this source, compiler call and processor; a home may be shared by several machines.
+    parts = [SOURCE.read_text(), str([os.environ.get("CC"), *options]), _processor()]
+    name = f"fused-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}"
+    with _private_folder() as number:
+        folder = Path(f"/proc/self/fd/{number}")
+        file = folder / name
+        digest, content = b"", b""
+        if file.exists():
+            digest, _, content = file.read_bytes().partition(b"\n")
+        if digest == _digest(content):
+            return content
+        for litter in folder.glob(f"{UNFINISHED}*"):
+            with suppress(OSError):  # another process has been faster
+                if time.time() - litter.stat().st_mtime > 2 * LIMIT:  # its compiler was killed
+                    shutil.rmtree(litter)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as unfinished:
+            new = Path(unfinished) / "fused.so"
+            compile_c([*options, "-o", str(new)], folder=unfinished, descriptors=[number])
+            if not new.exists():
+                raise CompileError("the C compiler made no library; name another in CC")
+            content = new.read_bytes()
+            new.write_bytes(_digest(content) + b"\n" + content)
+            new.replace(file)
+    return content
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+@contextmanager
+def _private_folder() -> Iterator[int]:
+    """Open the folder of the compiled operations, and yield its descriptor.
+
+    It is to be reached through that alone: its name may be given to another folder meanwhile.
+
+    Raises:
+        OSError: It cannot be made or opened, or others than the user may enter it.
+    """
+    if sys.platform != "linux":
+        raise OSError("they are compiled on Linux alone")
+    path = folders.cache() / "operations"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        # For this source, compiler call and processor; a home may be shared by several machines.
-        parts = [SOURCE.read_text(), str(command), _processor()]
-        name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-        folder = folders.cache()
-        file = folder / f"fused-{name}.so"
-        if not file.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-                new = Path(unfinished) / file.name
-                subprocess.run([*command, "-o", str(new)], check=True, capture_output=True)
-                new.replace(file)
-        loaded = ctypes.CDLL(str(file))
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    functions = {}
-    for name, arguments in ARGUMENTS.items():
-        for dtype, suffix in NAMES.items():
-            function = functions[name, dtype] = loaded[f"{name}_{suffix}"]
-            function.argtypes = [ARGUMENT_TYPES[argument] for argument in arguments]
-    return functions
+        state = os.fstat(number)
+        if state.st_uid != os.geteuid() or state.st_mode & 0o077:
+            raise OSError(f"{path} is not this user's alone (mode 700); remove it")
+        yield number
+    finally:
+        os.close(number)
+
+
+class CompileError(Exception):
+    """The C compiler has not done its work; the message is a line."""
+
+
+def compile_c(
+    options: Sequence[str],
+    text: str = "",
+    folder: str | None = None,
+    descriptors: Collection[int] = (),
+) -> None:
+    """Run the C compiler that ``CC`` names, in the words of a shell.
+
+    Args:
+        options: What it is to do.
+        text: What it finds on its standard input.
+        folder: For its temporary files; the usual one unless given.
+        descriptors: Of files that it finds open.
+
+    Raises:
+        CompileError: There is none, it fails, or it takes more than :data:`LIMIT`.
+    """
+    named = os.environ.get("CC", "")
+    try:
+        compiler = shlex.split(named) or ["cc"]
+    except ValueError as error:
+        raise CompileError(f"CC={named}: {reason(error)}; it is read as by a shell") from None
+    try:
+        process = subprocess.Popen(
+            [*compiler, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env={**os.environ, "TMPDIR": folder} if folder else None,
+            pass_fds=descriptors,
+            start_new_session=True,  # so that it ends with all that it has started
+        )
+    except OSError:
+        raise CompileError(f"{compiler[0]}: no such C compiler; name one in CC") from None
+    with process:
+        try:
+            _, words = process.communicate(text, timeout=LIMIT)
+        except BaseException as error:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                words = f"it took more than {LIMIT:g} s; name another C compiler in CC"
+                raise CompileError(f"{compiler[0]}: {words}") from None
+            raise
+    if process.returncode:
+        lines = words.splitlines() or [f"it failed with status {process.returncode}"]
+        line = next((line for line in lines if "error" in line), lines[0])
+        raise CompileError(f"{compiler[0]}: {line.strip()}")
 
 
 def _processor() -> str:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.imports import RequirementCache
-from pytorch_lightning.callbacks import Callback, ProgressBar
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -22,16 +22,18 @@ from torchmetrics import Metric
 
 from mnist_lit import devices
 from mnist_lit.checkpoints.pretrained import checkpoint_of
-from mnist_lit.checkpoints.read import read, read_file, weights
+from mnist_lit.checkpoints.read import read_file, weights
+from mnist_lit.checkpoints.write import WholeFiles
 from mnist_lit.config.schema import Config
 from mnist_lit.data.idx import IdxDataModule
-from mnist_lit.errors import CheckpointError, ConfigError, TrustError, missing, reason
+from mnist_lit.errors import CheckpointError, ConfigError, missing, reason, unknown
+from mnist_lit.evaluation.origin import flat
 from mnist_lit.evaluation.requirements import Check, check_before, refuse
 from mnist_lit.facts import MNIST, Facts
 from mnist_lit.targets import build, check, find, parameters
 from mnist_lit.training.callbacks.history import RecordHistory
 from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
-from mnist_lit.training.classifier import LitClassifier, decay_weights_only
+from mnist_lit.training.classifier import LitClassifier
 
 SOME = 1000  # steps of an epoch, where their number is not known before the images are read
 
@@ -78,16 +80,19 @@ def prepare(config: Config) -> Parts:
     data = build_data(config)
     facts = facts_of(config, data)
     classifier = build_classifier(config, facts)
-    classifier.build_optimizer(_length(config, data))
+    classifier.check_schedule(_length(config, data))
+    options = options_of(config)
     if config.ckpt_path is not None:
-        _check_resumable(Path(config.ckpt_path), classifier)
+        config.ckpt_path = str(last_of(config.ckpt_path))
+        check_resumable(Path(config.ckpt_path), options)
     notes = []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, classifier.network))
     run_dir = Path(config.run_dir).resolve()
     record = RecordHistory()
-    best = BestCheckpoint(run_dir / "checkpoints", resumed_from=config.ckpt_path)
-    kept = [record, best, LastCheckpoint(run_dir / "checkpoints")]
+    folder, resumed = run_dir / "checkpoints", config.ckpt_path
+    best = BestCheckpoint(folder, resumed)
+    kept = [record, best, LastCheckpoint(folder, options, resumed)]
     with quiet_lightning():
         trainer = build_trainer(config, run_dir, [*kept, *build_callbacks(config)], data)
     checks = check_before(classifier.network, config.trainer.max_epochs, config.requirements)
@@ -138,6 +143,12 @@ def _length(config: Config, data: pl.LightningDataModule) -> int:
     limit = options.get("limit_train_batches")
     if limit is not None:
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if batches < 1:
+        raise ConfigError(
+            f"trainer.limit_train_batches={limit}: leaves no batch; an epoch has {data.steps}"
+            if isinstance(data, IdxDataModule)
+            else f"trainer.limit_train_batches={limit}: leaves no batch"
+        )
     return -(-batches // options.get("accumulate_grad_batches", 1)) * config.trainer.max_epochs
 
 
@@ -189,11 +200,23 @@ def build_metrics(config: Config, facts: Facts) -> dict[str, Metric]:
 
 
 def build_callbacks(config: Config) -> list[Callback]:
-    """Make the configured callbacks."""
+    """Make the configured callbacks.
+
+    Raises:
+        ConfigError: One cannot be built, or waits for what is never logged.
+    """
+    logged = [f"val/{name}" for name in ("accuracy", "loss", "errors", "rank", *config.metrics)]
+    logged += ["train/loss", "train/accuracy_on_distorted", "lr"]
     callbacks = []
     for name, node in config.callbacks.items():
-        callbacks.append(build(node, f"callbacks.{name}"))
-        _expect(callbacks[-1], Callback, f"callbacks.{name}", node)
+        path = f"callbacks.{name}"
+        callbacks.append(build(node, path))
+        _expect(callbacks[-1], Callback, path, node)
+        monitor = getattr(callbacks[-1], "monitor", None)
+        if monitor is not None and monitor not in logged:
+            raise ConfigError(unknown(f"{path}.monitor={monitor}", logged, "number"))
+        if isinstance(callbacks[-1], LearningRateMonitor) and not config.logger:
+            raise ConfigError(f"{path}={node['_target_']}: it needs a logger; logger=csv is one")
     return callbacks
 
 
@@ -239,6 +262,7 @@ def build_trainer(
         return pl.Trainer(
             **options,
             callbacks=list(callbacks),
+            plugins=[WholeFiles()],
             logger=False,
             default_root_dir=run_dir,
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
@@ -250,7 +274,7 @@ def build_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         words = " ".join(str(error).split())
-        raise ConfigError(f"trainer={options}: Lightning refuses it: {words}") from None
+        raise ConfigError(f"trainer: Lightning refuses it: {words}") from None
 
 
 def start_from(model: str, network: nn.Module) -> str:
@@ -268,7 +292,13 @@ def start_from(model: str, network: nn.Module) -> str:
     except KeyError:
         raise CheckpointError(f"init_from={model}: not a checkpoint of this project") from None
     ours = network.state_dict()
-    fitting = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
+    fitting = {
+        k: v
+        for k, v in theirs.items()
+        if k in ours
+        and v.shape == ours[k].shape
+        and v.is_floating_point() == ours[k].is_floating_point()
+    }
     if not fitting:
         raise CheckpointError(f"init_from={model}: nothing of it fits this network")
     network.load_state_dict(fitting, strict=False)
@@ -283,31 +313,74 @@ def start_from(model: str, network: nn.Module) -> str:
     return f"{line}; left as drawn: {', '.join(left)}" if left else line
 
 
-def _check_resumable(checkpoint: Path, classifier: LitClassifier) -> None:
-    description, facts = classifier.hparams["network"], classifier.facts
-    try:
-        saved = read(checkpoint, trust=[str(description.get("_target_"))])
-    except TrustError:
-        saved = None  # of another class, which need not be imported to say so
-    assert classifier.optimizer is not None
-    optimizer = classifier.optimizer(decay_weights_only(classifier.network))
-    states = read_file(checkpoint).get("optimizer_states", [])
-    same = {
-        "network": saved is not None and saved.network.description == description,
-        "data set": saved is not None
-        and (saved.facts.classes, saved.facts.side) == (facts.classes, facts.side),
-        "optimizer": bool(states)
-        and all(
-            set(group) <= set(before)
-            for group, before in zip(optimizer.param_groups, states[0]["param_groups"], strict=True)
-        ),
+def options_of(config: Config) -> dict[str, Any]:
+    """Return what decides the course of a training, by keys as ``optimizer.lr``.
+
+    Loggers, the progress bar, the budget, where the images lie, how many are validated at a time
+    and what it is computed on may differ when a run is resumed; they are left out.
+    """
+    plain = config.model_dump()
+    for key in ("logger", "requirements", "ckpt_path", "run_dir", "optimized_metric", "recipe"):
+        del plain[key]
+    free = {
+        "data": ("root", "eval_batch_size"),
+        "callbacks": ("progress",),
+        "trainer": ("accelerator", "profiler", "detect_anomaly", "deterministic"),
     }
-    for what, is_same in same.items():
-        if not is_same:
-            raise CheckpointError(
-                f"ckpt_path={checkpoint} is of another {what} than this config's; "
-                "resume it with the options that it was trained with"
-            )
+    for group, keys in free.items():
+        plain[group] = {key: value for key, value in plain[group].items() if key not in keys}
+    return flat(plain)
+
+
+def last_of(ckpt_path: str) -> Path:
+    """Return the checkpoint to resume from: a file, or that of a run's folder.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    path = Path(ckpt_path).expanduser()
+    last = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not last.is_file():
+        raise CheckpointError(
+            f"ckpt_path={ckpt_path} is not there; give the folder of a run, or its last.ckpt"
+        )
+    return last
+
+
+def check_resumable(checkpoint: Path, options: Mapping[str, Any]) -> None:
+    """See that a training goes on as it began.
+
+    Args:
+        checkpoint: The ``last.ckpt`` to resume from.
+        options: Of the run that resumes it.
+
+    Raises:
+        CheckpointError: It was trained with other options, or is no ``last.ckpt`` of a run.
+    """
+    content = read_file(checkpoint)
+    before = content.get("options")
+    if not isinstance(before, dict):
+        raise CheckpointError(
+            f"ckpt_path={checkpoint}: it holds no training to resume; give the folder of a run of "
+            "this version, or its last.ckpt (init_from= takes the weights alone)"
+        )
+    differ = [
+        f"{key} is {options.get(key)} here and {before.get(key)} there"
+        for key in sorted({*before, *options})
+        if options.get(key) != before.get(key)
+    ]
+    if differ:
+        more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise CheckpointError(
+            f"ckpt_path={checkpoint}: {'; '.join(differ[:3])}{more}; a run is resumed with the "
+            "options that it was started with"
+        )
+    rows = content["callbacks"]["History"]["epochs"]
+    best = checkpoint.with_name("best.ckpt")
+    if any(row["val_loss"] is not None for row in rows) and not best.is_file():
+        raise CheckpointError(
+            f"{best} is not there; a run is resumed from its last.ckpt with the best.ckpt beside it"
+        )
 
 
 def _expect(built: Any, kind: type, path: str, node: Mapping[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """The LightningModule: loss, metrics, optimizer and scheduler around a network."""
 
 import inspect
+import math
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torchmetrics import Metric, SumMetric
 
 from mnist_lit.checkpoints.read import build_network, read
 from mnist_lit.data.memory import Batch
-from mnist_lit.errors import CheckpointError, ConfigError, DataError, reason
+from mnist_lit.errors import CheckpointError, ConfigError, DataError, DivergedError, reason
 from mnist_lit.facts import MNIST, Facts
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -85,7 +87,8 @@ class LitClassifier(pl.LightningModule):
         self.train_loss = torch.zeros(())
         self.train_correct = torch.zeros((), dtype=torch.int64)
         self.train_batches = self.train_images = 0
-        self.val_loss = SumMetric()
+        # torchmetrics would leave out what is not a number.
+        self.val_loss = SumMetric(nan_strategy="disable")
         self.val_errors = SumMetric()
         self.val_count = SumMetric()
         self.val_images = 0
@@ -154,7 +157,11 @@ class LitClassifier(pl.LightningModule):
         """Log the epoch, validation included: loggers get one row of it.
 
         The learning rate is that of the last step.
+
+        Raises:
+            DivergedError: The loss is not a number.
         """
+        self._expect_a_number(self.mean_train_loss, "training loss")
         self.log("train/loss", self.mean_train_loss, sync_dist=True)
         self.log("train/accuracy_on_distorted", self.mean_train_accuracy, sync_dist=True)
         self.log("lr", self.learning_rate, sync_dist=True)
@@ -177,9 +184,14 @@ class LitClassifier(pl.LightningModule):
             metric.update(logits.softmax(dim=1), labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Log accuracy, loss and the rank of the epoch."""
+        """Log accuracy, loss and the rank of the epoch.
+
+        Raises:
+            DivergedError: The loss is not a number.
+        """
         count, errors = self.val_count.compute(), self.val_errors.compute()
         loss = self.val_loss.compute() / count
+        self._expect_a_number(loss, "validation loss")
         self.val_images = int(count)
         for metric in (self.val_count, self.val_errors, self.val_loss):
             metric.reset()
@@ -195,6 +207,15 @@ class LitClassifier(pl.LightningModule):
         self.log_dict(self._validated, logger=not fitting, sync_dist=True)
         # Fewest errors first and, among equals, the lower loss: one number to order epochs by.
         self.log("val/rank", errors + loss / (1 + loss), logger=False, sync_dist=True)
+
+    def _expect_a_number(self, loss: Tensor, what: str) -> None:
+        if not loss.isfinite():
+            where = f"epoch {self.current_epoch + 1} of {self.trainer.max_epochs}"
+            raise DivergedError(
+                f"training diverged in {where}: the {what} is {loss.item():g} at a learning rate "
+                f"of {self.learning_rate:.2g}; try a lower optimizer.lr, or "
+                "trainer.gradient_clip_val=1"
+            )
 
     @property
     def _metrics(self) -> dict[str, Metric]:
@@ -266,11 +287,37 @@ class LitClassifier(pl.LightningModule):
         }
         try:
             return optimizer, self.scheduler(optimizer, **arguments)
-        except (ValueError, TypeError, ZeroDivisionError) as error:
+        except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
             raise ConfigError(
                 f"scheduler: cannot be built for a training of {length} {self.interval}s "
                 f"({reason(error)}); train longer or choose another"
             ) from None
+
+    def check_schedule(self, length: int) -> None:
+        """Walk through the learning rates of a whole training.
+
+        Args:
+            length: Of the training, in units of ``interval``.
+
+        Raises:
+            ConfigError: Optimizer or scheduler cannot be built, or a rate is no finite number of 0
+                or above.
+        """
+        optimizer, scheduler = self.build_optimizer(length)
+        walked = 0 if scheduler is None or isinstance(scheduler, ReduceLROnPlateau) else length
+        with warnings.catch_warnings():
+            # Only the scheduler is walked; the optimizer makes no steps.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            for step in range(walked + 1):
+                rates = [group["lr"] for group in optimizer.param_groups]
+                if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
+                    raise ConfigError(
+                        f"scheduler: the learning rate of {self.interval} {step + 1} of {length} "
+                        f"is {rates[0]:g}; change optimizer.lr or scheduler.build"
+                    )
+                # The last rate is that of the last step; some schedulers have no more.
+                if step < walked - 1:
+                    scheduler.step()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume a training of another length, to which its schedule was not cut.

@@ -3,21 +3,30 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from mnist_lit.errors import RunError, UserError, reason
+from mnist_lit.errors import RunError, UserError, WriteError, reason
 
 
 class _AboveTheBar(logging.Handler):
     """Prints above the progress bar, where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        # A reader that has gone, as of `| head -1`, does not end a training.
+        with suppress(BrokenPipeError):
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+
+
+class _Log(logging.FileHandler):
+    """A file that may be on a full disk, which does not matter more than what is said of it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        pass
 
 
 _log = logging.getLogger("mnist_lit")
@@ -37,10 +46,17 @@ def kept(file: Path) -> Iterator[None]:
     """Keep what is said, Lightning's and Python's warnings, and the traceback of a failure.
 
     Raises:
+        WriteError: The file cannot be written.
         RunError: Instead of an exception that is no mistake of a user's.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(file, encoding="utf-8")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    except OSError as error:
+        raise WriteError(
+            f"{file.parent}: cannot be written to: {error.strerror}; give another hydra.run.dir"
+        ) from None
+    handler = _Log(file, encoding="utf-8")
     lightning, warned = logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")
     console = logging.StreamHandler()  # captured warnings would not be seen otherwise
     warned.addHandler(console)

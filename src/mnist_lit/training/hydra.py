@@ -6,31 +6,36 @@ answered before torch is loaded.
 
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import hydra
+import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString, Sweep
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_lit import folders
 from mnist_lit.config.mistakes import errors_as_lines, refuse_options
-from mnist_lit.errors import ConfigError
+from mnist_lit.errors import ConfigError, StoppedError, UserError, reason
+from mnist_lit.evaluation.origin import override
 
 # What is built takes any argument of its signature, without a `+` on the command line; keys of
 # ours stay closed.
 OPEN = (
     *("model", "optimizer", "scheduler.build", "loss", "metrics", "data", "augmentation"),
-    *("trainer", "callbacks", "logger"),
+    *("trainer", "callbacks", "logger", "recipe"),
 )
 
 
@@ -60,11 +65,106 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         return result.objective
 
     with errors_as_lines():
+        # Lightning has a handler of its own while it trains.
+        signal.signal(signal.SIGTERM, _stop)
         refuse_options(own)
-        sys.argv = [given[0], *own, *beside]
+        _check_choices(own, {path.name for path in conf.iterdir() if path.is_dir()})
+        own = _with_the_options_of_the_run(own)
+        # Hydra takes -m only before what is to be varied.
+        many = [word for word in own if word in ("-m", "--multirun")]
+        sys.argv = [given[0], *many, *(word for word in own if word not in many), *beside]
         hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name="config")(job)()
     if missed:
         raise SystemExit(f"error: requirements not met (see report.html) in {', '.join(missed)}")
+
+
+def _stop(*_: Any) -> None:
+    raise StoppedError("stopped by SIGTERM, outside of training")
+
+
+def _check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
+    """Refuse what is no name where a choice of a group is expected; Hydra does not foresee it."""
+    given = [word for word in arguments if "=" in word and not word.startswith("-")]
+    for one in OverridesParser.create().parse_overrides(given):
+        if one.key_or_group == "run_dir":
+            raise ConfigError(f"{one.input_line}: hydra.run.dir is meant")
+        values = one.value()
+        for value in values if isinstance(values, list) else [values]:
+            if one.key_or_group in groups and not isinstance(value, (str, Sweep, QuotedString)):
+                raise ConfigError(
+                    f"{one.input_line}: the name of a choice is expected, as in "
+                    f"`python train.py --help`"
+                )
+
+
+def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
+    """Let ``ckpt_path=FOLDER``, or ``latest``, go on in that folder with the options it has.
+
+    Raises:
+        ConfigError: There is nothing to go on with.
+    """
+    given = [word for word in arguments if word.startswith("ckpt_path=")]
+    value = OverridesParser.create().parse_override(given[-1]).value() if given else None
+    text = str(value or "")
+    if text == "latest":
+        unfinished = [
+            last.parents[1]
+            for last in Path("outputs").glob("*/*/checkpoints/last.ckpt")
+            if not (last.parents[1] / "report.json").is_file()
+        ]
+        if not unfinished:
+            raise ConfigError("ckpt_path=latest: there is no unfinished run below outputs/")
+        text = str(max(unfinished, key=lambda run: (run / "checkpoints/last.ckpt").stat().st_mtime))
+    folder = Path(text).expanduser()
+    if not text or not folder.is_dir():
+        return list(arguments)
+    overrides = folder / ".hydra" / "overrides.yaml"
+    try:
+        begun = yaml.safe_load(overrides.read_text(encoding="utf-8"))
+        begun = [word for word in begun if not word.startswith("ckpt_path=")]
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        raise ConfigError(
+            f"ckpt_path={text}: not the folder of a run, which has its options in "
+            ".hydra/overrides.yaml; give its last.ckpt with the options that it was started with"
+        ) from None
+    others = [word for word in arguments if word not in given]
+    run = folder.resolve()
+    return [*begun, *others, override("ckpt_path", run), override("hydra.run.dir", run)]
+
+
+def _claim(config: DictConfig) -> None:
+    """Make the folder of a run, which no other run has; a taken name is followed by a number.
+
+    Raises:
+        ConfigError: The user has named a folder in which another run lies.
+    """
+    if "LOCAL_RANK" in os.environ:  # the first process has done so
+        return
+    wanted = Path(config.hydra.run.dir).expanduser()
+    named = any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
+    resumed = config.ckpt_path and Path(config.ckpt_path).resolve().is_relative_to(wanted.resolve())
+    if resumed:
+        return
+    if named and any((wanted / name).exists() for name in ("run.log", "report.json", ".hydra")):
+        raise ConfigError(
+            f"hydra.run.dir={wanted}: another run lies there; give another folder, or go on with "
+            f"that run: ckpt_path={wanted}"
+        )
+    taken = 0
+    while True:
+        folder = wanted.with_name(f"{wanted.name}-{taken}") if taken else wanted
+        try:
+            folder.mkdir(parents=True, exist_ok=named)
+        except FileExistsError:
+            taken += 1
+        except OSError as error:
+            raise ConfigError(
+                f"hydra.run.dir={folder}: cannot be made: {error.strerror}; give another folder"
+            ) from None
+        else:
+            break
+    with flag_override(config.hydra, "readonly", False):
+        config.hydra.run.dir = str(folder)
 
 
 def _command(program: str, arguments: Sequence[str]) -> str:
@@ -88,15 +188,16 @@ def compose(*overrides: str) -> DictConfig:
 
 
 class CheckConfig(Callback):
-    """Builds a run before Hydra makes a folder for it, and all of a sweep before its first.
+    """Builds a run before a folder is made for it, and all of a sweep before its first.
 
     It exits instead of raising because Hydra turns a callback's exceptions into warnings.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the config of a single run."""
+        """Check the config of a single run, and make its folder."""
         with errors_as_lines():
             _check(config)
+            _claim(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of every job, if they are known in advance."""
@@ -115,6 +216,7 @@ class CheckConfig(Callback):
 
 
 def _check(config: DictConfig) -> None:
+    HydraConfig.instance().set_config(config)
     run = config.copy()
     OmegaConf.set_readonly(run, False)
     with open_dict(run):
@@ -123,15 +225,25 @@ def _check(config: DictConfig) -> None:
     from mnist_lit.config.check import parse
 
     parsed = parse(run)
-    if parsed.ckpt_path is not None and not Path(parsed.ckpt_path).is_file():
+    if parsed.ckpt_path is not None and not Path(parsed.ckpt_path).expanduser().exists():
         raise ConfigError(
-            f"ckpt_path={parsed.ckpt_path} is not there; give the path of a last.ckpt"
+            f"ckpt_path={parsed.ckpt_path} is not there; give the folder of a run, or its last.ckpt"
         )
     if "torch" not in sys.modules and "LOCAL_RANK" not in os.environ:
         print("loading PyTorch …", flush=True)
     from mnist_lit.training.build import prepare
 
-    prepare(parsed)
+    try:
+        prepare(parsed)
+    except UserError:
+        raise
+    except Exception as error:  # whatever arguments lead torch, Lightning or a class to
+        if os.environ.get("MNIST_LIT_TRACEBACK"):
+            traceback.print_exc()
+        given = " ".join(config.hydra.overrides.task) or "this config"
+        raise ConfigError(
+            f"{given}: cannot be run: {type(error).__name__}: {reason(error)}"
+        ) from error
 
 
 def _check_processes(strategy: str) -> None:

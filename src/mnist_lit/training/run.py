@@ -2,11 +2,10 @@
 
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
@@ -23,8 +22,9 @@ from mnist_lit.errors import ConfigError, StoppedError, reason
 from mnist_lit.evaluation import figures, origin, page, report
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.evaluation.requirements import check_accuracy
-from mnist_lit.network import summary
-from mnist_lit.network.compact import count_parameters
+from mnist_lit.files import write_bytes, write_text
+from mnist_lit.network import fused, summary
+from mnist_lit.network.compact import CompactCNN, count_parameters
 from mnist_lit.training.build import (
     Parts,
     build_loggers,
@@ -98,11 +98,12 @@ def _train(
             say(note)
         say(
             f"training on {describe_device(trainer)} in {trainer.precision} precision "
-            f"(trainer.precision={config.trainer.precision})\n{shown(run_dir)}"
+            f"(trainer.precision={config.trainer.precision})\n"
+            f"{describe_operations(parts)}\n{shown(run_dir)}"
         )
         for logger in trainer.loggers:
-            logger.log_hyperparams(flat(cfg))
-        wall_seconds = _fit(config, parts)
+            logger.log_hyperparams(origin.flat(OmegaConf.to_container(cfg, resolve=True)))
+        wall_seconds = _fit(config, parts, came_from.command)
         test = split(data, "test", parts.facts)
         best = read(Path(parts.best.best_model_path), trust=[config.model["_target_"]])
         evaluation = evaluate(
@@ -136,12 +137,9 @@ def _train(
 def _leave(subject: page.Subject, evaluation: Evaluation, test: Images, run_dir: Path) -> None:
     """Write figures and page into the folder of a run."""
     pictures = page.draw(subject, evaluation, test.images)
-    folder = run_dir / "figures"
-    folder.mkdir(exist_ok=True)
     for name, content in pictures.items():
-        (folder / f"{name}.png").write_bytes(content)
-    html = page.render([subject], [evaluation], [pictures])
-    (run_dir / "report.html").write_text(html, encoding="utf-8")
+        write_bytes(run_dir / "figures" / f"{name}.png", content)
+    write_text(run_dir / "report.html", page.render([subject], [evaluation], [pictures]))
 
 
 def _next(run_dir: Path) -> str:
@@ -160,23 +158,26 @@ def shown(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _fit(config: Config, parts: Parts) -> float:
-    """Train; returns how many seconds that took, validation and checkpoints included."""
+def _fit(config: Config, parts: Parts, command: str | None) -> float:
+    """Train; returns how many seconds that took, validation and checkpoints included.
+
+    Of a resumed run the epochs before count too.
+    """
     started = time.perf_counter()
     try:
         parts.trainer.fit(
             parts.classifier, parts.data, ckpt_path=config.ckpt_path, weights_only=True
         )
     except SystemExit:  # Lightning's way out after Ctrl-C or SIGTERM, without a word
-        last = Path(str(parts.best.dirpath)) / "last.ckpt"
-        raise StoppedError(_stopped(parts.trainer, last)) from None
+        raise StoppedError(_stopped(parts, command)) from None
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         raise ConfigError(
             f"compile={config.compile}: does not work here: {reason(error)}"
         ) from None
-    return time.perf_counter() - started
+    now = time.perf_counter() - started
+    return now + sum(row.seconds for row in parts.record.history.epochs[: parts.record.resumed])
 
 
 def _report(
@@ -203,7 +204,11 @@ def _report(
         wall_seconds=wall_seconds,
         seed=config.seed,
         device=describe_device(parts.trainer),
+        operations=describe_operations(parts),
         precision=str(parts.trainer.precision),
+        optimizer=config.optimizer["_target_"],
+        batch_size=config.data.get("batch_size"),
+        augmentation=config.augmentation,
         origin=came_from,
     )
 
@@ -215,11 +220,15 @@ def _shown(data: pl.LightningDataModule) -> Images:
     return Images(*next(iter(data.train_dataloader())))
 
 
-def _stopped(trainer: pl.Trainer, last: Path) -> str:
-    done = f"stopped in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-    if not last.is_file():
+def _stopped(parts: Parts, command: str | None) -> str:
+    epochs, folder = parts.trainer.max_epochs or 0, Path(str(parts.best.dirpath))
+    epoch = min(parts.trainer.current_epoch + 1, epochs)  # after the last one it is counted on
+    done = f"stopped in epoch {epoch} of {epochs}"
+    if not (folder / "last.ckpt").is_file():
         return f"{done}, before there was anything to resume"
-    return f"{done}; add ckpt_path={last} to the same command to go on"
+    program = "mnist-lit train" if (command or "").startswith("mnist-lit") else "python train.py"
+    resume = shlex.quote(origin.override("ckpt_path", folder.parent))
+    return f"{done}; to go on: {program} {resume}"
 
 
 @contextmanager
@@ -234,20 +243,11 @@ def closed(loggers: Sequence[Logger]) -> Iterator[None]:
                 finish()
 
 
-def flat(cfg: DictConfig) -> dict[str, Any]:
-    """Return the whole config by keys as ``model.blocks.0.channels``; no password is in it."""
-    found: dict[str, Any] = {}
-
-    def add(key: str, node: Any) -> None:
-        if isinstance(node, (Mapping, list)) and node:
-            for name, value in enumerate(node) if isinstance(node, list) else node.items():
-                add(f"{key}.{name}" if key else str(name), value)
-        else:
-            words = origin.masked(str(node))
-            found[key] = words if isinstance(node, str) or node in ({}, []) else node
-
-    add("", OmegaConf.to_container(cfg, resolve=True))
-    return found
+def describe_operations(parts: Parts) -> str:
+    """Say which operations train the network: those in C, or torch's."""
+    on_cpu = parts.trainer.strategy.root_device.type == "cpu"
+    ours = isinstance(parts.classifier.network, CompactCNN)
+    return fused.describe() if on_cpu and ours else "torch's operations"
 
 
 def describe_device(trainer: pl.Trainer) -> str:

@@ -50,11 +50,14 @@ class MovingAverage(WeightAveraging):
         """
         if trainer.global_step == self._latest_update_step:
             return
+        assert self._average_model is not None
         before, self._latest_update_step = self._latest_update_step, trainer.global_step
         kept = min(self.decay, (1 + before) / (10 + before)) if before else 0.0
         torch._foreach_lerp_(self._averages, self._weights, 1 - kept)
         if self._counters[0]:
             torch._foreach_copy_(*self._counters)
+        # Lightning's own counter, by which it tells whether there is an average to validate.
+        self._average_model.n_averaged += 1
 
 
 def _state(module: torch.nn.Module) -> list[Tensor]:

@@ -15,11 +15,32 @@ class RecordHistory(Callback):
 
     Attributes:
         history: The table.
+        resumed: How many of its epochs are from before the run was resumed.
     """
 
     def __init__(self) -> None:
         self.history = History()
+        self.resumed = 0
         self._started = 0.0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the loggers the epochs of a run that is resumed: they begin anew."""
+        epochs = self.history.epochs
+        steps = len(self.history.learning_rates) // trainer.accumulate_grad_batches
+        for row in epochs:
+            values = {
+                "train/loss": row.train_loss,
+                "train/accuracy_on_distorted": row.train_accuracy,
+                "lr": row.learning_rate,
+                "epoch": row.epoch - 1,
+            }
+            if row.val_errors is not None:
+                values |= {"val/accuracy": row.val_accuracy, "val/errors": row.val_errors}
+                values |= {"val/loss": row.val_loss}
+                values |= {f"val/{name}": value for name, value in row.metrics.items()}
+            step = steps * row.epoch // len(epochs) - 1
+            for logger in trainer.loggers:
+                logger.log_metrics({k: v for k, v in values.items() if v is not None}, step)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -77,3 +98,4 @@ class RecordHistory(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the table of a resumed run."""
         self.history = History.of(state_dict)
+        self.resumed = len(self.history.epochs)

@@ -1,13 +1,12 @@
 """Which epochs of a run are kept on disk."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from mnist_lit.errors import CheckpointError
+from mnist_lit.files import write_bytes
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -17,15 +16,36 @@ class LastCheckpoint(ModelCheckpoint):
 
     Args:
         folder: Where the file goes.
+        options: What decides the course of the training, which the file keeps.
+        resumed_from: The ``last.ckpt`` of the run that this one continues.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, options: dict[str, Any], resumed_from: str | None = None
+    ) -> None:
         super().__init__(
             dirpath=folder,
             filename="last",
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
+        self.options = options
+        self._resumed_from = resumed_from
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the options."""
+        checkpoint["options"] = self.options
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Carry the last epoch into this run's folder: it may be the last of all."""
+        assert self._resumed_from is not None
+        assert self.dirpath is not None
+        before, now = Path(self._resumed_from), Path(self.dirpath) / "last.ckpt"
+        if before.resolve() != now.resolve():
+            write_bytes(now, before.read_bytes())
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -72,14 +92,8 @@ class BestCheckpoint(ModelCheckpoint):
         assert self.dirpath is not None
         before = Path(self._resumed_from).with_name("best.ckpt")
         now = Path(self.dirpath) / "best.ckpt"
-        if not before.is_file():
-            raise CheckpointError(
-                f"{before} is not there; a run is resumed from its last.ckpt with the best.ckpt "
-                "beside it"
-            )
-        if before.resolve() != now.resolve():
-            now.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(before, now)
+        if before.is_file() and before.resolve() != now.resolve():
+            write_bytes(now, before.read_bytes())
         score = state_dict["best_model_score"]
         super().load_state_dict(
             {

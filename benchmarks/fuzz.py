@@ -1,0 +1,143 @@
+"""Nonsense for every key of a config: how many overrides end in a traceback, or in many lines.
+
+python benchmarks/fuzz.py --trials 3000 --seed 0     # results/fuzz.json
+
+Each trial is composed and checked in this process as ``python train.py`` does it, and everything of
+the run is built; no image is read and nothing is trained. What is accepted is listed, to be looked
+at by a person: an override that is accepted must be one that can be trained.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import shutil
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from mnist_lit import compose, folders
+from mnist_lit.training import hydra
+
+RESULTS = Path(__file__).with_name("results") / "fuzz.json"
+NONSENSE = (
+    *("null", "1", "0", "-1", "0.5", "1.5", "-0.5", "1e308", "-1e308", "1e-308", "nan", "inf"),
+    *("100000000000000000000", "2147483648", "true", "false", "''", "x", "auto", "[]", "[1]"),
+    *("[a,b]", "{}", "{a: 1}", "'[1,[2]]'", "${nothing}", "${hydra:job.num}", "ü", "' '", "a/b"),
+)
+
+
+def keys(node: Any, path: str = "") -> Iterator[str]:
+    """Yield every key of a config, inner ones too."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        place = f"{path}.{key}" if path else str(key)
+        yield place
+        if isinstance(value, (dict, list)):
+            yield from keys(value, place)
+
+
+def overrides(rng: random.Random) -> Iterator[str]:
+    """Yield overrides without end."""
+    plain = OmegaConf.to_container(compose("run_dir=unused"), resolve=False)
+    known = [key for key in keys(plain) if key != "run_dir"]
+    groups = [path.name for path in folders.config().iterdir() if path.is_dir()]
+    groups.remove("hydra")
+    while True:
+        value = rng.choice(NONSENSE)
+        kind = rng.random()
+        if kind < 0.1:
+            yield f"{rng.choice(groups)}={value}"
+        elif kind < 0.15:
+            yield f"~{rng.choice(known)}"
+        elif kind < 0.25:
+            yield f"{rng.choice(known)}.{rng.choice(('x', '0', '_target_', '_partial_'))}={value}"
+        else:
+            yield f"{rng.choice(known)}={value}"
+
+
+def answer(*arguments: str) -> tuple[str, str]:
+    """Return what comes of arguments: `accepted`, `refused`, `lines` or `traceback`, and words."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            hydra.main(folders.config(), [*arguments, "+hydra.callbacks.stop._target_=fuzz.Stop"])
+            return "accepted", ""
+        except Stopped:
+            return "accepted", ""
+        except SystemExit as stop:
+            words = f"{said.getvalue()}{stop.code or ''}".removeprefix("loading PyTorch …\n")
+        except Exception:
+            return "traceback", traceback.format_exc()
+    if "Traceback" in words:
+        return "traceback", words
+    return ("lines" if words.strip().count("\n") > 2 else "refused"), words.strip()
+
+
+class Stopped(BaseException):
+    """Everything has been checked."""
+
+
+class Stop(Callback):
+    """Ends a run after its checks, before its folder is made."""
+
+    def on_run_start(self, config: Any, **kwargs: Any) -> None:
+        """End it."""
+        raise Stopped
+
+
+def run(trials: int, seed: int) -> dict[str, Any]:
+    """Try overrides; returns counts, and what was not refused in a line."""
+    counts: Counter[str] = Counter()
+    kept: dict[str, list[list[str]]] = {"traceback": [], "lines": [], "accepted": []}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = Path.cwd()
+        os.chdir(folder)
+        for _, override in zip(
+            tqdm(range(trials), unit="trial"), overrides(random.Random(seed)), strict=False
+        ):
+            kind, words = answer(override)
+            counts[kind] += 1
+            if kind == "accepted":  # and its folder made
+                shutil.rmtree("outputs", ignore_errors=True)
+            if kind in kept:
+                kept[kind].append([override, words[-300:]])
+        left = sorted(path.name for path in Path(folder).iterdir())
+        os.chdir(before)
+    return {"trials": trials, "seed": seed, "counts": dict(counts), "left": left, **kept}
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=3000, help="default: 3000")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
+    return parser
+
+
+def main() -> None:
+    """Fuzz as the command line says."""
+    import fuzz  # by the name that Hydra knows it by
+
+    options = command_line().parse_args()
+    os.environ["MNIST_LIT_TRACEBACK"] = "1"  # what is not foreseen is to be seen
+    found = fuzz.run(options.trials, options.seed)
+    options.output.write_text(json.dumps(found, indent=1) + "\n")
+    print(found["counts"], "left in the folder:", found["left"] or "nothing")
+
+
+if __name__ == "__main__":
+    main()

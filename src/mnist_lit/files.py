@@ -1,0 +1,64 @@
+"""Files that are written whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mnist_lit.errors import WriteError
+
+UNFINISHED = ".unfinished-"  # how the name of a file begins that is not whole yet
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, beside a file; at the end it takes the file's place, on disk.
+
+    If anything fails, what stood there stays. Missing folders are made.
+
+    Args:
+        path: Of the file; ``~`` is expanded, links are followed.
+
+    Raises:
+        WriteError: It cannot be written, or something that is no regular file stands there.
+    """
+    try:
+        target = path.expanduser().resolve()
+        regular = target.is_file() or not target.exists()
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte; no home for ~
+        raise WriteError(f"{path}: cannot be written: {_words(error)}") from None
+    if not regular:
+        what = "a folder" if target.is_dir() else "not a regular file"
+        raise WriteError(f"{path}: cannot be written: it is {what}; give another name")
+    draft = target.with_name(f"{UNFINISHED}{secrets.token_hex(4)}{target.suffix}")
+    try:
+        yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.replace(target)
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {_words(error)}") from None
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+
+
+def _words(error: Exception) -> str:
+    """Return what an error says without the path, which may be a draft's."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8; see :func:`whole`."""
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes; see :func:`whole`."""
+    with whole(path) as draft:
+        draft.write_bytes(content)

@@ -1,0 +1,180 @@
+"""Checkpoints that are damaged, or made by a stranger."""
+
+import random
+import re
+import resource
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mnist_lit.checkpoints.pretrained import checkpoint_of
+from mnist_lit.checkpoints.read import LARGEST, read, read_file
+from mnist_lit.cli import main
+from mnist_lit.data.reopen import reopen
+from mnist_lit.errors import CheckpointError, UserError
+from mnist_lit.facts import MNIST
+
+NANO = checkpoint_of("nano")
+HEAD = "network.linear.weight"
+
+
+def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    content, file, draw = NANO.read_bytes(), tmp_path / "flipped.ckpt", random.Random(0)
+    whole = read(NANO).network.state_dict()
+    refused = 0
+    for _ in range(60):
+        flipped = bytearray(content)
+        flipped[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        file.write_bytes(flipped)
+        try:
+            found = read(file).network.state_dict()
+        except CheckpointError:
+            refused += 1
+        else:
+            assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+    assert refused >= 40  # of so small a file the rest is space between the parts
+
+
+def network(**changed: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content["hyper_parameters"]["network"].update(changed)
+
+
+def first_block(**changed: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content["hyper_parameters"]["network"]["blocks"][0].update(changed)
+
+
+def facts(**changed: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content["hyper_parameters"].update(facts={**MNIST.plain(), **changed})
+
+
+def head(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content["state_dict"].update({HEAD: change(content["state_dict"][HEAD])})
+
+
+def doubled(levels: int = 60) -> list[Any]:
+    """A list of which no more than the levels take memory, and 2^levels can be counted."""
+    node: list[Any] = [0]
+    for _ in range(levels):
+        node = [node, node]
+    return node
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (first_block(pool="zzz"), r"model.blocks\[0\].pool='zzz': should be 'none', 'after"),
+        (first_block(repeats=10**6), "come in, 1, not|parameters; at most"),
+        (first_block(channels=10**8), r"channels=100000000: should be less than or equal to"),
+        (first_block(channels=True), "a valid integer"),
+        (first_block(kernel=10**6 + 1), "parameters; at most"),
+        (network(blocks=[{"channels": 1} for _ in range(10**5)]), "at most 1000 items"),
+        (network(side=10**6), "model.side=1000000"),
+        (network(classes=7), "made for other images than it says"),
+        (network(_target_="a\n\x1b[31m" * 1000), "model._target_='a.n"),
+        (facts(name="a\x1b[31m"), "no control characters"),
+        (facts(side=10**9), "facts.side"),
+        (facts(std=float("nan")), "facts.std=nan"),
+        (facts(source={"_target_": MNIST.source["_target_"], "split_seed": doubled()}), "seed is"),
+        (head(torch.Tensor.long), "linear.weight: torch.int64, where torch.float32 is expected"),
+        (head(lambda w: w.index_fill(1, torch.tensor(0), float("nan"))), r"10 of its 120 .*NaN"),
+        (head(lambda w: w.to("meta")), "not an ordinary tensor"),
+        (head(torch.Tensor.to_sparse), "not an ordinary tensor"),
+        (head(lambda w: torch.zeros(1).expand(10**6, 10**6)), "not one that"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_description_or_weights_that_cannot_be_are_a_line(
+    change: Callable[[dict[str, Any]], None], words: str, tmp_path: Path
+) -> None:
+    content = read_file(NANO)
+    change(content)
+    torch.save(content, tmp_path / "strange.ckpt")
+    started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError) as caught:
+        reopen(read(tmp_path / "strange.ckpt").facts)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    assert time.process_time() - started < 3
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+    # What is of the wrong type is refused by the tests' own look at types before it is by ours.
+    assert re.search(f"{words}|that this project's train.py wrote", message)
+
+
+def archive(path: Path, pickled: bytes, method: int = zipfile.ZIP_STORED, **parts: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name, content in {"data.pkl": pickled, "version": b"3\n", **parts}.items():
+            file.writestr(f"archive/{name}", content)
+    return path
+
+
+def test_archives_that_would_swell_are_not_unpacked(tmp_path: Path) -> None:
+    path, none = tmp_path / "bomb.ckpt", b"\x80\x02}."
+    zeros, started = bytes(2**26), time.process_time()
+    names: dict[str, Any] = {f"{i}" * 500: b"" for i in range(3000)}
+    gigabytes = b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x60\x85R."
+    for make, words in (
+        (lambda: archive(path, none, zipfile.ZIP_DEFLATED, zeros=zeros), "more than its size"),
+        (lambda: archive(path, b"\x80\x02](" + b"N" * 3_000_000 + b"e."), "larger than 2 MB"),
+        (lambda: archive(path, gigabytes), "holds bytes"),
+        (lambda: archive(path, none, **names), "too many parts"),
+        (lambda: path.write_bytes(NANO.read_bytes()[:-400]), "does not end as"),
+        (lambda: path.write_bytes(b""), "does not end as"),
+    ):
+        make()
+        with pytest.raises(CheckpointError, match=words):
+            read_file(path)
+    with path.open("wb") as file:
+        file.truncate(LARGEST + 1)
+    with pytest.raises(CheckpointError, match="512 MB; at most 512 are read"):
+        read_file(path)
+    assert time.process_time() - started < 5
+
+
+def test_a_path_that_cannot_be_is_a_line(tmp_path: Path) -> None:
+    for path in (
+        f"{tmp_path}/{'x' * 300}",
+        "~nobody-of-that-name/x.ckpt",
+        f"{tmp_path}",
+        "a\0b.ckpt",
+    ):
+        with pytest.raises(SystemExit, match=r"^error: [^\n]*$"):
+            main(["evaluate", path])
+
+
+def test_a_network_that_gives_nan_is_refused_with_its_name(tmp_path: Path) -> None:
+    content = read_file(NANO)
+    content["state_dict"]["network.blocks.1.norms.0.weight"].mul_(1e38)
+    content["state_dict"]["network.blocks.2.norms.0.weight"].mul_(1e38)
+    torch.save(content, tmp_path / "over.ckpt")
+    for command in ("report", "compare"):
+        with pytest.raises(
+            SystemExit, match=r"over.ckpt: gives no number .* of 10,000 images; its"
+        ):
+            main([command, str(tmp_path / "over.ckpt"), "--output", str(tmp_path / "page.html")])
+    with pytest.raises(
+        SystemExit, match=r"gives no number \(NaN or infinity\) for [\d,]+ of 10,000"
+    ):
+        main(["evaluate", str(tmp_path / "over.ckpt"), "--device", "cpu"])
+
+
+def test_a_default_of_float64_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    main(["evaluate", "nano", "--device", "cpu"])
+    said = capsys.readouterr().out
+    torch.set_default_dtype(torch.float64)
+    try:
+        main(["evaluate", "nano", "--device", "cpu"])
+        assert capsys.readouterr().out == said
+        main(["report", "nano", "--output", str(page)])
+        assert torch.get_default_dtype() is torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert "of 10,000 test digits right" in page.read_text("utf-8")

@@ -1,0 +1,77 @@
+"""A share of ``benchmarks/fuzz.py``, and what it has found."""
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import PROJECT
+
+
+@pytest.fixture
+def fuzz(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setenv("MNIST_LIT_TRACEBACK", "1")
+    monkeypatch.chdir(tmp_path)
+    return import_module("fuzz")
+
+
+def test_nonsense_is_refused_in_a_line_and_leaves_nothing(fuzz: Any) -> None:
+    found = fuzz.run(trials=40, seed=int(os.environ.get("FUZZ_SEED", "7")))
+    assert found["traceback"] == []
+    assert found["lines"] == []
+    assert found["left"] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optimizer=null", "the name of a choice is expected"),
+        ("experiment=[1]", "the name of a choice is expected"),
+        ("callbacks=[a,b]", "no such choice"),
+        ("optimizer.lr=false", "valid number"),
+        ("optimizer.lr.0=1", "valid number"),
+        ("trainer.accumulate_grad_batches={a: 1}", "valid integer"),
+        ("optimizer.momentum=0", "Nesterov momentum requires a momentum"),
+        ("trainer.precision=64-true", "should be 'auto', '32-true'"),
+        ("trainer.strategy=ddp_spawn", "should be 'auto' or 'ddp'"),
+        ("trainer.limit_train_batches=0.001", "leaves no batch; an epoch has 156"),
+        ("trainer.plugins=[]", "a run decides this itself"),
+        ("logger.csv.name=-0.5", "valid string"),
+        ("logger.csv.version=-0.5", "should be"),
+        ("loss._partial_=0", "true or false is expected"),
+        ("augmentation.gamma=1e308", "less than or equal to 10"),
+        ("model.name=''", "should be a name"),
+        ("run_dir=x", "hydra.run.dir is meant"),
+        ("seed=ü", "needs quotes"),
+        ("model.blocks[0].channels=8", "given as model.blocks.0.channels=8"),
+        ("model=final,", "cannot be read as key=value"),
+        ("trainer=gpu", "No supported gpu backend found"),
+        ("model.blocks.0.channels=2147483648", "less than or equal to"),
+    ],
+)
+def test_what_was_found_stays_found(fuzz: Any, override: str, words: str) -> None:
+    kind, said = fuzz.answer(override)
+    assert kind == "refused", said
+    assert words in said
+    assert said.count("\n") == 0
+
+
+def test_a_callback_that_waits_for_nothing_is_refused(fuzz: Any) -> None:
+    kind, said = fuzz.answer(
+        "callbacks=early_stopping", "callbacks.early_stopping.monitor=val/lss", "logger=none"
+    )
+    assert (kind, "did you mean val/loss?" in said) == ("refused", True)
+    rate = "callbacks.rate={_target_: pytorch_lightning.callbacks.LearningRateMonitor}"
+    kind, said = fuzz.answer(rate, "logger=none")
+    assert (kind, "it needs a logger" in said) == ("refused", True)
+
+
+@pytest.mark.parametrize("override", ["seed=1", "data.train_size=6000", "optimizer.lr=0.3"])
+def test_sense_is_accepted(fuzz: Any, override: str) -> None:
+    assert fuzz.answer(override) == ("accepted", "")
