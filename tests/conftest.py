@@ -38,6 +38,14 @@ TINY = (
 )
 
 
+LONG = ("test_benchmarks.py", "test_notebook.py", "test_command_line.py", "test_prediction.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the long tests, so that none of them is what a core waits for at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., DictConfig]:
     """Compose the config of a run that takes about a second."""

@@ -22,6 +22,7 @@ from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import read_file
 from mnist_lit.cli import main
 from mnist_lit.errors import CheckpointError
+from mnist_lit.evaluation.origin import override
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.training.classifier import LitClassifier
 from mnist_lit.training.run import TrainingResult, train
@@ -118,7 +119,7 @@ def test_cfg_job_prints_the_composed_config(here: Here, tmp_path: Path) -> None:
             ["-m", "seed=0,1", "trainer=ddp"],
             r"error: trainer.strategy=ddp: a sweep \(-m\) trains in one ",
         ),
-        (["seed"], "error: Error parsing override 'seed'"),
+        (["seed"], "error: seed: cannot be read as key=value"),
         (["lr=0.1"], "error: lr: no such key; optimizer.lr is meant"),
         (["epochs=5"], "error: epochs: no such key; trainer.max_epochs is meant"),
         (["batch_size=64"], "error: batch_size: no such key; data.batch_size is meant"),
@@ -293,7 +294,7 @@ def broken_checkpoints(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
     raw.write_bytes(pickle.dumps(Trap(folder / "sentinel")))
     return {
         "gone": (folder / "gone.ckpt", "is not there"),
-        "folder": (folder, "is a folder"),
+        "folder": (folder, "is there, but no file"),
         "text": (text, "is not a checkpoint"),
         "empty": (empty, "is not a checkpoint"),
         "truncated": (truncated, "truncated or damaged"),
@@ -366,9 +367,9 @@ def test_a_stopped_training_says_how_to_go_on(number: signal.Signals, tmp_path: 
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    words = (
-        rf"error: stopped in epoch (\d+) of 500; add ckpt_path={last} to the same command to go on"
-    )
+    words = r"error: stopped in epoch (\d+) of 500; to go on: (.*)"
     stopped = re.fullmatch(words, said.strip())
     assert stopped
+    assert stopped[2] == f"python train.py {override('ckpt_path', tmp_path / 'run')}"
     assert 1 <= read_file(last)["epoch"] + 1 <= int(stopped[1])
+    assert "Traceback" in (tmp_path / "run" / "run.log").read_text()

@@ -35,7 +35,7 @@ from mnist_lit.inference.predict import find_pictures
 from tests.conftest import ordinary_user
 from tests.inference.photographs import photograph
 
-PHOTOGRAPHS = 1000
+PHOTOGRAPHS = 500
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,13 +65,16 @@ def test_latest_is_the_newest_unfinished_run(here: Here, tmp_path: Path) -> None
     assert here("ckpt_path=latest").stderr == (
         "error: ckpt_path=latest: there is no unfinished run below outputs/\n"
     )
-    for name in ("a", "b", "c"):
-        assert here(*TINY, f"hydra.run.dir=outputs/day/{name}").returncode == 0
+    assert here(*TINY, "hydra.run.dir=outputs/day/a").returncode == 0
+    day = tmp_path / "outputs/day"
+    for name in ("b", "c"):
+        shutil.copytree(day / "a", day / name)
     for name in ("a", "b"):
-        (tmp_path / "outputs/day" / name / "report.json").unlink()
+        (day / name / "report.json").unlink()
+    (day / "b/checkpoints/last.ckpt").touch()
     assert here("ckpt_path=latest").returncode == 0
-    assert (tmp_path / "outputs/day/b/report.json").is_file()
-    assert not (tmp_path / "outputs/day/a/report.json").is_file()
+    assert (day / "b/report.json").is_file()
+    assert not (day / "a/report.json").is_file()
 
 
 def test_what_is_typed_is_what_is_meant() -> None:

@@ -141,11 +141,11 @@ def mistakes(evaluation: Evaluation, images: Tensor, facts: Facts) -> Figure:
     """Draw every wrongly read test image, the most confident mistake first.
 
     Each has its position among the test images and the probability of what was read. Of more than
-    200 the first 50 are drawn; the title says how many there are.
+    200 the first 30 are drawn; the title says how many there are.
     """
     wrong = (evaluation.predictions != evaluation.labels).nonzero().flatten()
     confidence = evaluation.probabilities.amax(dim=1)
-    shown = wrong[confidence[wrong].argsort(descending=True)][: 50 if len(wrong) > 200 else None]
+    shown = wrong[confidence[wrong].argsort(descending=True)][: 30 if len(wrong) > 200 else None]
     title = f"{len(wrong)} of {evaluation.total} test {facts.noun} read wrongly"
     if len(shown) < len(wrong):
         title += f", the {len(shown)} most confident of them"

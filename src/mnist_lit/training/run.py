@@ -1,6 +1,8 @@
 """A run: trained, reloaded at its best epoch, tested and reported."""
 
 import shlex
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -165,9 +167,10 @@ def _fit(config: Config, parts: Parts, command: str | None) -> float:
     """
     started = time.perf_counter()
     try:
-        parts.trainer.fit(
-            parts.classifier, parts.data, ckpt_path=config.ckpt_path, weights_only=True
-        )
+        with lightnings_signals():
+            parts.trainer.fit(
+                parts.classifier, parts.data, ckpt_path=config.ckpt_path, weights_only=True
+            )
     except SystemExit:  # Lightning's way out after Ctrl-C or SIGTERM, without a word
         raise StoppedError(_stopped(parts, command)) from None
     except RuntimeError as error:
@@ -229,6 +232,20 @@ def _stopped(parts: Parts, command: str | None) -> str:
     program = "mnist-lit train" if (command or "").startswith("mnist-lit") else "python train.py"
     resume = shlex.quote(origin.override("ckpt_path", folder.parent))
     return f"{done}; to go on: {program} {resume}"
+
+
+@contextmanager
+def lightnings_signals() -> Iterator[None]:
+    """Leave SIGTERM to Lightning, which has no say where there is a handler already."""
+    ours = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(ours):
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, ours)
 
 
 @contextmanager
