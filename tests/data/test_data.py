@@ -48,8 +48,16 @@ def test_train_size_keeps_equally_many_of_each_digit() -> None:
     assert torch.equal(data.train.labels.bincount(), torch.full((10,), 20))
 
 
+def test_stratified_takes_what_there_is_when_a_class_is_used_up() -> None:
+    labels = torch.tensor([0] * 2 + [1] * 5 + [2] * 9)
+    for size, counts in ((6, [2, 2, 2]), (9, [2, 4, 3]), (15, [2, 5, 8]), (16, [2, 5, 9])):
+        drawn = stratified(labels, size, seed=0)
+        assert labels[drawn].bincount().tolist() == counts
+        assert len(set(drawn.tolist())) == size
+
+
 def test_stratified_refuses_more_than_there_is() -> None:
-    with pytest.raises(ValueError, match="2 images of class 0 wanted, 1 there"):
+    with pytest.raises(ValueError, match="20 images wanted, 10 there"):
         stratified(torch.arange(10), 20, seed=0)
 
 

@@ -40,7 +40,7 @@ def parse(cfg: DictConfig) -> Config:
                 named = {key: value for key, value in node.items() if not key.startswith("_")}
                 _validated(ours, named, (group,))
     config: Config = _validated(Config, plain)
-    config.model.setdefault("name", config.model["_target_"].rpartition(".")[2])
+    config.model.setdefault("name", str(config.model["_target_"]).rpartition(".")[2])
     for name in config.trainer.model_extra or {}:
         if (instead := INSTEAD.get(f"trainer.{name}")) is not None:
             raise ConfigError(f"trainer.{name}: a run decides this itself; instead: {instead}")
@@ -64,7 +64,9 @@ def _plain(cfg: DictConfig) -> dict[Any, Any]:
 def _leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Yield path and value of all that has a name; a list is a value, and is looked into too."""
     for key, value in enumerate(node) if isinstance(node, list) else node.items():
-        if isinstance(key, str) and not (isinstance(value, dict) and "_target_" in value):
+        # Names of nodes are the user's own, and may be those of arguments.
+        node = isinstance(value, dict) and path[:1] in (("callbacks",), ("logger",), ("metrics",))
+        if isinstance(key, str) and not node and path[1:2] != ("then",):
             yield (*path, key), value
         if isinstance(value, (dict, list)):
             yield from _leaves(value, (*path, key))

@@ -150,7 +150,11 @@ BOUNDS = {
         (Literal["auto", "32-true", "bf16-mixed", "16-mixed"], "precision"),
         (Literal["auto", "ddp"], "strategy"),
         (bool, "requirements.dropout"),
-        (Name, "model.name data.name run_dir monitor project experiment_name tracking_uri"),
+        (bool | Literal["warn"], "deterministic"),
+        (
+            Name,
+            "model.name data.name data.root run_dir monitor project experiment_name tracking_uri",
+        ),
         (str, "save_dir logger.name"),
         (Annotated[int, Ge(0)] | str, "logger.version"),
         (Literal["default", "reduce-overhead", "max-autotune"], "compile"),

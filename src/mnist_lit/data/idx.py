@@ -121,7 +121,10 @@ class IdxDataModule(pl.LightningDataModule):
 
         Raises:
             ConfigError: ``train_size`` or ``batch_size`` is too large.
+            DataError: The folder is not there.
         """
+        if self.root and not self._folder.is_dir():
+            raise DataError(f"data.root={self.root}: there is no such folder")
         available = len(self._read("train")) if images is None else images
         if self.validation == "holdout":
             available -= holdout_size(available)

@@ -101,19 +101,26 @@ class ShuffledBatches(Sampler[Tensor]):
 
 
 def stratified(labels: Int64[Tensor, " n"], size: int, seed: int) -> Int64[Tensor, " size"]:
-    """Draw positions at random, as many of each class as ``size`` allows (remainders from 0 up).
+    """Draw positions at random, as many of each class as there are (remainders from 0 up).
 
     Raises:
-        ValueError: There are fewer of some class than that.
+        ValueError: There are fewer than that in all.
     """
     generator = torch.Generator().manual_seed(seed)
-    classes, drawn = torch.unique(labels).tolist(), []
-    for number, label in enumerate(classes):
-        count = size // len(classes) + (number < size % len(classes))
-        members = (labels == label).nonzero().flatten()
-        if count > len(members):
-            raise ValueError(f"{count} images of class {label} wanted, {len(members)} there")
-        drawn.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    members = [(labels == label).nonzero().flatten() for label in torch.unique(labels)]
+    counts, left = [0] * len(members), size
+    while left:
+        unused = [i for i, those in enumerate(members) if counts[i] < len(those)]
+        if not unused:
+            raise ValueError(f"{size} images wanted, {len(labels)} there")
+        for number, i in enumerate(unused):
+            share = left // len(unused) + (number < left % len(unused))
+            counts[i] += min(share, len(members[i]) - counts[i])
+        left = size - sum(counts)
+    drawn = [
+        those[torch.randperm(len(those), generator=generator)[:count]]
+        for those, count in zip(members, counts, strict=True)
+    ]
     return torch.cat(drawn).sort().values
 
 

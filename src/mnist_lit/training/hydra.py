@@ -90,7 +90,8 @@ def _check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
             raise ConfigError(f"{one.input_line}: hydra.run.dir is meant")
         values = one.value()
         for value in values if isinstance(values, list) else [values]:
-            if one.key_or_group in groups and not isinstance(value, (str, Sweep, QuotedString)):
+            named = isinstance(value, (str, Sweep, QuotedString)) and "${" not in str(value)
+            if one.key_or_group in groups and not named:
                 raise ConfigError(
                     f"{one.input_line}: the name of a choice is expected, as in "
                     f"`python train.py --help`"
