@@ -104,8 +104,8 @@ def need(package: str, extra: str) -> Any:
 def missing(package: str, extra: str) -> str:
     """Say that a package is not installed and what brings it."""
     return (
-        f"{package} is not installed; pip install 'mnist-lit[{extra}]', or in a checkout "
-        f"pip install -e '.[{extra}]'"
+        f"{package} is not installed; pip install -e '.[{extra}]' in a checkout, or "
+        f"pip install 'mnist-lit[{extra}]'"
     )
 
 
