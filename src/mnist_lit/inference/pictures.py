@@ -127,6 +127,7 @@ def open_picture(source: Any, name: str = "the picture") -> Image.Image:
             image.draft(None, (JPEG_SIDE, JPEG_SIDE))
             image.decodermaxblock = JPEG_STEP  # between the steps it can be stopped
         if kind == "TIFF":
+            # Pillow types what it opens as any image; only a TIFF's has tags.
             tags = image.tag_v2  # type: ignore[attr-defined]
             _refuse_large((int(tags.get(322, 1)), int(tags.get(323, 1))))
         _refuse_large(image.size)
