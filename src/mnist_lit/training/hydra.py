@@ -146,7 +146,7 @@ def _claim(config: DictConfig) -> None:
     resumed = config.ckpt_path and Path(config.ckpt_path).resolve().is_relative_to(wanted.resolve())
     if resumed:
         return
-    if named and any((wanted / name).exists() for name in ("run.log", "report.json", ".hydra")):
+    if named and any((wanted / name).exists() for name in ("report.json", "checkpoints")):
         raise ConfigError(
             f"hydra.run.dir={wanted}: another run lies there; give another folder, or go on with "
             f"that run: ckpt_path={wanted}"
