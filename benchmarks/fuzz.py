@@ -75,7 +75,7 @@ def answer(*arguments: str) -> tuple[str, str]:
         except Stopped:
             return "accepted", ""
         except SystemExit as stop:
-            words = f"{said.getvalue()}{stop.code or ''}".removeprefix("loading PyTorch …\n")
+            words = f"{said.getvalue()}{stop.code or ''}".removeprefix(f"{hydra.LOADING}\n")
         except Exception:
             return "traceback", traceback.format_exc()
     if "Traceback" in words:

@@ -175,6 +175,7 @@ def test_resuming_equals_not_having_stopped(
     copy = {"_target_": "tests.training.test_training.CopyAfter", "epoch": 2, "folder": str(killed)}
     cfg = tiny(*overrides, run_dir="whole")
     cfg.callbacks = {**cfg.callbacks, "copy": copy}
+    cfg.logger = tiny("logger=csv", run_dir="whole").logger
     whole = train(cfg)
     again = tiny(
         *(*overrides, "logger=csv", f"ckpt_path={killed / 'last.ckpt'}"), run_dir="resumed"
@@ -188,8 +189,9 @@ def test_resuming_equals_not_having_stopped(
     same = ("best_epoch", "best_val_accuracy", "last_val_loss", "test_correct", "epochs")
     for key in same:
         assert getattr(whole.report, key) == getattr(resumed.report, key), key
-    with (resumed.run_dir / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    curves = (resumed.run_dir / "metrics.csv").read_text()
+    assert curves == (whole.run_dir / "metrics.csv").read_text()
+    rows = list(csv.DictReader(curves.splitlines()))
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
     assert [int(row["step"]) for row in rows] == [4, 9, 14, 19]
     assert all(all(row.values()) for row in rows)

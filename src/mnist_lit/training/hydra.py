@@ -37,6 +37,7 @@ OPEN = (
     *("model", "optimizer", "scheduler.build", "loss", "metrics", "data", "augmentation"),
     *("trainer", "callbacks", "logger", "recipe"),
 )
+LOADING = "loading the config and PyTorch …"
 
 
 def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[str] = ()) -> None:
@@ -68,6 +69,9 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         # Lightning has a handler of its own while it trains.
         signal.signal(signal.SIGTERM, _stop)
         refuse_options(own)
+        options = [word for word in own if word.startswith("-")]
+        if not {*options} - {"-m", "--multirun"} and "LOCAL_RANK" not in os.environ:
+            print(LOADING, flush=True)  # the checks, and torch's import, take seconds
         _check_choices(own, {path.name for path in conf.iterdir() if path.is_dir()})
         own = _with_the_options_of_the_run(own)
         # Hydra takes -m only before what is to be varied.
@@ -230,8 +234,6 @@ def _check(config: DictConfig) -> None:
         raise ConfigError(
             f"ckpt_path={parsed.ckpt_path} is not there; give the folder of a run, or its last.ckpt"
         )
-    if "torch" not in sys.modules and "LOCAL_RANK" not in os.environ:
-        print("loading PyTorch …", flush=True)
     from mnist_lit.training.build import prepare
 
     try:

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 
 from mnist_lit.evaluation.history import Epoch, History
@@ -24,7 +25,10 @@ class RecordHistory(Callback):
         self._started = 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the loggers the epochs of a run that is resumed: they begin anew."""
+        """Give the loggers the epochs of a run that is resumed: they begin anew.
+
+        The numbers are those that they got before, which Lightning keeps in 32 bits.
+        """
         epochs = self.history.epochs
         steps = len(self.history.learning_rates) // trainer.accumulate_grad_batches
         for row in epochs:
@@ -32,15 +36,21 @@ class RecordHistory(Callback):
                 "train/loss": row.train_loss,
                 "train/accuracy_on_distorted": row.train_accuracy,
                 "lr": row.learning_rate,
-                "epoch": row.epoch - 1,
             }
             if row.val_errors is not None:
-                values |= {"val/accuracy": row.val_accuracy, "val/errors": row.val_errors}
+                assert row.val_count is not None
+                wrong = torch.tensor(float(row.val_errors)) / row.val_count
+                values |= {"val/accuracy": 1 - wrong, "val/errors": row.val_errors}
                 values |= {"val/loss": row.val_loss}
                 values |= {f"val/{name}": value for name, value in row.metrics.items()}
+            numbers = {
+                name: torch.tensor(float(value)).item()
+                for name, value in values.items()
+                if value is not None
+            }
             step = steps * row.epoch // len(epochs) - 1
             for logger in trainer.loggers:
-                logger.log_metrics({k: v for k, v in values.items() if v is not None}, step)
+                logger.log_metrics({**numbers, "epoch": row.epoch - 1}, step)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
