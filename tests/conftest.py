@@ -1,5 +1,6 @@
 """What the tests share: the config of a small run, and the command line in a subprocess."""
 
+import gc
 import gzip
 import os
 import struct
@@ -44,6 +45,12 @@ LONG = ("test_benchmarks.py", "test_notebook.py", "test_command_line.py", "test_
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the long tests, so that none of them is what a core waits for at the end."""
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_collection_finish() -> None:
+    """Take what torch and Lightning made on import out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ class CopyAfter(pl.Callback):
     "overrides",
     [
         *([f"scheduler={name}"] for name in choices("scheduler")),
-        ["callbacks=default", "model=optimized", "optimizer=adamw"],
+        ["callbacks=default", "optimizer=adamw"],
         ["scheduler=plateau", "scheduler.build.patience=0", "scheduler.build.threshold=1e6"],
     ],
     ids=" ".join,

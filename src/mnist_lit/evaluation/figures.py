@@ -52,8 +52,9 @@ def of_network(
 
 def learning_curves(history: History) -> Figure:
     """Plot loss and error of training and validation against the epoch."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4))
     left, right = figure.subplots(1, 2)
+    _place(figure)
     epochs = [row.epoch for row in history.epochs]
     rows = history.validated
     validated = [row.epoch for row in rows]
@@ -90,6 +91,14 @@ def learning_curves(history: History) -> Figure:
     return figure
 
 
+def _place(figure: Figure) -> None:
+    """Leave room, in inches, for titles and labels: matplotlib's layouts would draw all twice."""
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(
+        *(0.75 / width, 0.55 / height, 1 - 0.15 / width, 1 - 0.35 / height), wspace=0.2
+    )
+
+
 def _label(axis: Axis) -> None:
     """Label a logarithmic axis with plain numbers, enough of them for a narrow range too."""
     low, high = axis.get_view_interval()
@@ -101,8 +110,9 @@ def _label(axis: Axis) -> None:
 
 def learning_rate(history: History) -> Figure:
     """Plot the learning rate against the training step."""
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    figure = Figure(figsize=(6, 3.5))
     axes = figure.subplots()
+    _place(figure)
     axes.plot(history.learning_rates)
     axes.set(title="Learning rate", xlabel="training step", ylabel="learning rate")
     axes.grid(alpha=0.3)
@@ -190,8 +200,9 @@ def calibration(evaluation: Evaluation, facts: Facts) -> Figure:
     doubt = 1 - confidence
     groups = zip(doubt.tensor_split(15), wrong.tensor_split(15), strict=True)
     error = sum(float((d.mean() - w.mean()).abs()) * len(d) for d, w in groups) / len(order)
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4))
     axes = figure.subplots()
+    _place(figure)
     counted = range(1, len(order) + 1)
     axes.plot(counted, wrong.cumsum(0), label="are wrong")
     axes.plot(
@@ -238,7 +249,6 @@ def _sheet(images: Tensor, title: str, captions: Sequence[str] = ()) -> Figure:
     sheet = torch.zeros(rows * height, columns * width)
     inches = 9 * rows * height / (columns * width)
     figure = Figure(figsize=(9, inches + 0.5))
-    # Placed by hand: matplotlib's layouts would draw hundreds of captions twice.
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98 * inches / (inches + 0.5)))
     for position, image in enumerate(images):
         top, left = position // columns * height, position % columns * width
