@@ -43,7 +43,7 @@ def test_a_named_folder_holds_one_run(here: Here, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["run", "ü \"a\" b=(c),'d\\e\\"])
+@pytest.mark.parametrize("name", ["run", 'ü "a" b=(c),\'d\\e\\'])
 def test_a_run_goes_on_in_its_folder_whatever_its_name(
     here: Here, tmp_path: Path, name: str
 ) -> None:
