@@ -166,7 +166,10 @@ def differences(run: Path, unbroken: dict[str, Any]) -> Iterator[str]:
     ours = plain(run)
     for name in sorted({*ours, *unbroken}):
         one, other = ours.get(name), unbroken.get(name)
-        same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+        if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+            same = torch.equal(one, other)
+        else:
+            same = one == other
         if not same:
             yield name
 

@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,6 +11,20 @@ from pathlib import Path
 from mnist_lit.errors import WriteError
 
 UNFINISHED = ".unfinished-"  # how the name of a file begins that is not whole yet
+HOUR = 3600.0  # seconds, of which no file takes one
+
+
+def clear(folder: Path, age: float = 0) -> None:
+    """Remove what processes that were killed have left unfinished in a folder.
+
+    Args:
+        folder: Where nobody else writes, or nobody to what was not changed for so long.
+        age: Seconds since the last change, at least.
+    """
+    for left in folder.glob(f"{UNFINISHED}*"):
+        with suppress(OSError):  # another process has been faster
+            if time.time() - left.stat().st_mtime >= age:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextmanager
@@ -32,6 +48,7 @@ def whole(path: Path) -> Iterator[Path]:
     if not regular:
         what = "a folder" if target.is_dir() else "not a regular file"
         raise WriteError(f"{path}: cannot be written: it is {what}; give another name")
+    clear(target.parent, HOUR)
     draft = target.with_name(f"{UNFINISHED}{secrets.token_hex(4)}{target.suffix}")
     try:
         yield draft

@@ -11,6 +11,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mnist_lit.evaluation.origin import override
+from mnist_lit.files import UNFINISHED
 from tests.conftest import TINY, Here
 
 NAMED = (*TINY, "hydra.run.dir=run")
@@ -51,7 +52,10 @@ def test_a_run_goes_on_in_its_folder_whatever_its_name(
     options = [*TINY, override("hydra.run.dir", folder), "logger=csv", "seed=3", "callbacks=plain"]
     assert here(*options).returncode == 0
     (folder / "report.json").unlink()
+    killed = folder / "checkpoints" / f"{UNFINISHED}1.ckpt"
+    killed.touch()
     done = here(override("ckpt_path", folder))
+    assert not killed.exists()
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads((folder / "report.json").read_text())
     assert (report["seed"], report["epochs"]) == (3, 2)

@@ -85,12 +85,14 @@ def _in_a_row(node: Any) -> Any:
 
 
 def _validated(model: Any, value: Any, path: Path = ()) -> Any:
-    adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+    bound = isinstance(model, TypeAdapter)
+    adapter = model if bound else TypeAdapter(model)
     try:
         return adapter.validate_python(value)
     except ValidationError as mistakes:
         error = mistakes.errors()[0]
-    place = (*path, *error["loc"])
+    # Of a bound, names in the place are those of types, of which one would have done.
+    place = (*path, *(part for part in error["loc"] if not bound or isinstance(part, int)))
     key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".")
     if error["type"] == "extra_forbidden":
         raise ConfigError(unknown(key, _keys(model, error["loc"][:-1])))

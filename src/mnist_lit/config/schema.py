@@ -127,7 +127,8 @@ Batches = Annotated[
 BOUNDS = {
     name: TypeAdapter[Any](cast(Any, allowed), config=ConfigDict(strict=True))
     for allowed, names in (
-        (Above0, "lr max_lr eps gamma div_factor final_div_factor gradient_clip_val"),
+        (Annotated[float, Gt(0), Le(1000)], "lr max_lr"),
+        (Above0, "eps gamma div_factor final_div_factor gradient_clip_val"),
         (From0, "weight_decay eta_min threshold min_lr min_delta"),
         (Annotated[float, Ge(0), Le(10)], "shear augmentation.gamma"),
         (Fraction, "momentum base_momentum max_momentum dampening alpha rho decay start dropout"),

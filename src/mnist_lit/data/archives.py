@@ -134,8 +134,7 @@ def find_mnist() -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / ".lock"):
-            for left in cache.glob(f"{files.UNFINISHED}*"):  # by a download that was killed
-                left.unlink()
+            files.clear(cache)
             for name in DIGESTS:
                 if not (cache / f"{name}.gz").is_file():
                     _download(f"{name}.gz", cache, DIGESTS[name])

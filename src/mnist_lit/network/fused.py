@@ -13,12 +13,10 @@ import hashlib
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -32,7 +30,7 @@ from torch.autograd.function import once_differentiable
 
 from mnist_lit import folders
 from mnist_lit.errors import reason
-from mnist_lit.files import UNFINISHED
+from mnist_lit.files import UNFINISHED, clear
 
 SOURCE = Path(__file__).with_name("fused.c")
 NAMES = {torch.bfloat16: "bf16", torch.float32: "f32"}
@@ -255,10 +253,7 @@ def _compiled(channels: int) -> bytes:
             digest, _, content = file.read_bytes().partition(b"\n")
         if digest == _digest(content):
             return content
-        for litter in folder.glob(f"{UNFINISHED}*"):
-            with suppress(OSError):  # another process has been faster
-                if time.time() - litter.stat().st_mtime > 2 * LIMIT:  # its compiler was killed
-                    shutil.rmtree(litter)
+        clear(folder, 2 * LIMIT)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as unfinished:
             new = Path(unfinished) / "fused.so"
             compile_c([*options, "-o", str(new)], folder=unfinished, descriptors=[number])

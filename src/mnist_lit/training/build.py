@@ -1,6 +1,7 @@
 """From a config to the objects of a run: the one place where they are made, and checked."""
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -95,6 +96,7 @@ def prepare(config: Config) -> Parts:
     kept = [record, best, LastCheckpoint(folder, options, resumed)]
     with quiet_lightning():
         trainer = build_trainer(config, run_dir, [*kept, *build_callbacks(config)], data)
+    _check_processes(trainer, data)
     checks = check_before(classifier.network, config.trainer.max_epochs, config.requirements)
     if config.requirements.enforce:
         refuse(checks)
@@ -275,6 +277,19 @@ def build_trainer(
     except (MisconfigurationException, ValueError, TypeError) as error:
         words = " ".join(str(error).split())
         raise ConfigError(f"trainer: Lightning refuses it: {words}") from None
+
+
+def _check_processes(trainer: pl.Trainer, data: pl.LightningDataModule) -> None:
+    number, cores = trainer.num_devices, os.cpu_count() or 1
+    if trainer.strategy.root_device.type == "cpu" and number > cores:
+        raise ConfigError(
+            f"trainer.devices={number}: at most {cores}, the number of processor cores"
+        )
+    if isinstance(data, IdxDataModule) and data.steps < trainer.world_size:
+        raise ConfigError(
+            f"data.batch_size={data.batch_size}: the training images make {data.steps} batches, "
+            f"fewer than one for each of {trainer.world_size} processes"
+        )
 
 
 def start_from(model: str, network: nn.Module) -> str:

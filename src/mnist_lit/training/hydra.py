@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import hydra
@@ -77,7 +77,11 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         # Hydra takes -m only before what is to be varied.
         many = [word for word in own if word in ("-m", "--multirun")]
         sys.argv = [given[0], *many, *(word for word in own if word not in many), *beside]
-        hydra.main(version_base="1.3", config_path=str(conf.resolve()), config_name="config")(job)()
+        launch = hydra.main(str(conf.resolve()), "config", "1.3")  # the version it behaves as
+        try:
+            launch(job)()
+        except (TypeError, ValueError) as error:  # as of a key where a list has none
+            raise ConfigError(f"{shlex.join(own)}: cannot be composed: {reason(error)}") from None
     if missed:
         raise SystemExit(f"error: requirements not met (see report.html) in {', '.join(missed)}")
 
@@ -210,17 +214,23 @@ class CheckConfig(Callback):
             return
         with errors_as_lines():
             loader = GlobalHydra.instance().config_loader()
-            overrides = OverridesParser.create(loader).parse_overrides(
-                list(config.hydra.overrides.task)
-            )
+            # As they were given: what they refer to is known in a job alone.
+            given = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+            overrides = OverridesParser.create(loader).parse_overrides(cast(list[str], given))
             for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
-                for job in batch:
+                for number, job in enumerate(batch):
                     job_config = loader.load_sweep_config(config, list(job))
+                    with open_dict(job_config):
+                        job_config.hydra.job.num = number
                     _check_processes(job_config.trainer.strategy)
                     _check(job_config)
 
 
 def _check(config: DictConfig) -> None:
+    if config.hydra.job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir=true: a run stays where it is started; its files go to hydra.run.dir"
+        )
     HydraConfig.instance().set_config(config)
     run = config.copy()
     OmegaConf.set_readonly(run, False)

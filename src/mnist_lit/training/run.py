@@ -1,5 +1,6 @@
 """A run: trained, reloaded at its best epoch, tested and reported."""
 
+import os
 import shlex
 import signal
 import threading
@@ -24,7 +25,7 @@ from mnist_lit.errors import ConfigError, StoppedError, reason
 from mnist_lit.evaluation import figures, origin, page, report
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.evaluation.requirements import check_accuracy
-from mnist_lit.files import write_bytes, write_text
+from mnist_lit.files import clear, write_bytes, write_text
 from mnist_lit.network import fused, summary
 from mnist_lit.network.compact import CompactCNN, count_parameters
 from mnist_lit.training.build import (
@@ -87,6 +88,8 @@ def _train(
     trainer, data = parts.trainer, parts.data
     trainer.loggers = build_loggers(config)
     if trainer.is_global_zero:
+        for folder, _, _ in os.walk(run_dir):  # which is this run's alone
+            clear(Path(folder))
         origin.write(run_dir)
     with quiet_lightning(), closed(trainer.loggers):
         network = parts.classifier.network

@@ -32,7 +32,7 @@ class RecordHistory(Callback):
         epochs = self.history.epochs
         steps = len(self.history.learning_rates) // trainer.accumulate_grad_batches
         for row in epochs:
-            values = {
+            values: dict[str, Any] = {
                 "train/loss": row.train_loss,
                 "train/accuracy_on_distorted": row.train_accuracy,
                 "lr": row.learning_rate,
