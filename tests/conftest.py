@@ -3,6 +3,7 @@
 import gc
 import gzip
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -22,6 +23,10 @@ from mnist_lit.training import hydra
 # Batches this small take longer on two threads than on one; subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# A shell's background jobs inherit that Ctrl-C is ignored, and their processes would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = Path(__file__).parents[1]
 

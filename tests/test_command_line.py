@@ -28,6 +28,10 @@ from mnist_lit.training.classifier import LitClassifier
 from mnist_lit.training.run import TrainingResult, train
 from tests.conftest import PROJECT, TINY, Here, run_train
 
+LONG = [
+    *(option for option in TINY if not option.startswith(("trainer.max", "callbacks"))),
+    *("trainer.max_epochs=500", "requirements.max_epochs=500"),
+]
 ENFORCED = [*(option for option in TINY if "enforce" not in option), "model=final"]
 
 
@@ -170,12 +174,12 @@ def test_a_normal_run_says_nothing_on_standard_error(tmp_path: Path) -> None:
 
 
 def test_a_sweep_runs_every_job_in_a_folder_of_its_own(here: Here, tmp_path: Path) -> None:
-    done = here("-m", *ENFORCED, "model=optimized,final", "optimizer=sgd,adamw")
+    done = here("-m", *ENFORCED, "model=optimized,small", "optimizer=sgd,adamw")
     assert done.returncode == 1, "the tiny runs miss 99.4 %, and every one of them must still run"
     reports = sorted(tmp_path.glob("multirun/*/*/*/report.json"))
     assert [path.parent.name for path in reports] == ["0", "1", "2", "3"]
     models = [json.loads(path.read_text())["model"] for path in reports]
-    assert models == ["optimized", "optimized", "final", "final"]
+    assert models == ["optimized", "optimized", "small", "small"]
     assert done.stderr.count("/report.html") == 0
     assert done.stderr.count(str(tmp_path)) == 4
 
@@ -189,6 +193,24 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     assert done.stderr == ""
     assert not re.search("warn|HYDRA|recommended", done.stdout, re.IGNORECASE)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_torchruns_processes_have_one_folder_and_end_with_one_line(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command = [*launch, str(PROJECT / "train.py"), *LONG, "trainer=ddp", "trainer.devices=2"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)  # which it sends on to both
+        _, said = process.communicate(timeout=100)
+    (folder,) = tmp_path.glob("outputs/*/*")
+    lines = [line for line in said.splitlines() if "error: " in line]
+    assert len(lines) == 1, said
+    assert re.fullmatch(r"error: stopped in epoch \d+ of 500; to go on: .*", lines[0])
+    assert {path.name for path in folder.iterdir()} >= {".hydra", "checkpoints", "run.log"}
 
 
 def test_evaluate_repeats_the_count_of_the_report(
@@ -355,9 +377,7 @@ def test_train_is_a_function_of_a_config(tiny: Callable[..., DictConfig]) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_training_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
-    long = [option for option in TINY if "max_epochs" not in option and "callbacks" not in option]
-    options = [*long, "trainer.max_epochs=500", "hydra.run.dir=run", "requirements.max_epochs=500"]
-    command = [sys.executable, str(PROJECT / "train.py"), *options]
+    command = [sys.executable, str(PROJECT / "train.py"), *LONG, "hydra.run.dir=run"]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

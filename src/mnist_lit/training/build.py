@@ -34,6 +34,7 @@ from mnist_lit.facts import MNIST, Facts
 from mnist_lit.targets import build, check, find, parameters
 from mnist_lit.training.callbacks.history import RecordHistory
 from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
+from mnist_lit.training.callbacks.stop import StopAtOnce
 from mnist_lit.training.classifier import LitClassifier
 
 SOME = 1000  # steps of an epoch, where their number is not known before the images are read
@@ -93,7 +94,7 @@ def prepare(config: Config) -> Parts:
     record = RecordHistory()
     folder, resumed = run_dir / "checkpoints", config.ckpt_path
     best = BestCheckpoint(folder, resumed)
-    kept = [record, best, LastCheckpoint(folder, options, resumed)]
+    kept = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
     with quiet_lightning():
         trainer = build_trainer(config, run_dir, [*kept, *build_callbacks(config)], data)
     _check_processes(trainer, data)

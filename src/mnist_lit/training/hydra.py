@@ -70,7 +70,7 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         signal.signal(signal.SIGTERM, _stop)
         refuse_options(own)
         options = [word for word in own if word.startswith("-")]
-        if not {*options} - {"-m", "--multirun"} and "LOCAL_RANK" not in os.environ:
+        if not {*options} - {"-m", "--multirun"} and _is_first():
             print(LOADING, flush=True)  # the checks, and torch's import, take seconds
         _check_choices(own, {path.name for path in conf.iterdir() if path.is_dir()})
         own = _with_the_options_of_the_run(own)
@@ -86,7 +86,14 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         raise SystemExit(f"error: requirements not met (see report.html) in {', '.join(missed)}")
 
 
+def _is_first() -> bool:
+    """Say whether this is the first process of a training, or the only one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def _stop(*_: Any) -> None:
+    if not _is_first():
+        raise SystemExit(1)
     raise StoppedError("stopped by SIGTERM, outside of training")
 
 
@@ -141,14 +148,29 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
     return [*begun, *others, override("ckpt_path", run), override("hydra.run.dir", run)]
 
 
+def _share(config: DictConfig) -> None:
+    """Make the folder of a run in its first process, and let the others have the same."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes know nothing of each other
+        from torch.distributed.rendezvous import rendezvous
+
+        store, rank, _ = next(rendezvous("env://"))
+        if rank == 0:
+            _claim(config)
+            store.set("run_dir", config.hydra.run.dir)
+        else:
+            with flag_override(config.hydra, "readonly", False):
+                config.hydra.run.dir = store.get("run_dir").decode()
+                config.hydra.output_subdir = None
+    elif "LOCAL_RANK" not in os.environ:  # Lightning starts the others with the folder of this one
+        _claim(config)
+
+
 def _claim(config: DictConfig) -> None:
     """Make the folder of a run, which no other run has; a taken name is followed by a number.
 
     Raises:
         ConfigError: The user has named a folder in which another run lies.
     """
-    if "LOCAL_RANK" in os.environ:  # the first process has done so
-        return
     wanted = Path(config.hydra.run.dir).expanduser()
     named = any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
     resumed = config.ckpt_path and Path(config.ckpt_path).resolve().is_relative_to(wanted.resolve())
@@ -206,7 +228,7 @@ class CheckConfig(Callback):
         """Check the config of a single run, and make its folder."""
         with errors_as_lines():
             _check(config)
-            _claim(config)
+            _share(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of every job, if they are known in advance."""

@@ -175,6 +175,8 @@ def _fit(config: Config, parts: Parts, command: str | None) -> float:
                 parts.classifier, parts.data, ckpt_path=config.ckpt_path, weights_only=True
             )
     except SystemExit:  # Lightning's way out after Ctrl-C or SIGTERM, without a word
+        if not parts.trainer.is_global_zero:
+            raise
         raise StoppedError(_stopped(parts, command)) from None
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
