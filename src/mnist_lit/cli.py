@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     options = read(given)
     # Classes that are trusted are importable from the folder in which the command is started.
-    sys.path.append(str(Path.cwd()))
+    sys.path.append("")
     if sys.stderr.isatty():
         print("loading PyTorch …", file=sys.stderr)
     with errors_as_lines():
@@ -154,8 +154,8 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number, 1 or above, is expected")
+    if not text.isdecimal() or not 1 <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 to 2^31 is expected")
     return int(text)
 
 

@@ -17,8 +17,8 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # of torch's `meta` no number can be read
+    except (RuntimeError, AssertionError) as error:  # among the first: NotImplementedError
         raise ConfigError(f"device {name}: not available here ({reason(error)})") from None
     return device
 

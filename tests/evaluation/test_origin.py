@@ -31,14 +31,16 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_clean_checkout_leaves_no_diff(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "comparison.html").write_text("made by a command\n")
     origin.write(tmp_path)
     assert not (tmp_path / "changes.diff").exists()
     assert origin.origin("x").git_commit == git(checkout, "rev-parse", "HEAD")[:12]
 
 
 def test_what_was_changed_can_be_made_again(checkout: Path, tmp_path: Path) -> None:
-    (checkout / "src/mnist_lit/cli.py").write_text("print('é')\n\n\n")
     (checkout / "mine.py").write_text("own = 1\n")
+    assert str(origin.origin(None).git_commit).endswith("-dirty"), "a new file is a change"
+    (checkout / "src/mnist_lit/cli.py").write_text("print('é')\n\n\n")
     (checkout / "notes.txt").write_text("of no account\n")
     before = git(checkout, "status", "--porcelain")
     origin.write(tmp_path)

@@ -76,8 +76,8 @@ def test_a_run_becomes_one_file(run: Path, tmp_path: Path) -> None:
         assert f"{date.today()}" in words
         assert "996 parameters" in words
         assert "requirement asked is" in words
-        assert re.search(r"max_parameters 20000 996 pass", words)
-        assert re.search(r"min_val_accuracy 0.994 0\.\d+ FAIL", words)
+        assert re.search(r"max_parameters 20,000 996 pass", words)
+        assert re.search(r"min_val_accuracy 99.40% \d+\.\d+% FAIL", words)
         assert "batch_size: 64" in words
         assert "Where they differ" not in words
     assert f"{run}" in " ".join(Reader(made_again).words.split())
@@ -90,7 +90,7 @@ def test_a_shipped_model_has_what_is_known_of_it(tmp_path: Path) -> None:
     correct = pretrained.record("final")["test_correct"]
     assert f"{correct:,} of 10,000 test digits right" in " ".join(page.words.split())
     assert "Curves" not in page.pictures
-    assert page.words.count("without the folder of their run") == 1
+    assert " ".join(page.words.split()).count("only of the folder of a run") == 1
     assert "Requirements" not in page.words
 
 
@@ -225,3 +225,11 @@ def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit, match=r"error: .*cannot be written"):
         main(["report", "final", "--output", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_has_the_accuracy_of_the_last_epoch(run: Path) -> None:
+    report = json.loads((run / "report.json").read_text())
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert f"last epoch: <b>{report['last_val_accuracy']:.2%}</b>" in page
+    assert f"{report['optimizer']}, highest rate {report['peak_learning_rate']:.3g}" in page
+    assert '<td class="number">20,000</td>' in page

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, OverrideParseException
@@ -62,6 +63,10 @@ def errors_as_lines() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console without ✓ prints a question mark
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise SystemExit("error: the working folder has been removed; go to another one") from None
     try:
         yield
     except UserError as error:

@@ -127,7 +127,7 @@ Batches = Annotated[
 BOUNDS = {
     name: TypeAdapter[Any](cast(Any, allowed), config=ConfigDict(strict=True))
     for allowed, names in (
-        (Annotated[float, Gt(0), Le(1000)], "lr max_lr"),
+        (Annotated[FiniteFloat, Gt(0), Le(1000)], "lr max_lr"),
         (Above0, "eps gamma div_factor final_div_factor gradient_clip_val"),
         (From0, "weight_decay eta_min threshold min_lr min_delta"),
         (Annotated[float, Ge(0), Le(10)], "shear augmentation.gamma"),

@@ -204,14 +204,12 @@ def calibration(evaluation: Evaluation, facts: Facts) -> Figure:
     axes = figure.subplots()
     _place(figure)
     counted = range(1, len(order) + 1)
-    axes.plot(counted, wrong.cumsum(0), label="are wrong")
-    axes.plot(
-        counted, doubt.cumsum(0), "--", color="0.4", label="should be, by their probabilities"
-    )
+    axes.plot(counted, wrong.cumsum(0), label="wrong")
+    axes.plot(counted, doubt.cumsum(0), "--", color="0.4", label="expected, by their probabilities")
     axes.set(
         title=f"Expected calibration error {error:.2%}",
         xlabel=f"the N least sure test {facts.noun}",
-        ylabel="of which so many",
+        ylabel="mistakes among them",
         xscale="log",
     )
     axes.xaxis.set_major_formatter("{x:,.0f}")

@@ -19,7 +19,7 @@ from mnist_lit.files import write_text
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("mnist-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
 # What a checkout adds to a commit: code and config, not what lies beside them.
-CODE = ("*.py", "*.yaml", "*.c", "*.html", "*.toml")
+CODE = ("*.py", "*.yaml", "*.c", "*.toml")
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,11 @@ class Origin:
 
 def origin(command: str | None) -> Origin:
     """Return what a run that starts now comes from."""
+    commit = _git("describe", "--always", "--abbrev=12", "--exclude=*")
     return Origin(
         command=command and masked(command),
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
-        git_commit=_git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"),
+        git_commit=f"{commit}-dirty" if commit and _changes() else commit,
         versions={"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
     )
 

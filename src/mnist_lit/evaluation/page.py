@@ -60,6 +60,10 @@ class _Report(_Keys):
     requirements: dict[str, _Requirement]
     val_metrics: dict[str, Metric] = {}
     test_metrics: dict[str, Metric] = {}
+    last_val_accuracy: float | None = None
+    optimizer: str | None = None
+    peak_learning_rate: float | None = None
+    batch_size: int | None = None
     command: str | None = None
     date: str | None = None
     git_commit: str | None = None
@@ -204,6 +208,7 @@ def render(
         autoescape=True,
         undefined=StrictUndefined,
     )
+    environment.filters["shown"] = _shown
     return environment.get_template("page.html").render(
         figures={
             name: title for name, title in FIGURES.items() if any(name in one for one in pictures)
@@ -212,6 +217,15 @@ def render(
         subjects=[_describe(*one) for one in zip(subjects, evaluations, pictures, strict=True)],
         only=[[int((one & ~other).sum()) for other in right] for one in right],
     )
+
+
+def _shown(value: Any) -> str:
+    """Return a limit, or what a run has, as on the console."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2%}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _describe(
@@ -223,7 +237,8 @@ def _describe(
     for number, name in enumerate(facts.classes):
         row = confusion[number].clone()
         row[number] = 0
-        confused = f"{facts.classes[row.argmax()]} ({int(row.max())}×)" if row.sum() else ""
+        most = [facts.classes[i] for i in (row == row.max()).nonzero().flatten()]
+        confused = f"{', '.join(most)} ({int(row.max())}×)" if row.sum() else ""
         count, hits = int(confusion[number].sum()), int(confusion[number, number])
         classes.append({"name": name, "count": count, "right": hits, "confused": confused})
     return {

@@ -9,7 +9,7 @@ from pathlib import Path
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from mnist_lit.errors import RunError, UserError, WriteError, reason
+from mnist_lit.errors import RunError, StoppedError, UserError, WriteError, reason
 
 
 class _AboveTheBar(logging.Handler):
@@ -67,7 +67,8 @@ def kept(file: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        handler.emit(_failure(error))
+        stopped = isinstance(error, StoppedError)  # which is no failure
+        handler.emit(_record(str(error)) if stopped else _record("The run failed:", error))
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
         raise RunError(
@@ -81,6 +82,6 @@ def kept(file: Path) -> Iterator[None]:
         handler.close()
 
 
-def _failure(error: BaseException) -> logging.LogRecord:
-    what = (type(error), error, error.__traceback__)
-    return logging.LogRecord("mnist_lit", logging.ERROR, __file__, 0, "The run failed:", (), what)
+def _record(words: str, error: BaseException | None = None) -> logging.LogRecord:
+    what = (type(error), error, error.__traceback__) if error is not None else None
+    return logging.LogRecord("mnist_lit", logging.ERROR, __file__, 0, words, (), what)

@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Collection, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -49,9 +50,9 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         beside: More of them, which nobody typed.
     """
     given = list(sys.argv)
-    own = given[1:] if arguments is None else list(arguments)
+    typed = own = given[1:] if arguments is None else list(arguments)
     # Classes of the user's are importable from the folder in which training is started.
-    sys.path.append(str(Path.cwd()))
+    sys.path.append("")
     missed: list[str] = []
 
     def job(cfg: DictConfig) -> float:
@@ -60,7 +61,7 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         # Lightning starts further processes with the command line of this one.
         sys.argv = given
         with errors_as_lines():
-            result = train(cfg, _command(given[0], own))
+            result = train(cfg, _command(given[0], typed))
         if cfg.requirements.enforce and not result.passed:
             missed.append(str(result.run_dir))
         return result.objective
@@ -171,29 +172,29 @@ def _claim(config: DictConfig) -> None:
     Raises:
         ConfigError: The user has named a folder in which another run lies.
     """
-    wanted = Path(config.hydra.run.dir).expanduser()
+    wanted = folder = Path(config.hydra.run.dir).expanduser()
     named = any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
     resumed = config.ckpt_path and Path(config.ckpt_path).resolve().is_relative_to(wanted.resolve())
     if resumed:
         return
-    if named and any((wanted / name).exists() for name in ("report.json", "checkpoints")):
-        raise ConfigError(
-            f"hydra.run.dir={wanted}: another run lies there; give another folder, or go on with "
-            f"that run: ckpt_path={wanted}"
-        )
-    taken = 0
-    while True:
-        folder = wanted.with_name(f"{wanted.name}-{taken}") if taken else wanted
-        try:
-            folder.mkdir(parents=True, exist_ok=named)
-        except FileExistsError:
-            taken += 1
-        except OSError as error:
+    try:
+        if named and any((wanted / name).exists() for name in ("report.json", "checkpoints")):
             raise ConfigError(
-                f"hydra.run.dir={folder}: cannot be made: {error.strerror}; give another folder"
-            ) from None
-        else:
-            break
+                f"hydra.run.dir={wanted}: another run lies there; give another folder, or go on "
+                f"with that run: ckpt_path={wanted}"
+            )
+        for taken in count(1):
+            try:
+                folder.mkdir(parents=True, exist_ok=named)
+                break
+            except FileExistsError:
+                if named:
+                    raise
+                folder = wanted.with_name(f"{wanted.name}-{taken}")
+    except OSError as error:
+        raise ConfigError(
+            f"hydra.run.dir={wanted}: cannot be made: {error.strerror}; give another folder"
+        ) from None
     with flag_override(config.hydra, "readonly", False):
         config.hydra.run.dir = str(folder)
 

@@ -93,8 +93,14 @@ class EpochProgressBar(ProgressBar):
             assert trainer.max_epochs is not None
             say(line(record.history.epochs[-1], trainer.max_epochs))
 
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Take the bar away before anything is said of what happened."""
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the bar away, also when training broke off."""
+        """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
