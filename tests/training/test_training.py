@@ -18,7 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mnist_lit import MNISTDataModule, compose
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.config.check import parse
-from mnist_lit.errors import CheckpointError, ConfigError, DivergedError, RequirementsError
+from mnist_lit.errors import (
+    CheckpointError,
+    ConfigError,
+    DivergedError,
+    RequirementsError,
+    StoppedError,
+)
+from mnist_lit.evaluation import page
 from mnist_lit.training.build import (
     build_callbacks,
     build_classifier,
@@ -202,6 +209,22 @@ def test_resuming_equals_not_having_stopped(
 def state(run_dir: Path) -> dict[str, Any]:
     found: dict[str, Any] = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
     return found
+
+
+def test_ctrl_c_while_reporting_says_how_to_go_on(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(page, "draw", interrupt)
+        with pytest.raises(StoppedError, match=r"stopped in epoch 2 of 2; to go on: .*ckpt_path="):
+            train(tiny())
+    folder = Path(tiny().run_dir)
+    assert not (folder / "report.json").exists()
+    assert train(tiny(f"ckpt_path={folder}")).report.epochs == 2
+    assert (folder / "report.html").is_file()
 
 
 def test_a_finished_run_is_carried_into_a_new_folder(tiny: Make) -> None:

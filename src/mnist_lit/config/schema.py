@@ -122,6 +122,10 @@ Batches = Annotated[
         lambda v: v >= 1 if type(v) is int else 0 < v <= 1,
     ),
 ]
+Processes = Annotated[
+    int | str | list[int],
+    _test("a number up to 1024", lambda v: not str(v).isdecimal() or int(v) <= 1024),
+]
 # By the name of a key or argument, wherever it stands; `group.name` where a group has its own.
 # Torch and Lightning take many impossible values without a word.
 BOUNDS = {
@@ -144,6 +148,7 @@ BOUNDS = {
         (Annotated[int, Ge(0), Lt(2**53)], "patience cooldown total_iters"),
         (Annotated[int, Ge(0), Lt(2**32)], "seed split_seed"),
         (Odd, "kernel"),
+        (Processes, "devices num_nodes"),
         (Batches, "limit_train_batches limit_val_batches"),
         (Literal["none", "after_conv", "after_activation"], "pool"),
         (Literal["cos", "linear"], "anneal_strategy"),

@@ -28,6 +28,7 @@ from mnist_lit.checkpoints.write import WholeFiles
 from mnist_lit.config.schema import Config
 from mnist_lit.data.idx import IdxDataModule
 from mnist_lit.errors import CheckpointError, ConfigError, missing, reason, unknown
+from mnist_lit.evaluation.history import MOST_STEPS
 from mnist_lit.evaluation.origin import flat
 from mnist_lit.evaluation.requirements import Check, check_before, refuse
 from mnist_lit.facts import MNIST, Facts
@@ -139,9 +140,7 @@ def facts_of(config: Config, data: pl.LightningDataModule) -> Facts:
 
 def _length(config: Config, data: pl.LightningDataModule) -> int:
     """Return how long the training is in the scheduler's units, in one process."""
-    options = config.trainer.model_dump()
-    if config.scheduler.interval == "epoch":
-        return config.trainer.max_epochs
+    options, epochs = config.trainer.model_dump(), config.trainer.max_epochs
     batches = data.steps if isinstance(data, IdxDataModule) else SOME
     limit = options.get("limit_train_batches")
     if limit is not None:
@@ -152,7 +151,13 @@ def _length(config: Config, data: pl.LightningDataModule) -> int:
             if isinstance(data, IdxDataModule)
             else f"trainer.limit_train_batches={limit}: leaves no batch"
         )
-    return -(-batches // options.get("accumulate_grad_batches", 1)) * config.trainer.max_epochs
+    steps = -(-batches // options.get("accumulate_grad_batches", 1)) * epochs
+    if steps > MOST_STEPS:
+        raise ConfigError(
+            f"trainer.max_epochs={epochs}: these are {steps:,} steps, at most {MOST_STEPS:,} are "
+            "possible"
+        )
+    return epochs if config.scheduler.interval == "epoch" else steps
 
 
 def build_classifier(config: Config, facts: Facts = MNIST) -> LitClassifier:

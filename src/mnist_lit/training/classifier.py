@@ -294,7 +294,7 @@ class LitClassifier(pl.LightningModule):
             ) from None
 
     def check_schedule(self, length: int) -> None:
-        """Walk through the learning rates of a whole training.
+        """Walk through the learning rates of a whole training, or of its first million steps.
 
         Args:
             length: Of the training, in units of ``interval``.
@@ -304,7 +304,8 @@ class LitClassifier(pl.LightningModule):
                 or above.
         """
         optimizer, scheduler = self.build_optimizer(length)
-        walked = 0 if scheduler is None or isinstance(scheduler, ReduceLROnPlateau) else length
+        waits = scheduler is None or isinstance(scheduler, ReduceLROnPlateau)
+        walked = 0 if waits else min(length, 1_000_000)
         with warnings.catch_warnings():
             # Only the scheduler is walked; the optimizer makes no steps.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_lit import folders
 from mnist_lit.config.mistakes import errors_as_lines, refuse_options
-from mnist_lit.errors import ConfigError, StoppedError, UserError, reason
+from mnist_lit.errors import ConfigError, UserError, reason
 from mnist_lit.evaluation.origin import override
 
 # What is built takes any argument of its signature, without a `+` on the command line; keys of
@@ -93,9 +93,8 @@ def _is_first() -> bool:
 
 
 def _stop(*_: Any) -> None:
-    if not _is_first():
-        raise SystemExit(1)
-    raise StoppedError("stopped by SIGTERM, outside of training")
+    # No Exception, which an import on trial would swallow.
+    raise SystemExit("error: stopped" if _is_first() else 1)
 
 
 def _check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:

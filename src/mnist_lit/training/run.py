@@ -79,7 +79,12 @@ def train(cfg: DictConfig, command: str | None = None) -> TrainingResult:
     parts = prepare(config)
     file = run_dir / "run.log"
     with kept(file) if parts.trainer.is_global_zero else nullcontext():
-        return _train(cfg, config, parts, run_dir, origin.origin(command))
+        try:
+            return _train(cfg, config, parts, run_dir, origin.origin(command))
+        except (KeyboardInterrupt, SystemExit):  # the second is Lightning's way out after either
+            if not parts.trainer.is_global_zero:
+                raise SystemExit(1) from None
+            raise StoppedError(_stopped(parts, command)) from None
 
 
 def _train(
@@ -108,7 +113,7 @@ def _train(
         )
         for logger in trainer.loggers:
             logger.log_hyperparams(origin.flat(OmegaConf.to_container(cfg, resolve=True)))
-        wall_seconds = _fit(config, parts, came_from.command)
+        wall_seconds = _fit(config, parts)
         test = split(data, "test", parts.facts)
         best = read(Path(parts.best.best_model_path), trust=[config.model["_target_"]])
         evaluation = evaluate(
@@ -123,7 +128,6 @@ def _train(
                 logger.log_metrics(tested, trainer.global_step)
             logger.save()
     if trainer.is_global_zero:
-        report.write(outcome, run_dir)
         best.network.cpu()
         subject = page.Subject(
             *(str(run_dir), best, asdict(outcome), parts.record.history),
@@ -135,6 +139,7 @@ def _train(
             ),
         )
         _leave(subject, evaluation, test, run_dir)
+        report.write(outcome, run_dir)  # last, for by it a finished run is known
         say(f"{report.text(outcome)}\n\n{_next(run_dir)}")
     return TrainingResult(outcome, run_dir, outcome.objective(config.optimized_metric))
 
@@ -163,7 +168,7 @@ def shown(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _fit(config: Config, parts: Parts, command: str | None) -> float:
+def _fit(config: Config, parts: Parts) -> float:
     """Train; returns how many seconds that took, validation and checkpoints included.
 
     Of a resumed run the epochs before count too.
@@ -174,10 +179,6 @@ def _fit(config: Config, parts: Parts, command: str | None) -> float:
             parts.trainer.fit(
                 parts.classifier, parts.data, ckpt_path=config.ckpt_path, weights_only=True
             )
-    except SystemExit:  # Lightning's way out after Ctrl-C or SIGTERM, without a word
-        if not parts.trainer.is_global_zero:
-            raise
-        raise StoppedError(_stopped(parts, command)) from None
     except RuntimeError as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
