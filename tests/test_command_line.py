@@ -1,6 +1,7 @@
 """The two commands as a user types them, each in a process of its own."""
 
 import json
+import os
 import pickle
 import re
 import signal
@@ -161,16 +162,6 @@ def test_a_missed_requirement_exits_non_zero_after_saving_everything(
         assert (run / name).is_file()
     assert "✗ Validation Accuracy ≥ 99.4%: FAIL" in done.stdout
     assert "Epochs ≤ 20: PASS (2)" in done.stdout
-
-
-def test_a_normal_run_says_nothing_on_standard_error(tmp_path: Path) -> None:
-    options = [option for option in TINY if not option.startswith(("callbacks", "logger"))]
-    done = run_train(*options, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    epochs = [line for line in done.stdout.splitlines() if line.startswith("epoch ")]
-    assert len(epochs) == 2
-    assert all(re.search(r"loss .* val accuracy .*% +lr .* s$", line) for line in epochs)
-    assert "warn" not in done.stdout.lower()
 
 
 def test_a_sweep_runs_every_job_in_a_folder_of_its_own(here: Here, tmp_path: Path) -> None:
@@ -375,21 +366,42 @@ def test_train_is_a_function_of_a_config(tiny: Callable[..., DictConfig]) -> Non
     assert 0 < result.objective < 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_training_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, str(PROJECT / "train.py"), *LONG, "hydra.run.dir=run"]
+def test_a_stopped_training_says_how_to_go_on_and_nothing_else(tmp_path: Path) -> None:
+    options = [option for option in LONG if not option.startswith("logger")]
+    command = [sys.executable, str(PROJECT / "train.py"), *options, "hydra.run.dir=run"]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         last = tmp_path / "run" / "checkpoints" / "last.ckpt"
         while not last.is_file() and process.poll() is None:
             time.sleep(0.1)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        process.send_signal(signal.SIGINT)
+        printed, said = process.communicate(timeout=60)
     assert process.returncode == 1
     words = r"error: stopped in epoch (\d+) of 500; to go on: (.*)"
     stopped = re.fullmatch(words, said.strip())
-    assert stopped
+    assert stopped, said
     assert stopped[2] == f"python train.py {override('ckpt_path', tmp_path / 'run')}"
     assert 1 <= read_file(last)["epoch"] + 1 <= int(stopped[1])
     assert (tmp_path / "run" / "run.log").read_text().splitlines()[-1] == stopped[0][7:]
+    epochs = [line for line in printed.splitlines() if line.startswith("epoch ")]
+    assert epochs
+    assert all(re.search(r"loss .* val accuracy .*% +lr .* s$", line) for line in epochs)
+    assert "warn" not in printed.lower()
+
+
+class Terminate(pl.Callback):
+    """Asks the process to end, as a scheduler of jobs does."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_training_that_is_asked_to_end_says_how_to_go_on(here: Here, tmp_path: Path) -> None:
+    callback = "+callbacks.end._target_=tests.test_command_line.Terminate"
+    done = here(*TINY, callback, "hydra.run.dir=run")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: stopped in epoch 2 of 2; to go on: python train.py ckpt_path={tmp_path}/run\n"
+    )

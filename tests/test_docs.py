@@ -1,5 +1,6 @@
 """README and docs: their links lead somewhere, and their commands mean something."""
 
+import os
 import re
 import shlex
 import shutil
@@ -85,7 +86,9 @@ def test_commands_can_be_meant(page: Path, monkeypatch: pytest.MonkeyPatch) -> N
                 assert set(extra.split(",")) <= EXTRAS, extra
         else:
             here = program in (".", *DEVELOPERS) or (PROJECT / program).is_file()
-            assert here or shutil.which(program), program
+            # An environment can be used without being activated.
+            places = [str(Path(sys.executable).parent), os.environ["PATH"]]
+            assert here or shutil.which(program, path=os.pathsep.join(places)), program
         for path in arguments:
             if path.startswith("tests/"):
                 assert (PROJECT / path.partition("::")[0]).exists(), path

@@ -279,7 +279,7 @@ def test_what_cannot_be_resumed_is_said_in_one_line(tiny: Make, tmp_path: Path) 
 
 
 def test_a_diverged_training_ends_in_a_line(tiny: Make) -> None:
-    cfg = tiny("optimizer.lr=1e30", run_dir="diverged")
+    cfg = tiny("optimizer.weight_decay=1e30", run_dir="diverged")
     with pytest.raises(DivergedError, match=r"diverged in epoch 1 of 2: .* is nan at a learning"):
         train(cfg)
     assert not list(Path(cfg.run_dir).glob("**/*.ckpt"))
@@ -293,7 +293,7 @@ def test_a_schedule_is_walked_before_anything_else(tiny: Make) -> None:
                 "scheduler.interval=step",
                 "scheduler.build.step_size=1",
                 "scheduler.build.gamma=1e308",
-                "optimizer.lr=1e10",
+                "optimizer.lr=1000",
             )
         )
 
