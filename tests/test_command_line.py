@@ -81,6 +81,15 @@ def test_an_answer_that_needs_no_torch_comes_at_once(
     assert float(computed) < seconds
 
 
+def test_a_working_folder_that_is_gone_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    for words in ("-m mnist_lit list", str(PROJECT / "train.py")):
+        script = f"mkdir -p gone; cd gone; rmdir ../gone; exec {sys.executable} {words}"
+        done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+        line = "error: the working folder has been removed; go to another one\n"
+        assert (done.returncode, done.stderr) == (1, line)
+
+
 def test_importing_the_package_costs_nothing() -> None:
     code = (
         "import sys, time; t = time.process_time(); import mnist_lit; t = time.process_time() - t"
@@ -233,6 +242,10 @@ def test_a_runs_folder_stands_for_its_best_epoch(
         (["export", "final", "--to", "onx"], "error: onx: no such --to; did you mean onnx?"),
         (["predict", "final"], "error: the following arguments are required: FILE|FOLDER|GLOB"),
         (["evaluate", "final", "--batch-size", "0"], "error: argument --batch-size: '0': a whole"),
+        (
+            ["evaluate", "final", "--batch-size", "9" * 20],
+            f"error: argument --batch-size: '{'9' * 20}': a whole number from 1 to 2^31",
+        ),
     ],
 )
 def test_a_misspelt_word_is_one_line(
@@ -352,7 +365,7 @@ def test_another_lightning_projects_checkpoint_is_refused(tmp_path: Path) -> Non
         LitClassifier.load_from_checkpoint(path)
 
 
-@pytest.mark.parametrize("device", ["quantum", "cuda:99"])
+@pytest.mark.parametrize("device", ["quantum", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_named(trained: TrainingResult, device: str) -> None:
     checkpoint = str(trained.run_dir / "checkpoints/best.ckpt")
     with pytest.raises(SystemExit) as caught:

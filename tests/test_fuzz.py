@@ -78,6 +78,16 @@ def test_a_callback_that_waits_for_nothing_is_refused(fuzz: Any) -> None:
     assert (kind, "it needs a logger" in said) == ("refused", True)
 
 
+def test_processes_without_a_batch_or_a_core_are_refused(fuzz: Any) -> None:
+    two = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
+    kind, said = fuzz.answer(*two, "data.train_size=100", "data.batch_size=64")
+    assert kind == "refused"
+    assert "make 1 batches, fewer than one for each of 2 processes" in said
+    cores = os.cpu_count() or 1
+    kind, said = fuzz.answer(f"trainer.devices={cores + 1}", "trainer.accelerator=cpu")
+    assert (kind, f"at most {cores}, the number of processor cores" in said) == ("refused", True)
+
+
 @pytest.mark.parametrize("override", ["seed=1", "data.train_size=6000", "optimizer.lr=0.3"])
 def test_sense_is_accepted(fuzz: Any, override: str) -> None:
     assert fuzz.answer(override) == ("accepted", "")
