@@ -64,8 +64,10 @@ def _plain(cfg: DictConfig) -> dict[Any, Any]:
 def _leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Yield path and value of all that has a name; a list is a value, and is looked into too."""
     for key, value in enumerate(node) if isinstance(node, list) else node.items():
-        # Names of nodes are the user's own, and may be those of arguments.
-        node = isinstance(value, dict) and path[:1] in (("callbacks",), ("logger",), ("metrics",))
+        # Names of nodes are the user's own, and may be those of arguments; so may be what a class
+        # of theirs takes.
+        named = path[:1] in (("callbacks",), ("logger",), ("metrics",))
+        node = named and isinstance(value, dict) and (len(path) == 1 or "_target_" in value)
         if isinstance(key, str) and not node and path[1:2] != ("then",):
             yield (*path, key), value
         if isinstance(value, (dict, list)):

@@ -151,7 +151,7 @@ def _length(config: Config, data: pl.LightningDataModule) -> int:
             if isinstance(data, IdxDataModule)
             else f"trainer.limit_train_batches={limit}: leaves no batch"
         )
-    steps = -(-batches // options.get("accumulate_grad_batches", 1)) * epochs
+    steps = -(-batches // (options.get("accumulate_grad_batches") or 1)) * epochs
     if steps > MOST_STEPS:
         raise ConfigError(
             f"trainer.max_epochs={epochs}: these are {steps:,} steps, at most {MOST_STEPS:,} are "
