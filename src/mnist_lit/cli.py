@@ -155,7 +155,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 to 2^31 is expected")
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 to 2^31 - 1 is expected")
     return int(text)
 
 

@@ -18,7 +18,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # of torch's `meta` no number can be read
-    except (RuntimeError, AssertionError) as error:  # among the first: NotImplementedError
+    except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name}: not available here ({reason(error)})") from None
     return device
 

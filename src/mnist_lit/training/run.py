@@ -1,6 +1,5 @@
 """A run: trained, reloaded at its best epoch, tested and reported."""
 
-import os
 import shlex
 import signal
 import threading
@@ -93,8 +92,8 @@ def _train(
     trainer, data = parts.trainer, parts.data
     trainer.loggers = build_loggers(config)
     if trainer.is_global_zero:
-        for folder, _, _ in os.walk(run_dir):  # which is this run's alone
-            clear(Path(folder))
+        for folder in (run_dir, run_dir / "checkpoints", run_dir / "figures"):
+            clear(folder)
         origin.write(run_dir)
     with quiet_lightning(), closed(trainer.loggers):
         network = parts.classifier.network
