@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -82,11 +83,27 @@ def make_steady() -> Callable[[Tensor], Tensor]:
 
 
 class Boom(pl.Callback):
-    """Fails in the second epoch, for a reason that nobody foresees."""
+    """Fails in the second epoch, or in another, for a reason that nobody foresees."""
+
+    def __init__(self, epoch: int = 1) -> None:
+        self.epoch = epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch == 1:
+        if trainer.current_epoch == self.epoch:
             raise ZeroDivisionError("a defect\nof a callback")
+
+
+class CtrlC(pl.Callback):
+    """Stops one job of a sweep in its second epoch, once."""
+
+    def __init__(self, folder: str, once: str) -> None:
+        self.folder, self.once = folder, Path(once)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        here = Path(trainer.default_root_dir).name == self.folder
+        if here and trainer.current_epoch == 1 and not self.once.exists():
+            self.once.touch()
+            raise KeyboardInterrupt
 
 
 class Warns(pl.Callback):

@@ -131,7 +131,7 @@ def test_cfg_job_prints_the_composed_config(here: Here, tmp_path: Path) -> None:
         ),
         (
             ["-m", "seed=0,1", "trainer=ddp"],
-            r"error: trainer.strategy=ddp: a sweep \(-m\) trains in one ",
+            "error: trainer.strategy=ddp: BasicLauncher trains a job in one process; ",
         ),
         (["seed"], "error: seed: cannot be read as key=value"),
         (["lr=0.1"], "error: lr: no such key; optimizer.lr is meant"),
@@ -180,8 +180,8 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own(here: Here, tmp_path: Pat
     assert [path.parent.name for path in reports] == ["0", "1", "2", "3"]
     models = [json.loads(path.read_text())["model"] for path in reports]
     assert models == ["optimized", "optimized", "small", "small"]
-    assert done.stderr.count("/report.html") == 0
-    assert done.stderr.count(str(tmp_path)) == 4
+    assert done.stderr == "error: of 4 jobs 4 missed requirements\n"
+    assert done.stdout.count("  missed requirements: ") == 4
 
 
 def test_two_processes_train_one_network(tmp_path: Path) -> None:

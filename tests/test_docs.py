@@ -103,6 +103,9 @@ def compose_all(arguments: list[str]) -> None:
     if {"-m", "--multirun"} & set(arguments):
         overrides = OverridesParser.create().parse_overrides(words)
         (jobs,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    elif any(word.startswith("hparams_search=") for word in words):
+        overrides = OverridesParser.create().parse_overrides(words)
+        jobs = [[str(one.input_line) for one in overrides if not one.is_sweep_override()]]
     for job in jobs:
         parse(compose(*job, "run_dir=unused"))
 

@@ -47,6 +47,8 @@ def parse(cfg: DictConfig) -> Config:
     objectives = [*OBJECTIVES, *(f"val/{name}" for name in config.metrics)]
     if config.optimized_metric not in objectives:
         raise ConfigError(unknown(f"optimized_metric={config.optimized_metric}", objectives, "one"))
+    if config.optimized_metric == "test_accuracy" and not config.test:
+        raise ConfigError("optimized_metric=test_accuracy: not known with test=false")
     return config
 
 

@@ -47,6 +47,21 @@ class Requirements(Keys):
     enforce: bool
 
 
+class Search(Keys):
+    """A search for the best settings, and which of its trainings this is."""
+
+    study: str
+    storage: str
+    n_trials: int
+    timeout: int | None
+    repeats: int
+    over: str
+    pruner: Literal["median", "hyperband", "none"]
+    params: dict[str, Any]
+    trial: int | None
+    earlier: list[float]
+
+
 class Config(Keys):
     """A whole run, as ``conf/config.yaml`` composes it."""
 
@@ -68,6 +83,8 @@ class Config(Keys):
     ckpt_path: str | None
     run_dir: str
     optimized_metric: str
+    test: bool
+    search: Search | None
 
 
 _fields = {f.name: (f.type, ... if f.default is MISSING else f.default) for f in fields(Block)}
@@ -88,6 +105,8 @@ class _Mnist(Keys):
     eval_batch_size: int
     train_size: int | None
     split_seed: int
+    folds: int | None
+    fold: int | None
 
 
 class _Idx(_Mnist):
@@ -133,7 +152,8 @@ BOUNDS = {
     for allowed, names in (
         (Annotated[FiniteFloat, Gt(0), Le(1000)], "lr max_lr"),
         (Above0, "eps gamma div_factor final_div_factor gradient_clip_val"),
-        (From0, "weight_decay eta_min threshold min_lr min_delta"),
+        (Annotated[FiniteFloat, Ge(0), Le(1000)], "weight_decay"),
+        (From0, "eta_min threshold min_lr min_delta"),
         (Annotated[float, Ge(0), Le(10)], "shear augmentation.gamma"),
         (Fraction, "momentum base_momentum max_momentum dampening alpha rho decay start dropout"),
         (Fraction, "scale bend label_smoothing"),
@@ -144,9 +164,11 @@ BOUNDS = {
         (Annotated[float, Ge(0), Le(180)], "degrees"),
         (Annotated[float, Ge(0), Le(14)], "translate"),
         (Count, "channels repeats batch_size eval_batch_size train_size max_epochs step_size"),
+        (Count, "n_trials timeout search.repeats"),
         (Count, "max_parameters accumulate_grad_batches check_val_every_n_epoch"),
         (Annotated[int, Ge(0), Lt(2**53)], "patience cooldown total_iters"),
-        (Annotated[int, Ge(0), Lt(2**32)], "seed split_seed"),
+        (Annotated[int, Ge(0), Lt(2**32)], "seed split_seed data.fold"),
+        (Annotated[int, Ge(2), Le(1000)], "data.folds"),
         (Odd, "kernel"),
         (Processes, "devices num_nodes"),
         (Batches, "limit_train_batches limit_val_batches"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mnist_lit.config.schema import IDX
 from mnist_lit.data.archives import IMAGES, LABELS, REMEDY, folder_of, read
-from mnist_lit.data.memory import Batch, Images, ShuffledBatches, stratified
+from mnist_lit.data.memory import Batch, Images, ShuffledBatches, folds, stratified
 from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.facts import Facts
 
@@ -35,6 +35,9 @@ class IdxDataModule(pl.LightningDataModule):
         eval_batch_size: Images per step where no gradients are kept.
         train_size: Train on only this many images, equally many of each class.
         split_seed: Which images are held out, or kept by ``train_size``.
+        folds: Cut the training images into so many parts, of which one validates; ``validation``
+            does not count then.
+        fold: Which of the parts, from 0.
         classes: The names of the classes in the order of the labels; None for 0, 1, 2 …
         name: What the data set is called; None for the folder's name.
         centred: Whether the images are laid out as MNIST's, and pictures to be prepared so.
@@ -49,6 +52,8 @@ class IdxDataModule(pl.LightningDataModule):
         eval_batch_size: int = 1000,
         train_size: int | None = None,
         split_seed: int = 0,
+        folds: int | None = None,
+        fold: int | None = None,
         classes: Sequence[str] | None = None,
         name: str | None = None,
         centred: bool = False,
@@ -61,6 +66,8 @@ class IdxDataModule(pl.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.train_size = train_size
         self.split_seed = split_seed
+        self.folds = folds
+        self.fold = fold
         self.classes = classes
         self.name = name
         self.centred = centred
@@ -100,17 +107,24 @@ class IdxDataModule(pl.LightningDataModule):
 
     def _of_this_run(self, facts: Facts, train: int, test: int) -> Facts:
         """Add what is validated on; ``train`` and ``test`` are numbers of images."""
-        if self.validation == "test":
+        if self.folds is not None:
+            protocol = (
+                f"{facts.name}_folds: part {self.fold} of {self.folds} of the training images "
+                f"picked the best epoch; the {test:,} test images read once, at the end"
+            )
+        elif self.validation == "test":
             protocol = (
                 f"{facts.name}: validated on the {test:,} test images, which also picked the best "
-                "epoch, so the best accuracy is optimistic; the last epoch was picked by nothing"
+                "epoch, so the best accuracy is optimistic; the last one is not"
             )
         else:
             protocol = (
                 f"{facts.name}_holdout: {holdout_size(train):,} training images held out to pick "
                 f"the best epoch; the {test:,} test images read once, at the end"
             )
-        split = {"validation": self.validation, "split_seed": self.split_seed}
+        split: dict[str, Any] = {"validation": self.validation, "split_seed": self.split_seed}
+        if self.folds is not None:
+            split |= {"folds": self.folds, "fold": self.fold}
         return replace(facts, protocol=protocol, source={**facts.source, **split})
 
     def check(self, images: int | None = None) -> None:
@@ -120,13 +134,21 @@ class IdxDataModule(pl.LightningDataModule):
             images: How many training images there are, if that is known without reading them.
 
         Raises:
-            ConfigError: ``train_size`` or ``batch_size`` is too large.
+            ConfigError: ``train_size`` or ``batch_size`` is too large, or there is no such fold.
             DataError: The folder is not there.
         """
         if self.root and not self._folder.is_dir():
             raise DataError(f"data.root={self.root}: there is no such folder")
         available = len(self._read("train")) if images is None else images
-        if self.validation == "holdout":
+        if self.folds is not None or self.fold is not None:
+            last = (self.folds or 1) - 1
+            if self.folds is None or self.fold is None or not 0 <= self.fold <= last:
+                raise ConfigError(
+                    f"data.folds={self.folds} data.fold={self.fold}: both are needed, as "
+                    "data.folds=5 data.fold=0,1,2,3,4 in a sweep (-m)"
+                )
+            available -= -(-available // self.folds)
+        elif self.validation == "holdout":
             available -= holdout_size(available)
         if self.train_size is not None:
             if self.train_size > available:
@@ -151,6 +173,9 @@ class IdxDataModule(pl.LightningDataModule):
         return train.subset(self._held_out(train))
 
     def _held_out(self, train: Images) -> Tensor:
+        if self.folds is not None:
+            parts = folds(train.labels, self.folds, self.split_seed)
+            return torch.eq(parts, self.fold or 0).nonzero().flatten()
         try:
             return stratified(train.labels, holdout_size(len(train)), self.split_seed)
         except ValueError as error:
@@ -159,7 +184,7 @@ class IdxDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the splits into memory."""
         train, self.test = self._read("train"), self._read("test")
-        if self.validation == "holdout":
+        if self.validation == "holdout" or self.folds is not None:
             held_out = self._held_out(train)
             self.val = train.subset(held_out)
             kept = torch.ones(len(train), dtype=torch.bool)

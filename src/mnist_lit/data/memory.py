@@ -124,5 +124,21 @@ def stratified(labels: Int64[Tensor, " n"], size: int, seed: int) -> Int64[Tenso
     return torch.cat(drawn).sort().values
 
 
+def folds(labels: Int64[Tensor, " n"], number: int, seed: int) -> Int64[Tensor, " n"]:
+    """Return which of ``number`` parts each image belongs to, drawn at random.
+
+    The parts differ by at most one image, and so do their numbers of images of each class.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = [
+        those[torch.randperm(len(those), generator=generator)]
+        for those in ((labels == label).nonzero().flatten() for label in torch.unique(labels))
+    ]
+    parts = torch.empty_like(labels)
+    # Dealt out like cards, one class after the other.
+    parts[torch.cat(order)] = torch.arange(len(labels)) % number
+    return parts
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch

@@ -26,6 +26,9 @@ class MNISTDataModule(IdxDataModule):
         eval_batch_size: Images per step where no gradients are kept.
         train_size: Train on only this many images, equally many of each digit.
         split_seed: Which images are held out, or kept by ``train_size``.
+        folds: Cut the 60,000 into so many parts, of which one validates; ``validation`` does not
+            count then.
+        fold: Which of the parts, from 0.
         seed: Decides, with the epoch, the order of the training images.
     """
 
@@ -37,10 +40,14 @@ class MNISTDataModule(IdxDataModule):
         eval_batch_size: int = 1000,
         train_size: int | None = None,
         split_seed: int = 0,
+        folds: int | None = None,
+        fold: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(
             *(root or "", validation, batch_size, eval_batch_size, train_size, split_seed),
+            folds=folds,
+            fold=fold,
             seed=seed,
         )
 

@@ -12,6 +12,8 @@ from mnist_lit.errors import DataError, TrustError, reason
 from mnist_lit.facts import Facts
 from mnist_lit.targets import check, trusted
 
+SPLIT = ("split_seed", "folds", "fold")
+
 
 def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) -> Any:
     """Make the data module that a checkpoint's facts name; nothing is read yet.
@@ -32,10 +34,11 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
     if target == IDX and root is None:
         raise DataError(f"{facts.name}: name the folder of its images with --data-root FOLDER")
     if target in (IDX, MNIST):
-        seed = arguments.get("split_seed", 0)  # all that the images depend on
-        if type(seed) is not int or not 0 <= seed < 2**32:
-            raise DataError(f"{facts.name}: the checkpoint's split_seed is no whole number")
-        arguments = {"split_seed": seed}
+        # All that the images depend on.
+        arguments = {"split_seed": 0} | {key: arguments[key] for key in SPLIT if key in arguments}
+        for key, value in arguments.items():
+            if type(value) is not int or not 0 <= value < 2**32:
+                raise DataError(f"{facts.name}: the checkpoint's {key} is no whole number")
     else:
         try:
             trusted(target, trust)

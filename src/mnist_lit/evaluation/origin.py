@@ -63,7 +63,8 @@ def override(key: str, path: Path) -> str:
 
 def masked(text: str) -> str:
     """Return a text without the passwords of the addresses in it."""
-    return re.sub(r"(?<=://)[^/@\s:]*:[^/@\s]*@", "***@", text)
+    text = re.sub(r"(?<=://)[^/@\s:]*:[^/@\s]*@", "***@", text)
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
 
 
 def flat(plain: Any) -> dict[str, Any]:

@@ -203,13 +203,8 @@ def render(
         pictures: Of each, what :func:`draw` returns.
     """
     right = [e.predictions == e.labels for e in evaluations]
-    environment = Environment(
-        loader=PackageLoader("mnist_lit.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["shown"] = _shown
-    return environment.get_template("page.html").render(
+    return filled(
+        "evaluation/page.html",
         figures={
             name: title for name, title in FIGURES.items() if any(name in one for one in pictures)
         },
@@ -217,6 +212,20 @@ def render(
         subjects=[_describe(*one) for one in zip(subjects, evaluations, pictures, strict=True)],
         only=[[int((one & ~other).sum()) for other in right] for one in right],
     )
+
+
+def filled(template: str, **values: Any) -> str:
+    """Return a page made from a template, by its path in the package."""
+    environment = Environment(
+        loader=PackageLoader("mnist_lit", ""), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["shown"] = _shown
+    return environment.get_template(template).render(**values)
+
+
+def embedded(png: bytes) -> str:
+    """Return a picture as an address that holds it whole."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _shown(value: Any) -> str:
@@ -253,8 +262,5 @@ def _describe(
         "config": subject.config and masked(subject.config),
         "layers": summary.table(network, subject.title, facts.side),
         "classes": classes,
-        "figures": {
-            name: "data:image/png;base64," + base64.b64encode(content).decode()
-            for name, content in pictures.items()
-        },
+        "figures": {name: embedded(content) for name, content in pictures.items()},
     }

@@ -17,12 +17,13 @@ from mnist_lit.files import write_text
 COLUMNS = 80  # of a terminal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The outcome of a run; the fields are the keys of ``report.json``.
 
     Accuracies are shares from 0 to 1, losses mean cross-entropies, epochs count from 1. The test
-    entries are those of the best epoch's weights; ``val_metrics`` are of the best epoch too.
+    entries are those of the best epoch's weights, None of a run that does not test; ``val_metrics``
+    are of the best epoch too.
     """
 
     model: str
@@ -40,11 +41,11 @@ class Report:
     last_train_accuracy: float | None
     val_metrics: dict[str, float]
     test_metrics: dict[str, float]
-    test_accuracy: float
-    test_loss: float
-    test_correct: int
-    test_total: int
-    test_accuracy_per_class: list[float]
+    test_accuracy: float | None = None
+    test_loss: float | None = None
+    test_correct: int | None = None
+    test_total: int | None = None
+    test_accuracy_per_class: list[float] | None = None
     requirements: dict[str, dict[str, Any]]
     checks: list[str]
     passed: bool
@@ -63,6 +64,14 @@ class Report:
     git_commit: str | None
     versions: dict[str, str]
 
+    @property
+    def tested(self) -> dict[str, float]:
+        """What loggers are told of the test images."""
+        if self.test_accuracy is None or self.test_loss is None:
+            return {}
+        found = {"test/accuracy": self.test_accuracy, "test/loss": self.test_loss}
+        return found | {f"test/{name}": value for name, value in self.test_metrics.items()}
+
     def objective(self, name: str) -> float:
         """Return what ``optimized_metric`` names: an entry, or a metric as ``val/NAME``."""
         stage, _, metric = name.partition("/")
@@ -77,7 +86,7 @@ def make_report(
     parameters: int,
     checks: list[Check],
     history: History,
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
     test_metrics: dict[str, float],
     wall_seconds: float,
     seed: int,
@@ -97,7 +106,7 @@ def make_report(
         parameters: How many can be trained.
         checks: The requirements and how the run stands to them.
         history: The epochs.
-        evaluation: The best epoch's weights on the test images.
+        evaluation: The best epoch's weights on the test images; None of a run that does not test.
         test_metrics: The configured metrics of that evaluation.
         wall_seconds: How long fitting took, validation and checkpoints included.
         seed: The run's seed.
@@ -110,6 +119,15 @@ def make_report(
         origin: What the run came from.
     """
     best, last = history.best, history.validated[-1]
+    tested: dict[str, Any] = {}
+    if evaluation is not None:
+        tested = {
+            "test_accuracy": evaluation.accuracy,
+            "test_loss": evaluation.loss,
+            "test_correct": evaluation.correct,
+            "test_total": evaluation.total,
+            "test_accuracy_per_class": evaluation.per_class,
+        }
     return Report(
         model=model,
         data=facts.name,
@@ -126,11 +144,6 @@ def make_report(
         last_train_accuracy=history.epochs[-1].train_accuracy,
         val_metrics=dict(best.metrics),
         test_metrics=test_metrics,
-        test_accuracy=evaluation.accuracy,
-        test_loss=evaluation.loss,
-        test_correct=evaluation.correct,
-        test_total=evaluation.total,
-        test_accuracy_per_class=evaluation.per_class,
         requirements={
             c.name: {"limit": c.limit, "value": c.value, "passed": c.passed} for c in checks
         },
@@ -146,36 +159,24 @@ def make_report(
         peak_learning_rate=max(history.learning_rates),
         batch_size=batch_size,
         augmentation=augmentation,
+        **tested,
         **asdict(origin),
     )
 
 
 def text(report: Report) -> str:
     """Lay the report out for a terminal: final evaluation, results, requirements check."""
-    correct = f"{report.test_correct}/{report.test_total} ({report.test_accuracy:.2%})"
-    # A class and its accuracy stay on one line.
-    each = "  ".join(
-        f"{name}: {accuracy:.2%}".replace(" ", "\N{NO-BREAK SPACE}")
-        for name, accuracy in zip(report.classes, report.test_accuracy_per_class, strict=True)
-    )
-    metrics = [
-        f"{name}: {value:.4f} (validation of epoch {report.best_epoch}: "
-        f"{report.val_metrics[name]:.4f})"
-        for name, value in report.test_metrics.items()
-    ]
     lines = [
-        f"Final Evaluation (Best model from epoch {report.best_epoch}):",
-        "",
-        "Test Results:",
-        f"Average loss: {report.test_loss:.4f}",
-        f"Accuracy: {correct}",
-        f"By class:  {each}",
-        *metrics,
+        *_test_text(report),
         "-" * 50,
         f"FINAL RESULTS: {report.model}",
         f"Best Validation Accuracy: {report.best_val_accuracy:.2%} (Epoch {report.best_epoch})",
         f"Last Validation Accuracy: {report.last_val_accuracy:.2%} (Epoch {report.epochs})",
-        f"Final Test Accuracy: {report.test_accuracy:.2%}",
+        *(
+            ()
+            if report.test_accuracy is None
+            else (f"Final Test Accuracy: {report.test_accuracy:.2%}",)
+        ),
         f"Model Parameters: {report.parameters:,}",
         f"Training Epochs: {report.epochs}",
         f"Protocol: {report.protocol}",
@@ -192,6 +193,30 @@ def text(report: Report) -> str:
         for line in lines
     ]
     return "\n".join(wrapped).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _test_text(report: Report) -> list[str]:
+    if report.test_accuracy_per_class is None:
+        return ["Not tested (test=false)."]
+    # A class and its accuracy stay on one line.
+    each = "  ".join(
+        f"{name}: {accuracy:.2%}".replace(" ", "\N{NO-BREAK SPACE}")
+        for name, accuracy in zip(report.classes, report.test_accuracy_per_class, strict=True)
+    )
+    metrics = [
+        f"{name}: {value:.4f} (validation of epoch {report.best_epoch}: "
+        f"{report.val_metrics[name]:.4f})"
+        for name, value in report.test_metrics.items()
+    ]
+    return [
+        f"Final Evaluation (Best model from epoch {report.best_epoch}):",
+        "",
+        "Test Results:",
+        f"Average loss: {report.test_loss:.4f}",
+        f"Accuracy: {report.test_correct}/{report.test_total} ({report.test_accuracy:.2%})",
+        f"By class:  {each}",
+        *metrics,
+    ]
 
 
 def write(report: Report, run_dir: Path) -> None:

@@ -36,6 +36,7 @@ from mnist_lit.targets import build, check, find, parameters
 from mnist_lit.training.callbacks.history import RecordHistory
 from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
 from mnist_lit.training.callbacks.stop import StopAtOnce
+from mnist_lit.training.callbacks.trial import ReportTrial
 from mnist_lit.training.classifier import LitClassifier
 
 SOME = 1000  # steps of an epoch, where their number is not known before the images are read
@@ -95,7 +96,9 @@ def prepare(config: Config) -> Parts:
     record = RecordHistory()
     folder, resumed = run_dir / "checkpoints", config.ckpt_path
     best = BestCheckpoint(folder, resumed)
-    kept = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
+    kept: list[Callback] = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
+    if config.search is not None and config.search.trial is not None:
+        kept.append(ReportTrial(config.search))
     with quiet_lightning():
         trainer = build_trainer(config, run_dir, [*kept, *build_callbacks(config)], data)
     _check_processes(trainer, data)
@@ -343,6 +346,7 @@ def options_of(config: Config) -> dict[str, Any]:
     plain = config.model_dump()
     for key in ("logger", "requirements", "ckpt_path", "run_dir", "optimized_metric", "recipe"):
         del plain[key]
+    del plain["test"], plain["search"]
     free = {
         "data": ("root", "eval_batch_size"),
         "callbacks": ("progress",),

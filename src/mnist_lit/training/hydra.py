@@ -9,17 +9,16 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import hydra
 import yaml
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString, Sweep
@@ -29,8 +28,12 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_lit import folders
 from mnist_lit.config.mistakes import errors_as_lines, refuse_options
-from mnist_lit.errors import ConfigError, UserError, reason
-from mnist_lit.evaluation.origin import override
+from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, reason
+from mnist_lit.evaluation.origin import masked, override
+from mnist_lit.training import job
+
+if TYPE_CHECKING:
+    from mnist_lit.config.schema import Config
 
 # What is built takes any argument of its signature, without a `+` on the command line; keys of
 # ours stay closed.
@@ -38,6 +41,7 @@ OPEN = (
     *("model", "optimizer", "scheduler.build", "loss", "metrics", "data", "augmentation"),
     *("trainer", "callbacks", "logger", "recipe"),
 )
+STORAGE = "MNIST_LIT_STORAGE"  # the environment variable of a search's storage
 LOADING = "loading the config and PyTorch …"
 
 
@@ -55,46 +59,63 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
     sys.path.append("")
     missed: list[str] = []
 
-    def job(cfg: DictConfig) -> float:
+    def run(cfg: DictConfig) -> float:
         from mnist_lit.training.run import train
 
         # Lightning starts further processes with the command line of this one.
         sys.argv = given
-        with errors_as_lines():
-            result = train(cfg, _command(given[0], typed))
+        result = train(cfg, _command(given[0], typed))
         if cfg.requirements.enforce and not result.passed:
             missed.append(str(result.run_dir))
         return result.objective
 
+    def task(cfg: DictConfig) -> float:
+        in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+        with _for_itself() if in_a_sweep else errors_as_lines(), job.recorded(Path(cfg.run_dir)):
+            return run(cfg)
+
     with errors_as_lines():
         # Lightning has a handler of its own while it trains.
         signal.signal(signal.SIGTERM, _stop)
+        job.end_with_stdin()
         refuse_options(own)
         options = [word for word in own if word.startswith("-")]
-        if not {*options} - {"-m", "--multirun"} and _is_first():
+        if not {*options} - {"-m", "--multirun"} and job.is_first():
             print(LOADING, flush=True)  # the checks, and torch's import, take seconds
         _check_choices(own, {path.name for path in conf.iterdir() if path.is_dir()})
-        own = _with_the_options_of_the_run(own)
+        own = _hidden(_with_the_options_of_the_run(own))
         # Hydra takes -m only before what is to be varied.
         many = [word for word in own if word in ("-m", "--multirun")]
         sys.argv = [given[0], *many, *(word for word in own if word not in many), *beside]
         launch = hydra.main(str(conf.resolve()), "config", "1.3")  # the version it behaves as
         try:
-            launch(job)()
+            launch(task)()
+        except UserError:
+            raise
         except (TypeError, ValueError) as error:  # as of a key where a list has none
             raise ConfigError(f"{shlex.join(own)}: cannot be composed: {reason(error)}") from None
     if missed:
         raise SystemExit(f"error: requirements not met (see report.html) in {', '.join(missed)}")
 
 
-def _is_first() -> bool:
-    """Say whether this is the first process of a training, or the only one."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+@contextmanager
+def _for_itself() -> Iterator[None]:
+    """Let a job of a sweep fail without the others; who stops one stops them all."""
+    failed = None
+    try:
+        yield
+    except StoppedError as error:
+        raise SystemExit(f"error: {error}") from None
+    except Exception as error:
+        failed = job.line(error)
+    if failed is not None:  # a new exception, which does not keep the network of the old one
+        print(f"error: {failed}", file=sys.stderr, flush=True)
+        raise RunError(failed)
 
 
 def _stop(*_: Any) -> None:
     # No Exception, which an import on trial would swallow.
-    raise SystemExit("error: stopped" if _is_first() else 1)
+    raise SystemExit("error: stopped" if job.is_first() else 1)
 
 
 def _check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
@@ -148,6 +169,17 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
     return [*begun, *others, override("ckpt_path", run), override("hydra.run.dir", run)]
 
 
+def _hidden(arguments: Sequence[str]) -> list[str]:
+    """Put a storage's address with a password where no file and no list of processes shows it."""
+    words = list(arguments)
+    for place, word in enumerate(words):
+        key, _, address = word.partition("=")
+        if key == "search.storage" and masked(address) != address:
+            os.environ[STORAGE] = address.strip("'\"")
+            words[place] = f"{key}=${{oc.env:{STORAGE}}}"
+    return words
+
+
 def _share(config: DictConfig) -> None:
     """Make the folder of a run in its first process, and let the others have the same."""
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes know nothing of each other
@@ -171,17 +203,28 @@ def _claim(config: DictConfig) -> None:
     Raises:
         ConfigError: The user has named a folder in which another run lies.
     """
-    wanted = folder = Path(config.hydra.run.dir).expanduser()
-    named = any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
+    wanted = Path(config.hydra.run.dir).expanduser()
     resumed = config.ckpt_path and Path(config.ckpt_path).resolve().is_relative_to(wanted.resolve())
-    if resumed:
+    if resumed or not OmegaConf.is_missing(config.hydra.job, "num"):  # a sweep has made its jobs'
         return
+    named = any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
+    if named and any((wanted / name).exists() for name in ("report.json", "checkpoints")):
+        raise ConfigError(
+            f"hydra.run.dir={wanted}: another run lies there; give another folder, or go on "
+            f"with that run: ckpt_path={wanted}"
+        )
+    with flag_override(config.hydra, "readonly", False):
+        config.hydra.run.dir = str(free("hydra.run.dir", wanted, named))
+
+
+def free(key: str, wanted: Path, named: bool) -> Path:
+    """Make a folder and return it; a taken name is followed by a number, unless it was ``named``.
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    folder = wanted
     try:
-        if named and any((wanted / name).exists() for name in ("report.json", "checkpoints")):
-            raise ConfigError(
-                f"hydra.run.dir={wanted}: another run lies there; give another folder, or go on "
-                f"with that run: ckpt_path={wanted}"
-            )
         for taken in count(1):
             try:
                 folder.mkdir(parents=True, exist_ok=named)
@@ -192,20 +235,19 @@ def _claim(config: DictConfig) -> None:
                 folder = wanted.with_name(f"{wanted.name}-{taken}")
     except OSError as error:
         raise ConfigError(
-            f"hydra.run.dir={wanted}: cannot be made: {error.strerror}; give another folder"
+            f"{key}={wanted}: cannot be made: {error.strerror}; give another folder"
         ) from None
-    with flag_override(config.hydra, "readonly", False):
-        config.hydra.run.dir = str(folder)
+    return folder
 
 
 def _command(program: str, arguments: Sequence[str]) -> str:
-    """Return what was typed and, in a sweep, what it says of this job."""
+    """Return what was typed or, of a job of a sweep, what trains the same again."""
     name = "python train.py" if Path(program).name == "train.py" else "mnist-lit train"
-    words = f"{name} {shlex.join(arguments)}".rstrip()
     hydra_says = HydraConfig.get()
-    if hydra_says.mode is RunMode.MULTIRUN:
-        words += f"  # job {hydra_says.job.num}: {shlex.join(hydra_says.overrides.task)}"
-    return words
+    if not OmegaConf.is_missing(hydra_says.job, "num"):
+        task = [word for word in hydra_says.overrides.task if not word.startswith("ckpt_path=")]
+        return f"{name} {shlex.join(task)}  # job {hydra_says.job.num} of {hydra_says.sweep.dir}"
+    return f"{name} {shlex.join(arguments)}".rstrip()
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -219,7 +261,7 @@ def compose(*overrides: str) -> DictConfig:
 
 
 class CheckConfig(Callback):
-    """Builds a run before a folder is made for it, and all of a sweep before its first.
+    """Builds a run before a folder is made for it.
 
     It exits instead of raising because Hydra turns a callback's exceptions into warnings.
     """
@@ -227,28 +269,19 @@ class CheckConfig(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of a single run, and make its folder."""
         with errors_as_lines():
-            _check(config)
+            check(config)
             _share(config)
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the config of every job, if they are known in advance."""
-        if config.hydra.sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
-            return
-        with errors_as_lines():
-            loader = GlobalHydra.instance().config_loader()
-            # As they were given: what they refer to is known in a job alone.
-            given = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-            overrides = OverridesParser.create(loader).parse_overrides(cast(list[str], given))
-            for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
-                for number, job in enumerate(batch):
-                    job_config = loader.load_sweep_config(config, list(job))
-                    with open_dict(job_config):
-                        job_config.hydra.job.num = number
-                    _check_processes(job_config.trainer.strategy)
-                    _check(job_config)
 
+def check(config: DictConfig) -> "Config":
+    """Build all that a run is made of, before anything is touched, and return its keys.
 
-def _check(config: DictConfig) -> None:
+    Args:
+        config: What Hydra composed, its own ``hydra`` node included.
+
+    Raises:
+        UserError: It cannot be run.
+    """
     if config.hydra.job.chdir:
         raise ConfigError(
             "hydra.job.chdir=true: a run stays where it is started; its files go to hydra.run.dir"
@@ -279,15 +312,7 @@ def _check(config: DictConfig) -> None:
         raise ConfigError(
             f"{given}: cannot be run: {type(error).__name__}: {reason(error)}"
         ) from error
-
-
-def _check_processes(strategy: str) -> None:
-    # Lightning starts the other processes with this one's arguments: each would run the sweep.
-    if strategy.startswith("ddp"):
-        raise ConfigError(
-            f"trainer.strategy={strategy}: a sweep (-m) trains in one process; "
-            "start runs of several processes one by one"
-        )
+    return parsed
 
 
 def _on_mnist(value: Any, *, _root_: DictConfig) -> Any:
@@ -300,7 +325,7 @@ def _on_mnist(value: Any, *, _root_: DictConfig) -> Any:
 def _shared_dir(form: str = "path", *, _root_: DictConfig) -> str:
     """Return the folder of the sweep or, of a single run, its own; quoted where form is `url`."""
     folder = str(_root_.run_dir)
-    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+    if HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num"):
         folder = str(Path(HydraConfig.get().sweep.dir).resolve())
     return quote(folder) if form == "url" else folder
 

@@ -113,33 +113,34 @@ def _train(
         for logger in trainer.loggers:
             logger.log_hyperparams(origin.flat(OmegaConf.to_container(cfg, resolve=True)))
         wall_seconds = _fit(config, parts)
-        test = split(data, "test", parts.facts)
         best = read(Path(parts.best.best_model_path), trust=[config.model["_target_"]])
-        evaluation = evaluate(
-            *(best.network, test, parts.facts, config.data.get("eval_batch_size", 1000)),
-            device=trainer.strategy.root_device,
-        )
+        evaluation = test = None
+        if config.test:
+            test = split(data, "test", parts.facts)
+            evaluation = evaluate(
+                *(best.network, test, parts.facts, config.data.get("eval_batch_size", 1000)),
+                device=trainer.strategy.root_device,
+            )
         outcome = _report(config, parts, evaluation, wall_seconds, came_from)
-        tested = {"test/accuracy": outcome.test_accuracy, "test/loss": outcome.test_loss}
-        tested |= {f"test/{name}": value for name, value in outcome.test_metrics.items()}
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # whose rows are epochs
-                logger.log_metrics(tested, trainer.global_step)
+                logger.log_metrics(outcome.tested, trainer.global_step)
             logger.save()
     if trainer.is_global_zero:
-        best.network.cpu()
-        subject = page.Subject(
-            *(str(run_dir), best, asdict(outcome), parts.record.history),
-            config=OmegaConf.to_yaml(cfg),
-            augmentation=figures.png(
-                figures.augmented_samples(
-                    *(_shown(data), parts.classifier.augmentations, parts.facts)
-                )
-            ),
-        )
-        _leave(subject, evaluation, test, run_dir)
+        if evaluation is not None and test is not None:
+            best.network.cpu()
+            subject = page.Subject(
+                *(str(run_dir), best, asdict(outcome), parts.record.history),
+                config=OmegaConf.to_yaml(cfg),
+                augmentation=figures.png(
+                    figures.augmented_samples(
+                        *(_shown(data), parts.classifier.augmentations, parts.facts)
+                    )
+                ),
+            )
+            _leave(subject, evaluation, test, run_dir)
         report.write(outcome, run_dir)  # last, for by it a finished run is known
-        say(f"{report.text(outcome)}\n\n{_next(run_dir)}")
+        say(f"{report.text(outcome)}\n\n{_next(run_dir, config.test)}")
     return TrainingResult(outcome, run_dir, outcome.objective(config.optimized_metric))
 
 
@@ -151,11 +152,11 @@ def _leave(subject: page.Subject, evaluation: Evaluation, test: Images, run_dir:
     write_text(run_dir / "report.html", page.render([subject], [evaluation], [pictures]))
 
 
-def _next(run_dir: Path) -> str:
+def _next(run_dir: Path, tested: bool) -> str:
     place = shlex.quote(shown(run_dir))
+    page_of_it = f"  open {place}/report.html in a browser\n" if tested else ""
     return (
-        "What next:\n"
-        f"  open {place}/report.html in a browser\n"
+        f"What next:\n{page_of_it}"
         f"  mnist-lit evaluate {place}\n"
         f"  mnist-lit predict {place} PICTURE.png"
     )
@@ -191,7 +192,7 @@ def _fit(config: Config, parts: Parts) -> float:
 def _report(
     config: Config,
     parts: Parts,
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
     wall_seconds: float,
     came_from: origin.Origin,
 ) -> report.Report:
@@ -208,6 +209,7 @@ def _report(
         test_metrics={
             name: float(metric(evaluation.probabilities, evaluation.labels))
             for name, metric in metrics.items()
+            if evaluation is not None
         },
         wall_seconds=wall_seconds,
         seed=config.seed,

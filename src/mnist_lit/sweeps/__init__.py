@@ -1,0 +1,1 @@
+"""What the trainings of a sweep or a search came to."""

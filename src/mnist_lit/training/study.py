@@ -1,0 +1,80 @@
+"""The study of a search: where its trials are kept, in Optuna's terms.
+
+Akiba et al., Optuna: A next-generation hyperparameter optimization framework, 2019.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mnist_lit.config.schema import Search
+from mnist_lit.errors import ConfigError, need, reason
+from mnist_lit.evaluation.origin import masked
+
+BEAT, STALE = (
+    15,
+    60,
+)  # seconds between signs of life, and without one until a trial counts as killed
+
+
+def open_study(search: Search, steps: int = 1) -> Any:
+    """Return the ``optuna.Study`` that a search keeps its trials in; it is made if it is new.
+
+    Args:
+        search: The keys of the search.
+        steps: How many values a trial reports, for ``pruner=hyperband``.
+
+    Raises:
+        MissingPackageError: Optuna is not installed.
+        ConfigError: The storage cannot be reached.
+    """
+    optuna = need("optuna", "search")
+    optuna.logging.set_verbosity(logging.ERROR)  # a line for every trial comes from the search
+    pruners = {
+        "none": optuna.pruners.NopPruner,
+        "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=2, max_resource=steps),
+    }
+    url = str(search.storage)
+    waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    with quiet_optuna():
+        try:
+            return optuna.create_study(
+                storage=optuna.storages.RDBStorage(
+                    url,
+                    engine_kwargs={"pool_pre_ping": True, **waits},
+                    heartbeat_interval=BEAT,
+                    grace_period=STALE,
+                    heartbeat_stale_trial_callback=repeat_trial,
+                ),
+                study_name=search.study,
+                direction="maximize",
+                sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
+                pruner=pruners[search.pruner](),
+                load_if_exists=True,
+            )
+        except Exception as error:  # of SQLAlchemy, a driver or Optuna
+            raise ConfigError(
+                f"search.storage={masked(url)}: cannot be used: {masked(reason(error))}"
+            ) from None
+
+
+def repeat_trial(study: Any, trial: Any) -> None:
+    """Have the parameters of a trial that was killed tried again, under a number of its own."""
+    import optuna
+
+    with quiet_optuna():
+        optuna.storages.RetryHeartbeatStaleTrialCallback()(study, trial)
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keep from the console what Optuna says of its own interface."""
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with")
+        yield

@@ -1,0 +1,230 @@
+"""Searches: trials that fail, are pruned, repeated and killed, and what is left of them."""
+
+import csv
+import json
+import re
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf, open_dict
+from optuna.trial import TrialState
+
+from mnist_lit.sweeps import trials
+from mnist_lit.sweeps.processes import Processes
+from mnist_lit.training import job
+from mnist_lit.training.run import train
+from mnist_lit.training.study import open_study
+from tests.conftest import PROJECT, TINY, Here
+
+SEARCH = (*TINY, "hparams_search=default", "hydra.launcher.n_jobs=1", "hydra.sweep.dir=s")
+LR = "optimizer.lr=tag(log, interval(0.01, 0.1))"
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in this process what a launcher starts a process for, which would take ten seconds."""
+
+    def run(self: Processes, task: Any) -> JobReturn:
+        with self.composing:
+            composed = self.loader.load_sweep_config(self.config, list(task.overrides))
+            with open_dict(composed):
+                composed.hydra.job.id = composed.hydra.job.num = task.number
+            HydraConfig.instance().set_config(composed)
+            config = composed.copy()
+            OmegaConf.set_readonly(config, False)
+            with open_dict(config):
+                del config["hydra"]
+                config.run_dir = str(task.folder)
+            with suppress(Exception), job.recorded(task.folder):
+                train(config)
+        (task.folder / "output.log").touch()
+        return self._returned(task, 1)
+
+    monkeypatch.setattr(Processes, "_run", run)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+
+
+Study = Callable[[], optuna.Study]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return lambda: optuna.load_study(
+        study_name="default", storage=f"sqlite:///{tmp_path / 's/study.db'}"
+    )
+
+
+def test_a_trial_is_a_process_of_its_own(here: Here, tmp_path: Path, study: Study) -> None:
+    done = here(*SEARCH, LR, "search.n_trials=1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    found = study().trials
+    assert [one.state for one in found] == [TrialState.COMPLETE]
+    for one in found:
+        assert list(one.intermediate_values) == [1, 2]
+        assert one.value == pytest.approx(one.intermediate_values[2]), (
+            "the last epoch's accuracy is what counts"
+        )
+        assert (tmp_path / f"s/{one.number}/report.json").is_file()
+    assert {*found[0].params} == {"optimizer.lr", "optimizer.weight_decay"}
+    assert "do not test (test=false)" in done.stdout
+    again = re.search("the best again: (.*)", done.stdout)
+    assert again is not None
+    assert "data=mnist_holdout optimizer.lr=" in again[1]
+    assert "search" not in again[1]
+    page = (tmp_path / "s/results.html").read_text()
+    for words in ("History", "Values of each parameter", again[1].replace("'", "&#39;")):
+        assert words in page
+
+
+def test_trials_that_fail_are_listed_and_three_at_the_start_end_it(
+    in_process: None, here: Here, tmp_path: Path, study: Study
+) -> None:
+    boom = ("callbacks.boom._target_=tests.own.Boom", "callbacks.boom.epoch=choice(1)")
+    done = here(*SEARCH, *boom, "search.n_trials=9")
+    assert done.returncode == 1
+    assert "error: the first 3 trials have all failed" in done.stderr
+    assert [one.state for one in study().trials] == [TrialState.FAIL] * 3
+    assert "ZeroDivisionError: a defect" in (tmp_path / "s/results.html").read_text()
+    mixed = here(
+        *SEARCH,
+        boom[0],
+        "callbacks.boom.epoch=choice(1,8)",
+        "search.n_trials=8",
+        "search.study=b",
+        "hydra.sweep.dir=t",
+    )
+    with (tmp_path / "t/results.csv").open(newline="") as file:
+        states = [row["state"] for row in csv.DictReader(file)]
+    assert len(states) == 8 or mixed.returncode == 1
+    assert {"fail", "complete"} >= set(states)
+
+
+def test_what_was_killed_is_tried_again_and_counts_once(
+    in_process: None, here: Here, tmp_path: Path, study: Study
+) -> None:
+    assert here(*SEARCH, LR, "search.n_trials=2").returncode == 0
+    before = [one.value for one in study().trials]
+    killed = study().ask(
+        {
+            "optimizer.lr": optuna.distributions.FloatDistribution(0.01, 0.1, log=True),
+            "optimizer.weight_decay": optuna.distributions.FloatDistribution(1e-5, 1e-2, log=True),
+        }
+    )
+    (tmp_path / "s/2").mkdir()
+    killed.set_user_attr("place", f"{socket.gethostname()}:{tmp_path / 's/2'}")
+    done = here(*SEARCH, LR, "search.n_trials=4")
+    assert done.returncode == 0, done.stderr
+    found = study().trials
+    assert [one.value for one in found[:2]] == before
+    assert found[2].state is TrialState.FAIL
+    assert found[3].params == killed.params, "the same is tried again"
+    assert [one.state for one in found[3:]] == [TrialState.COMPLETE] * 2
+    assert trials.ended(study()) == 4
+    assert "default: 4 complete" in done.stdout
+
+
+def test_a_bad_trial_is_pruned(in_process: None, here: Here, study: Study) -> None:
+    good = ("optimizer.lr=interval(0.04,0.05)", "optimizer.weight_decay=0", "trainer.max_epochs=4")
+    assert here(*SEARCH, *good, "search.n_trials=5").returncode == 0
+    first = study()
+    bad = {"optimizer.lr": 0.041}
+    first.enqueue_trial(bad)
+    for one in first.trials[:5]:
+        assert one.state is TrialState.COMPLETE
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            optuna.Trial,
+            "should_prune",
+            lambda self: len(self.storage.get_trial(self._trial_id).intermediate_values) >= 3,
+        )
+        done = here(*SEARCH, *good, "search.n_trials=6")
+    assert done.returncode == 0, done.stderr
+    last = study().trials[5]
+    assert last.state is TrialState.PRUNED
+    assert list(last.intermediate_values) == [1, 2, 3]
+    assert "pruned after epoch 3 of 4" in done.stdout
+
+
+def test_a_trial_may_be_the_mean_of_several_trainings(
+    in_process: None, here: Here, tmp_path: Path, study: Study
+) -> None:
+    fold = ("search.over=data.fold", "data.folds=4", "data.fold=1", "search.repeats=2")
+    done = here(*SEARCH, LR, *fold, "search.n_trials=1")
+    assert done.returncode == 0, done.stderr
+    [one] = study().trials
+    values = []
+    for number in (0, 1):
+        record = job.read(tmp_path / f"s/0/{number}")
+        assert record is not None
+        assert record.config["data.fold"] == 1 + number
+        text = (tmp_path / f"s/0/{number}/report.json").read_text()
+        values.append(float(json.loads(text)["last_val_accuracy"]))
+    assert one.value == pytest.approx(sum(values) / 2)
+    assert one.intermediate_values[2] == pytest.approx(values[0])
+    assert one.intermediate_values[4] == pytest.approx(one.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data=mnist"], "data.validation=test: a search does not look at test images"),
+        (["test=true"], "test=true: a search does not look at test images"),
+        (
+            ["optimized_metric=test_accuracy"],
+            "optimized_metric=test_accuracy: not known with test=",
+        ),
+        (["hydra/launcher=basic"], "BasicLauncher does not train the trials of a search"),
+        (["optimizer.lr=0.1", "optimizer.weight_decay=0"], "nothing to search: give values"),
+        (["optimizer.lr=interval(0.1,-1)"], "the second number should be above the first"),
+        (["optimizer.lr=tag(log,interval(0,1))"], "and both above 0"),
+        (["optimizer.lr=interval(-1,1)"], "optimizer.lr=-1.0: should be greater than 0"),
+        (["search.over=model"], "search.over=model: a key with a whole number is expected"),
+        (["search.repeats=0"], "search.repeats=0: should be greater than or equal to 1"),
+        (["search.pruner=axe"], "search.pruner=axe: should be 'median', 'hyperband' or 'none'"),
+        (["search.storage=nonsense"], "search.storage=nonsense: cannot be used"),
+        (["hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs=0: should be at least 1"),
+        (
+            ["search.storage=postgresql+psycopg://me:secret@127.0.0.1:9/none"],
+            r"search.storage=postgresql\+psycopg://\*\*\*@127.0.0.1:9/none: cannot be used",
+        ),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_in_a_line(
+    arguments: list[str], words: str, here: Here, tmp_path: Path
+) -> None:
+    done = here(*(word for word in SEARCH if "n_jobs" not in word), *arguments)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert re.search(words, done.stderr), done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    for file in tmp_path.rglob("*"):
+        assert file.is_dir() or b"secret" not in file.read_bytes()
+
+
+def test_hyperband_and_a_search_without_pruning_are_what_they_say(tmp_path: Path) -> None:
+    from mnist_lit.config.schema import Search
+
+    names: dict[Literal["hyperband", "none", "median"], str]
+    names = {"hyperband": "Hyperband", "none": "Nop", "median": "Median"}
+    for pruner, kind in names.items():
+        search = Search(
+            study="a",
+            storage=f"sqlite:///{tmp_path / 'a.db'}",
+            n_trials=1,
+            timeout=None,
+            repeats=1,
+            over="seed",
+            pruner=pruner,
+            params={},
+            trial=None,
+            earlier=[],
+        )
+        assert type(open_study(search, 20).pruner).__name__ == f"{kind}Pruner"
