@@ -52,7 +52,7 @@ def bars(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def trained_on_bars(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     run_dir = tmp_path_factory.mktemp("run")
-    options = [option for option in TINY if "train_size" not in option]
+    options = [option for option in TINY if "train_size" not in option] + ["test=true"]
     own = ("data=idx", f"data.root={bars}", "data.classes=[a,b,c,d,e,f,g]", *F1)
     learn = ("trainer.max_epochs=6", "data.batch_size=32", "optimizer.lr=0.1", "augmentation=none")
     return train(compose(*options, *own, *learn, "optimized_metric=val/f1", f"run_dir={run_dir}"))
@@ -175,7 +175,11 @@ def test_a_data_module_of_ones_own_trains_and_is_opened_again_only_if_trusted(
 ) -> None:
     options = [option for option in TINY if not option.startswith("data.")]
     cfg = compose(
-        *options, f"run_dir={tiny().run_dir}", "optimizer.lr=0.05", "augmentation=distort"
+        *options,
+        "test=true",
+        f"run_dir={tiny().run_dir}",
+        "optimizer.lr=0.05",
+        "augmentation=distort",
     )
     cfg.data = {"_target_": "tests.own.Stripes"}
     result = train(cfg)
@@ -233,7 +237,9 @@ def test_a_network_of_ones_own_is_rebuilt_only_if_trusted(
 ) -> None:
     runtime = pytest.importorskip("onnxruntime")
     target = "model._target_=tests.own.Net"
-    cfg = tiny(target, "model.hidden=6", "callbacks=default", "callbacks.progress=null")
+    cfg = tiny(
+        target, "model.hidden=6", "callbacks=default", "callbacks.progress=null", "test=true"
+    )
     cfg.model = {"_target_": "tests.own.Net", "hidden": 6}
     result = train(cfg)
     assert result.report.model == "Net"
@@ -295,7 +301,7 @@ def test_weights_to_start_from_are_taken_as_far_as_they_fit(
     ours, theirs = parts.classifier.network, mnist_lit.load_pretrained("final")
     for name, tensor in ours.state_dict().items():
         assert torch.equal(tensor, theirs.state_dict()[name]) == (not name.startswith("linear"))
-    result = train(tiny("model=final", "init_from=final", "optimizer.lr=1e-6"))
+    result = train(tiny("model=final", "init_from=final", "optimizer.lr=1e-6", "test=true"))
     assert "init_from=final: 32 of 32 tensors taken\n" in capsys.readouterr().out
     assert (result.report.test_accuracy or 0) > 0.99
     for wrong, words in (("finale", "no such network"), ("gone.ckpt", "is not there")):
@@ -328,7 +334,8 @@ def test_a_metric_is_in_line_csv_report_and_objective(
     f1 = float(multiclass_f1_score(found.predictions, found.labels, 7, average="macro"))
     assert trained_on_bars.objective == trained_on_bars.report.val_metrics["f1"]
     assert trained_on_bars.report.test_metrics["f1"] == pytest.approx(f1)
-    result = train(tiny(*F1, "callbacks=plain", "logger=csv", "trainer.limit_val_batches=null"))
+    options = ("callbacks=plain", "logger=csv", "trainer.limit_val_batches=null", "test=true")
+    result = train(tiny(*F1, *options))
     out = capsys.readouterr().out
     values = [row["metrics"]["f1"] for row in rows(result)]
     for value in values:
@@ -442,7 +449,7 @@ def test_a_sweep_has_one_database_in_its_folder(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    options = [option for option in TINY if not option.startswith("logger")]
+    options = [option for option in TINY if not option.startswith(("logger", "test"))]
     sweep = ("-m", "seed=0,1", "logger=mlflow", 'hydra.sweep.dir="a?sweep"')
     hydra.main(PROJECT / "conf", [*sweep, *options])
     assert [file.name for file in tmp_path.glob("a?sweep/**/*.db")] == ["mlflow.db"]

@@ -48,7 +48,7 @@ class Reader(HTMLParser):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("page")
-    config = compose(*TINY, f"run_dir={place / 'run'}")
+    config = compose(*TINY, "test=true", f"run_dir={place / 'run'}")
     folder = train(config, "python train.py <x>").run_dir.rename(place / "a <run>")
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(config))

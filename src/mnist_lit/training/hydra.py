@@ -95,7 +95,7 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         except (TypeError, ValueError) as error:  # as of a key where a list has none
             raise ConfigError(f"{shlex.join(own)}: cannot be composed: {reason(error)}") from None
     if missed:
-        raise SystemExit(f"error: requirements not met (see report.html) in {', '.join(missed)}")
+        raise SystemExit(f"error: requirements not met in {', '.join(missed)}")
 
 
 @contextmanager
