@@ -2,9 +2,13 @@
 
 import csv
 import json
+import os
 import re
+import secrets
 import socket
-from collections.abc import Callable
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +24,7 @@ from mnist_lit.sweeps import trials
 from mnist_lit.sweeps.processes import Processes
 from mnist_lit.training import job
 from mnist_lit.training.run import train
-from mnist_lit.training.study import open_study
+from mnist_lit.training.study import opened_study
 from tests.conftest import PROJECT, TINY, Here
 
 SEARCH = (*TINY, "hparams_search=default", "hydra.launcher.n_jobs=1", "hydra.sweep.dir=s")
@@ -172,6 +176,60 @@ def test_a_trial_may_be_the_mean_of_several_trainings(
     assert one.intermediate_values[4] == pytest.approx(one.value)
 
 
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of a PostgreSQL server, with a password in it."""
+    pytest.importorskip("psycopg")
+    places = [*Path("/usr/lib/postgresql").glob("*/bin"), *map(Path, os.environ["PATH"].split(":"))]
+    programs = next((place for place in places if (place / "initdb").is_file()), None)
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed")
+    user: dict[str, Any] = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
+    with tempfile.TemporaryDirectory() as folder:  # short enough for a socket
+        Path(folder).chmod(0o777)
+        data, password = Path(folder, "data"), Path(folder, "password")
+        secret = secrets.token_hex(8)
+        password.write_text(secret)
+        password.chmod(0o644)
+        words: list[Any] = [programs / "initdb", "-D", data, "-U", "me", "-A", "scram-sha-256"]
+        subprocess.run([*words, f"--pwfile={password}"], check=True, capture_output=True, **user)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        control: list[Any] = [programs / "pg_ctl", "-D", data, "-w"]
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        log = Path(folder, "data", "log")
+        subprocess.run(
+            [*control, "-l", log, "-o", options, "start"], check=True, capture_output=True, **user
+        )
+        try:
+            yield f"postgresql+psycopg://me:{secret}@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run(
+                [*control, "-m", "fast", "stop"], check=True, capture_output=True, **user
+            )
+
+
+def test_workers_share_a_study_on_a_server_and_its_password_stays_there(
+    in_process: None, here: Here, tmp_path: Path, server: str
+) -> None:
+    options = [word for word in SEARCH if "sweep.dir" not in word]
+    storage, secret = f"search.storage={server}", server.split(":")[2].partition("@")[0]
+    one = here(*options, LR, storage, "search.n_trials=1", "hydra.sweep.dir=one")
+    assert one.returncode == 0, one.stderr
+    two = here(*options, LR, storage, "search.n_trials=2", "hydra.sweep.dir=two")
+    assert two.returncode == 0, two.stderr
+    assert "1 complete; 2 wanted" in two.stdout
+    assert [path.name for path in (tmp_path / "two").iterdir() if path.is_dir()] == ["1"]
+    assert "default: 2 complete" in two.stdout
+    for done in (one, two):
+        assert secret not in done.stdout + done.stderr
+        assert "postgresql+psycopg://***@127.0.0.1" in done.stdout
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) > 20
+    assert not [file for file in files if secret.encode() in file.read_bytes()]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -227,4 +285,5 @@ def test_hyperband_and_a_search_without_pruning_are_what_they_say(tmp_path: Path
             trial=None,
             earlier=[],
         )
-        assert type(open_study(search, 20).pruner).__name__ == f"{kind}Pruner"
+        with opened_study(search, 20) as found:
+            assert type(found.pruner).__name__ == f"{kind}Pruner"

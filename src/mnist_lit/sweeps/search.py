@@ -83,7 +83,7 @@ class Search:
         """
         need("optuna", "search")
         from mnist_lit.sweeps import trials
-        from mnist_lit.training.study import open_study, quiet_optuna
+        from mnist_lit.training.study import opened_study, quiet_optuna
 
         self.folder = Path(self.config.hydra.sweep.dir).expanduser().resolve()
         with flag_override(self.config.hydra, "readonly", False):
@@ -95,27 +95,31 @@ class Search:
                 self._checked([f"{one.name}={value}"])
         self.folder.mkdir(parents=True, exist_ok=True)
         self.search = self.base.search
-        self.study = open_study(self.search)
-        OmegaConf.save(self.config, self.folder / "multirun.yaml")
-        print(
-            f"study {self.search.study} in {masked(self.search.storage)}: "
-            f"{trials.count(self.study)}; {self.search.n_trials} wanted. "
-            "Its trainings look at held-out images and do not test (test=false).",
-            flush=True,
-        )
-        try:
-            with quiet_optuna():
-                self._train_all()
-        finally:
-            not_of_a_run = ("hparams_search=", "search.", "hydra")
-            said = [word for word in self.fixed if not word.startswith(not_of_a_run)]
-            said += ["data=mnist_holdout"] if not any(w.startswith("data=") for w in said) else []
-            print(trials.write(self.study, self.folder, ["python", "train.py", *said]), flush=True)
-        if trials.hopeless(self.study, HOPELESS):
-            raise RunError(
-                f"the first {HOPELESS} trials have all failed, so the search was stopped; mend the "
-                "cause and give it a new name: search.study=NAME"
+        with opened_study(self.search) as self.study:
+            OmegaConf.save(self.config, self.folder / "multirun.yaml")
+            print(
+                f"study {self.search.study} in {masked(self.search.storage)}: "
+                f"{trials.count(self.study)}; {self.search.n_trials} wanted. "
+                "Its trainings look at held-out images and do not test (test=false).",
+                flush=True,
             )
+            try:
+                with quiet_optuna():
+                    self._train_all()
+            finally:
+                print(trials.write(self.study, self.folder, self._again()), flush=True)
+            if trials.hopeless(self.study, HOPELESS):
+                raise RunError(
+                    f"the first {HOPELESS} trials have all failed, so the search was stopped; mend "
+                    "the cause and give it a new name: search.study=NAME"
+                )
+
+    def _again(self) -> list[str]:
+        """Return the words that train a trial again, but for its parameters."""
+        of_the_search = ("hparams_search=", "search.", "hydra")
+        said = [word for word in self.fixed if not word.startswith(of_the_search)]
+        named = any(word.startswith("data=") for word in said)
+        return ["python", "train.py", *said, *([] if named else ["data=mnist_holdout"])]
 
     def _space(self, arguments: Sequence[str]) -> tuple[list[str], list[Parameter]]:
         """Tell what is fixed from what is searched."""

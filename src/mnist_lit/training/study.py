@@ -19,8 +19,9 @@ BEAT, STALE = (
 )  # seconds between signs of life, and without one until a trial counts as killed
 
 
-def open_study(search: Search, steps: int = 1) -> Any:
-    """Return the ``optuna.Study`` that a search keeps its trials in; it is made if it is new.
+@contextmanager
+def opened_study(search: Search, steps: int = 1) -> Iterator[Any]:
+    """Yield the ``optuna.Study`` that a search keeps its trials in; it is made if it is new.
 
     Args:
         search: The keys of the search.
@@ -41,14 +42,15 @@ def open_study(search: Search, steps: int = 1) -> Any:
     waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     with quiet_optuna():
         try:
-            return optuna.create_study(
-                storage=optuna.storages.RDBStorage(
-                    url,
-                    engine_kwargs={"pool_pre_ping": True, **waits},
-                    heartbeat_interval=BEAT,
-                    grace_period=STALE,
-                    heartbeat_stale_trial_callback=repeat_trial,
-                ),
+            storage = optuna.storages.RDBStorage(
+                url,
+                engine_kwargs={"pool_pre_ping": True, **waits},
+                heartbeat_interval=BEAT,
+                grace_period=STALE,
+                heartbeat_stale_trial_callback=repeat_trial,
+            )
+            study = optuna.create_study(
+                storage=storage,
                 study_name=search.study,
                 direction="maximize",
                 sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
@@ -59,6 +61,11 @@ def open_study(search: Search, steps: int = 1) -> Any:
             raise ConfigError(
                 f"search.storage={masked(url)}: cannot be used: {masked(reason(error))}"
             ) from None
+    try:
+        yield study
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def repeat_trial(study: Any, trial: Any) -> None:

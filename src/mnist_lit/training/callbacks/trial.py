@@ -1,11 +1,12 @@
 """A trial of a search, as a Lightning callback."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytorch_lightning as pl
 
 from mnist_lit.config.schema import Search
-from mnist_lit.training.study import open_study
+from mnist_lit.training.study import opened_study
 
 
 class ReportTrial(pl.Callback):
@@ -21,6 +22,7 @@ class ReportTrial(pl.Callback):
     def __init__(self, search: Search) -> None:
         self.search = search
         self.trial: Any = None
+        self.opened = ExitStack()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the trial; one process does."""
@@ -28,7 +30,9 @@ class ReportTrial(pl.Callback):
             import optuna
 
             epochs = trainer.max_epochs or 1
-            study = open_study(self.search, self.search.repeats * epochs)
+            study = self.opened.enter_context(
+                opened_study(self.search, self.search.repeats * epochs)
+            )
             found = study.get_trials(deepcopy=False)[self.search.trial]
             self.trial = optuna.Trial(study, found._trial_id)
 
@@ -46,3 +50,8 @@ class ReportTrial(pl.Callback):
             if stop:
                 self.trial.set_user_attr("pruned", f"epoch {epoch} of {epochs}")
         trainer.should_stop = trainer.strategy.broadcast(stop) or trainer.should_stop
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Close the database."""
+        self.trial = None
+        self.opened.close()
