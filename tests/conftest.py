@@ -3,6 +3,7 @@
 import gc
 import gzip
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -45,6 +46,8 @@ TINY = (
     "test=false",
 )
 
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 LONG = ("test_benchmarks.py", "test_notebook.py", "test_command_line.py", "test_prediction.py")
 

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mnist_lit import cli, compose
 from mnist_lit.config.check import parse
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, needs_compiler
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -110,6 +110,7 @@ def compose_all(arguments: list[str]) -> None:
         parse(compose(*job, "run_dir=unused"))
 
 
+@needs_compiler
 def test_the_short_commands_of_the_readme_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, needs_compiler
 
 FILE = PROJECT / "notebooks" / "tour.ipynb"
 
@@ -21,6 +21,7 @@ def words(notebook: Any) -> str:
     )
 
 
+@needs_compiler
 def test_the_tour_runs_and_says_what_is_kept_in_the_file(tmp_path: Path) -> None:
     text = FILE.read_text(encoding="utf-8")
     kept, fresh = (nbformat.reads(text, as_version=4) for _ in range(2))  # type: ignore[no-untyped-call]

@@ -33,7 +33,7 @@ from mnist_lit.evaluation.origin import flat
 from mnist_lit.training import hydra
 from mnist_lit.training.build import build_classifier, build_metrics, prepare
 from mnist_lit.training.run import TrainingResult, train
-from tests.conftest import PROJECT, TINY, write_idx
+from tests.conftest import PROJECT, TINY, needs_compiler, write_idx
 from tests.own import Add, CountRight, Stripes
 
 Make = Callable[..., DictConfig]
@@ -87,6 +87,7 @@ def test_a_folder_in_mnists_layout_trains_and_is_judged_on_itself(
         cli.main(["evaluate", str(best(trained_on_bars))])
 
 
+@needs_compiler
 def test_it_is_reported_read_and_exported_with_its_classes(
     trained_on_bars: TrainingResult,
     bars: Path,

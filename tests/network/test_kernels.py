@@ -1,7 +1,6 @@
 import hashlib
 import os
 import pwd
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +14,9 @@ from mnist_lit import folders
 from mnist_lit.files import UNFINISHED
 from mnist_lit.network import fused
 from mnist_lit.network.compact import CompactCNN
+from tests.conftest import needs_compiler
 
 # Without one the operation is never used, and `test_without_a_compiler_torch_does_it` still runs.
-needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 
 def torchs(x: Tensor, norm: nn.BatchNorm2d, pool: bool) -> Tensor:
