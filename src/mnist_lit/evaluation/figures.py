@@ -61,7 +61,7 @@ def learning_curves(history: History) -> Figure:
     left.plot(epochs, [row.train_loss for row in history.epochs], "o-", ms=3, label="training")
     left.plot(validated, [row.rank[1] for row in rows], "o-", ms=3, label="validation")
     left.set(title="Loss", xlabel="epoch", ylabel="mean loss", yscale="log")
-    _label(left.yaxis)
+    label_log(left.yaxis)
     left.legend()
     best = history.best
     counted = [row for row in history.epochs if row.train_accuracy is not None]
@@ -83,7 +83,7 @@ def learning_curves(history: History) -> Figure:
     right.set(title="Error", xlabel="epoch", ylabel="% of images wrong")
     if all(errors + trained):
         right.set_yscale("log")
-        _label(right.yaxis)
+        label_log(right.yaxis)
     right.legend()
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -99,7 +99,7 @@ def _place(figure: Figure) -> None:
     )
 
 
-def _label(axis: Axis) -> None:
+def label_log(axis: Axis) -> None:
     """Label a logarithmic axis with plain numbers, enough of them for a narrow range too."""
     low, high = axis.get_view_interval()
     subs = [1, 2, 5] if high / low > 10 else [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9]

@@ -5,25 +5,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mnist_lit.checkpoints.read import read_file
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.history import History
 from mnist_lit.evaluation.page import embedded, filled
-from mnist_lit.sweeps.results import Result, Setting, settings, table, unfinished
+from mnist_lit.sweeps.results import Result, Setting, said, settings, table, unfinished, varied
 
 SHOWN = 5  # settings whose epochs are drawn
 
 
 def of_sweep(sweep: Path, results: Sequence[Result]) -> str:
     """Return the page of a sweep."""
-    found = settings(results)
+    found, keys = settings(results), varied(results)
     left = [
         [
             {"to": str(one.folder.relative_to(sweep)), "text": str(one.job.number)},
             one.state,
-            " ".join(one.job.overrides),
+            _words(one, keys),
             one.why,
         ]
         for one in unfinished(results)
@@ -31,7 +31,7 @@ def of_sweep(sweep: Path, results: Sequence[Result]) -> str:
     runs = [
         [
             {"to": f"{one.folder.relative_to(sweep)}/report.html", "text": str(one.job.number)},
-            " ".join(one.job.overrides),
+            _words(one, keys),
             *(f"{one.report[key]:.2%}" for key in ("best_val_accuracy", "last_val_accuracy")),
             f"{one.seconds:.0f}",
         ]
@@ -60,6 +60,10 @@ def of_sweep(sweep: Path, results: Sequence[Result]) -> str:
     )
 
 
+def _words(one: Result, keys: Sequence[str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in said(one).items() if key in keys)
+
+
 def compared(found: Sequence[Setting]) -> Figure:
     """Plot every job's value and each setting's mean with its 95 % interval."""
     figure = Figure(figsize=(9, 0.4 * len(found) + 1.2), layout="constrained")
@@ -69,7 +73,12 @@ def compared(found: Sequence[Setting]) -> Figure:
         half = 0.0 if math.isnan(one.interval) else one.interval
         axes.errorbar(one.mean, place, xerr=half or None, fmt="D", color="C0", capsize=3, ms=5)
     axes.set_yticks(range(len(found)), [one.name for one in reversed(found)])
-    axes.set_xlabel(found[0].results[0].objective)
+    objective = found[0].results[0].objective
+    axes.set_xlabel(objective)
+    if "accuracy" in objective:  # an interval of few values may go beyond what there is
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(low, 0), min(high, 1))
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.3, axis="x")
     return figure
 
@@ -96,6 +105,7 @@ def epochs(found: Sequence[Setting]) -> Figure:
             )
     if positive:
         axes.set_yscale("log")
+        figures.label_log(axes.yaxis)
     axes.set(xlabel="epoch", ylabel="% of validation images wrong")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

@@ -146,9 +146,9 @@ def gather(sweep: Path) -> list[Result]:
 
 def varied(results: Sequence[Result]) -> list[str]:
     """Return the keys in which the jobs' overrides differ, in the order they were given."""
-    said = [_said(one) for one in results]
-    keys = dict.fromkeys(key for one in said for key in one)
-    return [key for key in keys if len({one.get(key) for one in said}) > 1]
+    each = [said(one) for one in results]
+    keys = dict.fromkeys(key for one in each for key in one)
+    return [key for key in keys if len({one.get(key) for one in each}) > 1]
 
 
 def settings(results: Sequence[Result]) -> list[Setting]:
@@ -157,7 +157,7 @@ def settings(results: Sequence[Result]) -> list[Setting]:
     found: dict[tuple[str, ...], Setting] = {}
     for one in results:
         if not math.isnan(one.value):
-            words = {key: _said(one).get(key, "–") for key in keys}
+            words = {key: said(one).get(key, "–") for key in keys}
             found.setdefault(tuple(words.values()), Setting(words, [])).results.append(one)
     lower = bool(results) and results[0].objective.endswith("loss")
     return sorted(found.values(), key=lambda one: one.mean if lower else -one.mean)
@@ -214,14 +214,15 @@ def _csv(sweep: Path, results: Sequence[Result]) -> str:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["folder", "state", *keys, *COLUMNS, "seconds", "why"])
     for one in results:
-        said = [_said(one).get(key, "") for key in keys]
+        words = [said(one).get(key, "") for key in keys]
         found = [one.report.get(name, "") for name in COLUMNS]
         time = one.report.get("wall_seconds", "")
-        rows.writerow([_place(sweep, one), one.state, *said, *found, time, one.why])
+        rows.writerow([_place(sweep, one), one.state, *words, *found, time, one.why])
     return text.getvalue()
 
 
-def _said(one: Result) -> dict[str, str]:
+def said(one: Result) -> dict[str, str]:
+    """Return the overrides of a job by their keys."""
     return dict(word.lstrip("+~").partition("=")[::2] for word in one.job.overrides)
 
 

@@ -171,6 +171,8 @@ def _figures(study: optuna.Study) -> dict[str, bytes]:
         except (ValueError, RuntimeError):  # too few trials to tell
             continue
         figure: Any = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
+        figure.set_size_inches(9, 4.5)
+        figure.set_layout_engine("constrained")
         drawn[name] = figures.png(figure)
     return drawn
 
