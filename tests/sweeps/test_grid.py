@@ -64,7 +64,8 @@ def test_jobs_that_fail_end_no_others(launcher: str, here: Here, tmp_path: Path)
     found = rows(tmp_path / "sweep")
     assert {row["callbacks.boom.epoch"]: row["state"] for row in found} == expected
     assert found[0]["why"].startswith("ZeroDivisionError: a defect")
-    assert f"error: of {jobs} jobs {bad} failed; hydra.sweep.dir=" in done.stderr
+    assert done.stderr.endswith(f"error: of {jobs} jobs {bad} failed\n")
+    assert "the same command with hydra.sweep.dir=" in done.stdout
     assert 'raise ZeroDivisionError("a defect' in (tmp_path / "sweep/0/run.log").read_text()
     page = (tmp_path / "sweep/results.html").read_text()
     assert page.count("ZeroDivisionError") == bad
@@ -89,26 +90,24 @@ def test_a_grid_goes_on_where_it_was_stopped_and_may_grow(here: Here, tmp_path: 
     words = [(sweep / number / ".hydra/overrides.yaml").read_text() for number in "12"]
     assert ["last.ckpt" in one for one in words] == [True, False], "the stopped one goes on"
 
-    undisturbed = here(*options, "seed=0,1,2", "hydra.sweep.dir=undisturbed")
+    undisturbed = here(*options, "seed=1", "hydra.sweep.dir=undisturbed")
     assert undisturbed.returncode == 0
-    for number in "012":
-        ours, theirs = (
-            torch.load(tmp_path / place / number / "checkpoints/last.ckpt", weights_only=True)
-            for place in ("sweep", "undisturbed")
-        )
-        for name, tensor in ours["state_dict"].items():
-            assert torch.equal(tensor, theirs["state_dict"][name])
+    ours, theirs = (
+        torch.load(tmp_path / place / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for place in ("sweep/1", "undisturbed/0")
+    )
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name])
 
-    grown = here(*options, "seed=3,0,1,2", "model=nano,micro", "hydra.sweep.dir=sweep")
+    grown = here(*options, "model=nano,micro", "seed=1,0", "hydra.sweep.dir=sweep")
     assert grown.returncode == 0, grown.stderr
-    assert grown.stdout.splitlines()[1].startswith("8 jobs, 3 of them done or under way: ")
-    assert len(states(sweep)) == 8
+    assert grown.stdout.splitlines()[1].startswith("4 jobs, 2 of them done or under way: ")
     found = rows(sweep)
-    assert [row["seed"] for row in found[:3]] == ["0", "1", "2"], "jobs keep their numbers"
-    assert {row["model"] for row in found[:3]} == {"nano"}
+    assert [row["seed"] for row in found] == ["0", "1", "2", "1", "0"], "jobs keep their numbers"
+    assert [row["model"] for row in found] == ["nano"] * 3 + ["micro"] * 2
     table = grown.stdout[grown.stdout.rindex("model  ") :].splitlines()
     assert table[0].split() == ["model", "n", "best_val_accuracy,", "%", "best", "s", "each"]
-    assert {line.split()[0]: line.split()[1] for line in table[1:3]} == {"nano": "4", "micro": "4"}
+    assert {line.split()[0]: line.split()[1] for line in table[1:3]} == {"nano": "3", "micro": "2"}
 
 
 def test_a_failed_job_begins_anew_and_nothing_else_is_removed(here: Here, tmp_path: Path) -> None:

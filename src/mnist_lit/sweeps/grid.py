@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,11 @@ class Grid:
         """
         wanted = Path(self.config.hydra.sweep.dir).expanduser()
         grid = self._grid(arguments)
-        found = results.jobs(wanted)
-        folder = free("hydra.sweep.dir", wanted, is_named(self.config)).resolve()
+        named = any(
+            word.startswith("hydra.sweep.dir=") for word in self.config.hydra.overrides.hydra
+        )
+        found = results.jobs(wanted) if named else {}
+        folder = free("hydra.sweep.dir", wanted, named).resolve()
         with flag_override(self.config.hydra, "readonly", False):
             self.config.hydra.sweep.dir = str(folder)
         places = {folder / path.relative_to(wanted): one for path, one in found.items()}
@@ -74,19 +77,23 @@ class Grid:
         done = f", {len(planned) - len(todo)} of them done or under way"
         print(f"{len(planned)} jobs{done * (len(todo) < len(planned))}: {folder}", flush=True)
         try:
-            self.launcher.launch([one.overrides for one in todo], initial_job_idx=0)
+            if todo:
+                self.launcher.launch([one.overrides for one in todo], initial_job_idx=0)
         except Exception as error:  # of a launcher, as when one of its workers is killed
             print(f"error: hydra/launcher: {reason(error)}", flush=True)
         finally:
             print(results.write(folder), flush=True)
-        left = [one for one in results.gather(folder) if one.folder in {p.folder for p in planned}]
-        left = results.unfinished(left)
-        states = [one.state for one in left]
-        if left:
+            everything = results.gather(folder)
+            mine = [one for one in everything if one.folder in {p.folder for p in planned}]
+            states = [one.state for one in results.unfinished(mine)]
+            if {*states} - {results.MISSED}:
+                again = override("hydra.sweep.dir", folder)
+                print(
+                    f"the same command with {again} goes on with what is not finished", flush=True
+                )
+        if states:
             each = ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states))
-            again = f"; {override('hydra.sweep.dir', folder)} goes on with what is not finished"
-            only_missed = {*states} == {"missed requirements"}
-            raise RunError(f"of {len(planned)} jobs {each}{'' if only_missed else again}")
+            raise RunError(f"of {len(planned)} jobs {each}")
 
     def _grid(self, arguments: Sequence[str]) -> list[tuple[list[str], dict[str, Any]]]:
         """Return the overrides of every job and its config, checked."""
@@ -152,6 +159,8 @@ class Grid:
         ]
         last = folder / "checkpoints" / "last.ckpt"
         goes_on = old is not None and old.state in ("running", "stopped") and last.is_file()
+        if goes_on:
+            new = replace(new, state="stopped")  # and goes on, should it not come to its start
         return _Planned(
             folder, new, [*words, override("ckpt_path", last)] if goes_on else words, goes_on
         )
@@ -176,11 +185,6 @@ class Grid:
                 "hydra/launcher=processes can train it in several, and submitit_slurm with "
                 "tasks_per_node"
             )
-
-
-def is_named(config: DictConfig) -> bool:
-    """Say whether the user has named the folder of a sweep."""
-    return any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra)
 
 
 def _key(config: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_lit.config.schema import Config
-from mnist_lit.errors import UserError
+from mnist_lit.errors import ConfigError, UserError
 from mnist_lit.evaluation.origin import flat
 from mnist_lit.files import write_text
 from mnist_lit.training import job
@@ -24,6 +24,7 @@ from mnist_lit.training import job
 NOT_COMPARED = ("run_dir", "ckpt_path", "logger")
 # Jobs that differ in these alone are the same setting, repeated.
 REPEATS = ("seed", "data.fold", "data.split_seed")
+MISSED = "missed requirements"
 COLUMNS = (
     *("best_val_accuracy", "last_val_accuracy", "best_val_loss", "test_accuracy"),
     *("best_epoch", "epochs", "parameters", "passed"),
@@ -55,7 +56,13 @@ class Result:
         """What the training came to; empty of one that is not finished."""
         if self.job.state != "finished":
             return {}
-        found: dict[str, Any] = json.loads((self.folder / "report.json").read_bytes())
+        file = self.folder / "report.json"
+        try:
+            found: dict[str, Any] = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise ConfigError(
+                f"{file}: not as a run leaves it: {error}; remove the folder to train the job again"
+            ) from None
         return found
 
     @property
@@ -82,16 +89,12 @@ class Result:
         if self.job.state == "running" and not job.is_running(self.folder):
             return "killed"
         missed = self.report and not self.report["passed"]
-        return (
-            "missed requirements"
-            if missed and self.job.config["requirements.enforce"]
-            else self.job.state
-        )
+        return MISSED if missed and self.job.config["requirements.enforce"] else self.job.state
 
     @property
     def why(self) -> str:
         """Why there is no result, or it is not good enough."""
-        missed = self.report.get("requirements", {}) if self.state == "missed requirements" else {}
+        missed = self.report.get("requirements", {}) if self.state == MISSED else {}
         names = [name for name, check in missed.items() if not check["passed"]]
         return ", ".join(names) if names else self.job.error or ""
 

@@ -19,7 +19,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_lit.errors import ConfigError, RunError, need
-from mnist_lit.evaluation.origin import masked, override
+from mnist_lit.evaluation.origin import flat, masked, override
 from mnist_lit.sweeps.processes import Processes
 from mnist_lit.sweeps.results import identity
 from mnist_lit.training import job
@@ -63,7 +63,7 @@ class Search:
     """
 
     search: Any  # the keys, once they are checked
-    repeated: int  # where `search.over` starts
+    repeated: Any  # where `search.over` starts
 
     def __init__(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
         self.config, self.loader = config, loader
@@ -90,12 +90,18 @@ class Search:
             self.config.hydra.sweep.dir = str(self.folder)
         self.fixed, self.parameters = self._space(arguments)
         self.base = self._checked([])
+        self.search = self.base.search
+        self.repeated = flat(self.base.model_dump()).get(self.search.over)
+        if type(self.repeated) is not int:
+            raise ConfigError(
+                f"search.over={self.search.over}: a key with a whole number is expected, as seed"
+            )
         for one in self.parameters:
             for value in one.examples:
                 self._checked([f"{one.name}={value}"])
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.search = self.base.search
-        with opened_study(self.search) as self.study:
+        steps = self.search.repeats * self.base.trainer.max_epochs
+        with opened_study(self.search, steps) as self.study:
             OmegaConf.save(self.config, self.folder / "multirun.yaml")
             print(
                 f"study {self.search.study} in {masked(self.search.storage)}: "
@@ -157,12 +163,6 @@ class Search:
             raise ConfigError(
                 "data.validation=test: a search does not look at test images; data=mnist_holdout "
                 "and data=idx_holdout hold training images out"
-            )
-        assert config.search is not None
-        self.repeated = OmegaConf.select(composed, config.search.over)
-        if type(self.repeated) is not int:
-            raise ConfigError(
-                f"search.over={config.search.over}: a key with a whole number is expected, as seed"
             )
         return config
 

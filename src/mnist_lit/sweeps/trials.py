@@ -6,6 +6,7 @@ import math
 import shlex
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -164,16 +165,15 @@ def _figures(study: optuna.Study) -> dict[str, bytes]:
         ("Values of each parameter", draw.plot_slice),
         ("Epochs", draw.plot_intermediate_values),
     ):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that these are experimental, and have few trials
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that these are experimental, and have few trials
+            # Of too few trials, or of equal values, Optuna raises several kinds.
+            with suppress(Exception):
                 axes = plot(study)
-        except (ValueError, RuntimeError):  # too few trials to tell
-            continue
-        figure: Any = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
-        figure.set_size_inches(9, 4.5)
-        figure.set_layout_engine("constrained")
-        drawn[name] = figures.png(figure)
+                figure: Any = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
+                figure.set_size_inches(9, 4.5)
+                figure.set_layout_engine("constrained")
+                drawn[name] = figures.png(figure)
     return drawn
 
 

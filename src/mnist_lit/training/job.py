@@ -53,7 +53,7 @@ def read(folder: Path) -> Job | None:
         ConfigError: The file is damaged.
     """
     try:
-        return _adapter.validate_json((folder / FILE).read_bytes())
+        found = _adapter.validate_json((folder / FILE).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
@@ -61,6 +61,9 @@ def read(folder: Path) -> Job | None:
             f"{folder / FILE}: cannot be read: {reason(error)}; remove the folder to train this "
             "job again"
         ) from None
+    if found.state == "finished" and not (folder / "report.json").is_file():
+        return replace(found, state="stopped", error="its report.json has been removed")
+    return found
 
 
 def write(folder: Path, job: Job) -> None:
