@@ -130,7 +130,7 @@ class Search:
     def _space(self, arguments: Sequence[str]) -> tuple[list[str], list[Parameter]]:
         """Tell what is fixed from what is searched."""
         searched = self.config.search
-        written = str(OmegaConf.to_container(searched, resolve=False)["storage"])  # type: ignore[index, call-overload]
+        written = OmegaConf.to_yaml(searched)
         if masked(written) != written:
             raise ConfigError(
                 "search.storage: a password in a file would go into the folder of every training; "
@@ -203,10 +203,11 @@ class Search:
         """Train a trial, once or several times; returns the mean."""
         chosen = [f"{one.name}={one.suggest(trial)}" for one in self.parameters]
         place = self.folder / str(trial.number)
-        trial.set_user_attr("place", f"{socket.gethostname()}:{place}")
         place.mkdir(parents=True, exist_ok=True)
         values: list[float] = []
         with FileLock(place / ".search"):
+            # Said once the lock is held, by which another worker here knows that it runs.
+            trial.set_user_attr("place", f"{socket.gethostname()}:{place}")
             for number in range(self.search.repeats):
                 values.append(self._train(trial, chosen, place, values, number))
                 if self._pruned(trial) or self._prune(trial, values):
