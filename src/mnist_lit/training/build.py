@@ -434,6 +434,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*The dirpath has changed from")
         # Of one input channel, both orders of a weight's strides mean the same places in memory.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        # trainer=cpu means it.
+        warnings.filterwarnings("ignore", "GPU available but not used")
         # Where SLURM is, a sweep is started outside of srun, which starts its jobs.
         warnings.filterwarnings("ignore", "The `srun` command is available on your system")
         # Lightning 2.6 on torch 2.15; nothing here uses it.
