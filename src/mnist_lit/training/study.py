@@ -25,7 +25,7 @@ def opened_study(search: Search, steps: int = 1) -> Iterator[Any]:
 
     Args:
         search: The keys of the search.
-        steps: How many values a trial reports, for ``pruner=hyperband``.
+        steps: How many values a trial reports.
 
     Raises:
         MissingPackageError: Optuna is not installed.
@@ -33,9 +33,11 @@ def opened_study(search: Search, steps: int = 1) -> Iterator[Any]:
     """
     optuna = need("optuna", "search")
     optuna.logging.set_verbosity(logging.ERROR)  # a line for every trial comes from the search
+    # A rate that rises for a third of the epochs says little in the first of them.
+    spared = max(2, steps // search.repeats // 4)
     pruners = {
         "none": optuna.pruners.NopPruner,
-        "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
+        "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=spared),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=2, max_resource=steps),
     }
     url = str(search.storage)
