@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from mnist_lit import compose
 from mnist_lit.config.check import parse
-from mnist_lit.config.mistakes import errors_as_lines
+from mnist_lit.config.lines import errors_as_lines
 
 # What needs torch is imported where it is used: most of the time this waits for its processes.
 ROOT = Path(__file__).parents[1]

@@ -59,7 +59,7 @@ from mnist_lit.config.schema import Config
 from mnist_lit.data.archives import DIGESTS, find_mnist, read
 from mnist_lit.data.augmentation import RandomDistortion
 from mnist_lit.data.memory import Images
-from mnist_lit.data.mnist import TRAIN
+from mnist_lit.data.sets import TRAIN
 from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.network import fused
 from mnist_lit.network.blocks import IMAGE_SIZE, Block

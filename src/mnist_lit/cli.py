@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from mnist_lit import folders
-from mnist_lit.config.mistakes import errors_as_lines
+from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.errors import unknown
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.files import whole, write_text

@@ -9,9 +9,6 @@ from collections.abc import Callable, Collection, Mapping
 from pkgutil import resolve_name
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-
 from mnist_lit.errors import ConfigError, TrustError, reason, unknown
 
 
@@ -118,6 +115,9 @@ def build(
     Raises:
         ConfigError: It cannot be built; the first line of the reason is in the message.
     """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
     target = check(node, path, (*given, *(also or {})))
     named, _ = parameters(target)
     filled = {

@@ -1,22 +1,16 @@
-"""A user's mistake as one line on standard error, whether Hydra found it or this project did."""
+"""What Hydra says of a mistake, in this project's words."""
 
-import io
-import os
 import re
-import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from yaml import MarkedYAMLError
 
-from mnist_lit.errors import ConfigError, UserError, reason, unknown
+from mnist_lit.errors import ConfigError, unknown
 
 # What to say instead: of short words for keys in a group, and of Lightning's arguments that a run
 # decides itself.
@@ -51,39 +45,6 @@ INSTEAD = {
 }
 
 
-@contextmanager
-def errors_as_lines() -> Iterator[None]:
-    """Turn whatever ends a command into one line and exit code 1.
-
-    With ``MNIST_LIT_TRACEBACK=1`` in the environment what is no mistake of a user's, and so a
-    defect, keeps its traceback.
-    """
-    # Hydra prints and exits on its own otherwise, in several lines.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a console without ✓ prints a question mark
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        raise SystemExit("error: the working folder has been removed; go to another one") from None
-    try:
-        yield
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("error: stopped") from None
-    except BrokenPipeError:  # whoever read the output has gone, as `| head -1` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-    except (HydraException, OmegaConfBaseException, MarkedYAMLError) as error:
-        raise SystemExit(f"error: {_explain(error)}") from None
-    except Exception as error:
-        if os.environ.get("MNIST_LIT_TRACEBACK"):
-            traceback.print_exc()  # Hydra would make a warning of what is raised in a callback
-        raise SystemExit(f"error: {type(error).__name__}: {reason(error)}") from None
-
-
 def refuse_options(arguments: Sequence[str]) -> None:
     """Raise :class:`ConfigError` for an option that Hydra does not have, as ``--lr 0.1``."""
     known = {option for action in get_args_parser()._actions for option in action.option_strings}
@@ -97,7 +58,8 @@ def refuse_options(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{option}: no such option; settings are given as key=value: {meant}")
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
+    """Return one line for an exception of Hydra, OmegaConf or YAML."""
     text = str(error)
     cause = error.__cause__ or error
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:

@@ -1,26 +1,19 @@
 """A folder of one's own in MNIST's layout, as Lightning takes it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mnist_lit.config.schema import IDX
-from mnist_lit.data.archives import IMAGES, LABELS, REMEDY, folder_of, read
-from mnist_lit.data.memory import Batch, Images, ShuffledBatches, folds, stratified
+from mnist_lit.data.memory import Batch, Images, ShuffledBatches, stratified
+from mnist_lit.data.sets import IdxSet, holdout_size
 from mnist_lit.errors import ConfigError, DataError
-from mnist_lit.facts import Facts
-
-Split = Literal["train", "holdout", "test"]
 
 
-class IdxDataModule(pl.LightningDataModule):
+class IdxDataModule(IdxSet, pl.LightningDataModule):
     """Images of any square size in any number of classes, and how batches are made of them.
 
     The four files are named as MNIST's, plain or gzipped, as those of Fashion-MNIST and KMNIST are.
@@ -59,73 +52,12 @@ class IdxDataModule(pl.LightningDataModule):
         centred: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.root = root
-        self.validation = validation
+        pl.LightningDataModule.__init__(self)
+        IdxSet.__init__(self, root, validation, split_seed, folds, fold, classes, name, centred)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.train_size = train_size
-        self.split_seed = split_seed
-        self.folds = folds
-        self.fold = fold
-        self.classes = classes
-        self.name = name
-        self.centred = centred
         self.seed = seed
-        self._memory: dict[str, Images] = {}
-
-    @cached_property
-    def facts(self) -> Facts:
-        """The facts of the data set; its training files are read for them.
-
-        Raises:
-            DataError: A file is missing, damaged, or does not fit the others.
-        """
-        train, test = self._read("train"), self._read("test")
-        found = int(train.labels.max()) + 1
-        classes = tuple(map(str, self.classes or range(found)))
-        highest = max(found - 1, int(test.labels.max()))
-        if highest >= len(classes):
-            raise DataError(
-                f"{self._folder}: labels go up to {highest}, and there are {len(classes)} classes "
-                f"({'data.classes' if self.classes else 'of the training images'})"
-            )
-        pixels = train.images.float() / 255
-        return self._of_this_run(
-            Facts(
-                self.name or next(p for p in reversed(self._folder.parts) if p != "raw"),
-                classes,
-                train.images.shape[-1],
-                mean=round(pixels.mean().item(), 4),
-                std=round(pixels.std().item(), 4),
-                centred=self.centred,
-                source={"_target_": IDX, "classes": list(classes), "centred": self.centred},
-            ),
-            train=len(train),
-            test=len(test),
-        )
-
-    def _of_this_run(self, facts: Facts, train: int, test: int) -> Facts:
-        """Add what is validated on; ``train`` and ``test`` are numbers of images."""
-        if self.folds is not None:
-            protocol = (
-                f"{facts.name}_folds: part {self.fold} of {self.folds} of the training images "
-                f"picked the best epoch; the {test:,} test images read once, at the end"
-            )
-        elif self.validation == "test":
-            protocol = (
-                f"{facts.name}: validated on the {test:,} test images, which also picked the best "
-                "epoch, so the best accuracy is optimistic; the last one is not"
-            )
-        else:
-            protocol = (
-                f"{facts.name}_holdout: {holdout_size(train):,} training images held out to pick "
-                f"the best epoch; the {test:,} test images read once, at the end"
-            )
-        split: dict[str, Any] = {"validation": self.validation, "split_seed": self.split_seed}
-        if self.folds is not None:
-            split |= {"folds": self.folds, "fold": self.fold}
-        return replace(facts, protocol=protocol, source={**facts.source, **split})
 
     def check(self, images: int | None = None) -> None:
         """Refuse to train on more images than there are, before Lightning asks for them.
@@ -160,26 +92,6 @@ class IdxDataModule(pl.LightningDataModule):
                 "images"
             )
         self.steps = available // self.batch_size
-
-    def images(self, split: Split) -> Images:
-        """Return the training images (those held out among them), the held-out or the test images.
-
-        Raises:
-            DataError: A file is missing, damaged, or does not fit the others.
-        """
-        if split != "holdout":
-            return self._read(split)
-        train = self._read("train")
-        return train.subset(self._held_out(train))
-
-    def _held_out(self, train: Images) -> Tensor:
-        if self.folds is not None:
-            parts = folds(train.labels, self.folds, self.split_seed)
-            return torch.eq(parts, self.fold or 0).nonzero().flatten()
-        try:
-            return stratified(train.labels, holdout_size(len(train)), self.split_seed)
-        except ValueError as error:
-            raise DataError(f"{self.root}: cannot hold out a twelfth: {error}") from None
 
     def setup(self, stage: str) -> None:
         """Read the splits into memory."""
@@ -231,33 +143,3 @@ class IdxDataModule(pl.LightningDataModule):
             return 0, 1, torch.device("cpu")
         device = self.trainer.strategy.root_device
         return self.trainer.global_rank, self.trainer.world_size, device
-
-    @cached_property
-    def _folder(self) -> Path:
-        return folder_of(Path(self.root))
-
-    def _content(self, name: str) -> Tensor:
-        try:
-            return read(self._folder, name)
-        except DataError as error:
-            words = f"{error}; name a folder that has it {REMEDY}"
-            raise DataError(f"data.root={self.root}: {words}") from None
-
-    def _read(self, split: Literal["train", "test"]) -> Images:
-        if split not in self._memory:
-            images, labels = self._content(IMAGES[split]), self._content(LABELS[split])
-            if images.ndim != 3 or images.shape[1] != images.shape[2] or 0 in images.shape:
-                shape = "×".join(map(str, images.shape))
-                raise DataError(f"{self._folder / IMAGES[split]}: {shape}, not square images")
-            if labels.shape != images.shape[:1]:
-                raise DataError(
-                    f"{self._folder / LABELS[split]}: {labels.numel()} labels for {len(images)} "
-                    "images"
-                )
-            self._memory[split] = Images(images.unsqueeze(1), labels.long())
-        return self._memory[split]
-
-
-def holdout_size(images: int) -> int:
-    """Return how many of the training images are held out: of MNIST's 60,000 these are 5,000."""
-    return images // 12

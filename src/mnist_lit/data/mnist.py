@@ -1,20 +1,13 @@
 """MNIST, as Lightning takes it."""
 
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
-
-from mnist_lit import facts
-from mnist_lit.data.archives import DIGESTS, find_mnist, folder_of, read
 from mnist_lit.data.idx import IdxDataModule
-from mnist_lit.errors import DataError
-
-TRAIN, TEST = 60_000, 10_000
+from mnist_lit.data.sets import TRAIN, MnistSet
 
 
-class MNISTDataModule(IdxDataModule):
+class MNISTDataModule(MnistSet, IdxDataModule):
     """MNIST's images, verified; downloaded only where they are not at hand.
 
     Args:
@@ -44,17 +37,13 @@ class MNISTDataModule(IdxDataModule):
         fold: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(
+        IdxDataModule.__init__(
+            self,
             *(root or "", validation, batch_size, eval_batch_size, train_size, split_seed),
             folds=folds,
             fold=fold,
             seed=seed,
         )
-
-    @cached_property
-    def facts(self) -> facts.Facts:
-        """MNIST's facts; nothing is read for them."""
-        return self._of_this_run(facts.MNIST, TRAIN, TEST)
 
     def check(self, images: int | None = TRAIN) -> None:
         """See :meth:`IdxDataModule.check`; nothing is read for it."""
@@ -63,17 +52,3 @@ class MNISTDataModule(IdxDataModule):
     def prepare_data(self) -> None:
         """Find the files, or download them, in one process."""
         assert self._folder
-
-    @cached_property
-    def _folder(self) -> Path:
-        return folder_of(Path(self.root)).resolve() if self.root else find_mnist()
-
-    def _content(self, name: str) -> Tensor:
-        folder = self._folder
-        try:
-            return read(folder, name, DIGESTS[name])
-        except DataError as error:
-            raise DataError(
-                f"{error}; restore it, or leave the root out: MNIST itself is then found or "
-                "downloaded (data of your own in its layout is data=idx)"
-            ) from None

@@ -6,17 +6,18 @@ from typing import Any
 
 from mnist_lit.config.schema import IDX, MNIST
 from mnist_lit.data.archives import expanded
-from mnist_lit.data.idx import IdxDataModule, Split
 from mnist_lit.data.memory import Images, collect
+from mnist_lit.data.sets import IdxSet, Split
 from mnist_lit.errors import DataError, TrustError, reason
 from mnist_lit.facts import Facts
 from mnist_lit.targets import check, trusted
 
 SPLIT = ("split_seed", "folds", "fold")
+SETS = {IDX: "mnist_lit.data.sets.IdxSet", MNIST: "mnist_lit.data.sets.MnistSet"}
 
 
 def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) -> Any:
-    """Make the data module that a checkpoint's facts name; nothing is read yet.
+    """Make the data set or data module that a checkpoint's facts name; nothing is read yet.
 
     Args:
         facts: Of the checkpoint.
@@ -33,7 +34,7 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
         raise DataError(f"{facts.name}: the checkpoint does not say what its images come from")
     if target == IDX and root is None:
         raise DataError(f"{facts.name}: name the folder of its images with --data-root FOLDER")
-    if target in (IDX, MNIST):
+    if target in SETS:
         # All that the images depend on.
         arguments = {"split_seed": 0} | {key: arguments[key] for key in SPLIT if key in arguments}
         for key, value in arguments.items():
@@ -47,7 +48,7 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
     if root is not None:
         arguments["root"] = str(expanded(root))
     # Called as it is, not built as a config is: classes within the arguments are not trusted.
-    make = check({"_target_": target, **arguments}, "data")
+    make = check({"_target_": SETS.get(target, target), **arguments}, "data")
     try:
         return make(**arguments)
     except (TypeError, ValueError) as error:
@@ -55,14 +56,14 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
 
 
 def split(data: Any, name: Split, facts: Facts) -> Images:
-    """Return the training, held-out or test images of a data module.
+    """Return the training, held-out or test images of a data set or data module.
 
     Of one that is not of this project these are what its loaders give.
 
     Raises:
         DataError: They are missing or damaged, or not such images as the facts say.
     """
-    if isinstance(data, IdxDataModule):
+    if isinstance(data, IdxSet):
         images = data.images(name)
     else:
         data.prepare_data()

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from mnist_lit.data.memory import Images
 from mnist_lit.errors import CheckpointError
@@ -51,7 +50,8 @@ class Evaluation:
     def confusion(self) -> Int64[Tensor, "classes classes"]:
         """Counts by true class (row) and predicted class (column)."""
         classes = self.probabilities.shape[1]
-        return multiclass_confusion_matrix(self.predictions, self.labels, classes)
+        pairs = self.labels * classes + self.predictions
+        return pairs.bincount(minlength=classes**2).view(classes, classes)
 
     @property
     def per_class(self) -> list[float]:

@@ -8,12 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Number
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from matplotlib.figure import Figure
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor, nn
@@ -26,6 +25,9 @@ from mnist_lit.errors import CheckpointError, PictureError, reason
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.facts import MNIST, Facts
 from mnist_lit.inference.pictures import FORMATS, open_picture, prepare_for, shown, to_gray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BATCH = 256
 ONE_PROCESS = 64  # pictures that are prepared sooner than other processes have started
@@ -319,8 +321,10 @@ def prepare_files(facts: Facts, paths: Sequence[Path]) -> Iterator[list[Prepared
     )
 
 
-def sheet(named: Sequence[tuple[Path, Prediction]]) -> Figure:
+def sheet(named: Sequence[tuple[Path, Prediction]]) -> "Figure":
     """Draw each picture, what the network saw of it, and what it said."""
+    from matplotlib.figure import Figure
+
     columns = min(4, len(named))
     rows = -(-len(named) // columns)
     figure = Figure(figsize=(3.2 * columns, 1.9 * rows), layout="constrained")

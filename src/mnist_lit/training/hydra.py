@@ -27,7 +27,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_lit import folders
-from mnist_lit.config.mistakes import errors_as_lines, refuse_options
+from mnist_lit.config.lines import errors_as_lines
+from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, reason
 from mnist_lit.evaluation.origin import masked, override
 from mnist_lit.training import job

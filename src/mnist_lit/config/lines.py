@@ -1,0 +1,51 @@
+"""A user's mistake as one line on standard error, whether Hydra found it or this project did.
+
+Imports nothing of Hydra's, which takes half a second.
+"""
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mnist_lit.errors import UserError, reason
+
+HYDRAS = {"hydra", "omegaconf", "yaml"}  # packages whose exceptions are explained
+
+
+@contextmanager
+def errors_as_lines() -> Iterator[None]:
+    """Turn whatever ends a command into one line and exit code 1.
+
+    With ``MNIST_LIT_TRACEBACK=1`` in the environment what is no mistake of a user's, and so a
+    defect, keeps its traceback.
+    """
+    # Hydra prints and exits on its own otherwise, in several lines.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console without ✓ prints a question mark
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise SystemExit("error: the working folder has been removed; go to another one") from None
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("error: stopped") from None
+    except BrokenPipeError:  # whoever read the output has gone, as `| head -1` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:
+        if HYDRAS & {kind.__module__.partition(".")[0] for kind in type(error).__mro__}:
+            from mnist_lit.config.mistakes import explain
+
+            raise SystemExit(f"error: {explain(error)}") from None
+        if os.environ.get("MNIST_LIT_TRACEBACK"):
+            traceback.print_exc()  # Hydra would make a warning of what is raised in a callback
+        raise SystemExit(f"error: {type(error).__name__}: {reason(error)}") from None
