@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any
 
+import torch
 from annotated_types import Gt, Len
 from jaxtyping import Float, UInt8
 from pydantic import AfterValidator, FiniteFloat, Strict
@@ -71,6 +72,11 @@ class Facts:
     def noun(self) -> str:
         """What the images are called: digits or images."""
         return "digits" if self.classes == DIGITS else "images"
+
+    @property
+    def paper(self) -> float:
+        """The value of a pixel without ink, in normalised images."""
+        return self.standardise(torch.zeros(1, 1, 1, 1)).item()
 
     def plain(self) -> dict[str, Any]:
         """Return lists, numbers and strings, for a checkpoint."""

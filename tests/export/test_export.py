@@ -25,6 +25,7 @@ from mnist_lit.export import run as exporting
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.export.run import export
 from mnist_lit.export.source import Source
+from mnist_lit.network.alignment import Alignment
 from mnist_lit.network.compact import CompactCNN
 from mnist_lit.training.classifier import LitClassifier
 from tests.conftest import needs_compiler
@@ -50,7 +51,7 @@ EVERYTHING: list[dict[str, Any]] = [
 def odd_network() -> CompactCNN:
     """A network with every kind of block, and statistics that are not those of a fresh one."""
     torch.manual_seed(0)
-    network = CompactCNN(EVERYTHING, dropout=0.1)
+    network = CompactCNN(EVERYTHING, dropout=0.1, align=True, paper=MNIST.paper)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.weight, 1, 0.3)
@@ -75,6 +76,23 @@ def test_a_shipped_network_is_read_back_as_it_was(
     assert f"(the network: {correct:,})" in words
     assert f"{file.stat().st_size:,} bytes" in words
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_onnx_aligns_with_what_every_reader_has(
+    int8: bool, odd_network: CompactCNN, mnist: MNISTDataModule
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    source = Source(odd_network, MNIST, 1, 1, calibration=lambda: mnist.train.images[:50])
+    content = import_module("mnist_lit.export.onnx").make(source, int8)
+    nodes = list(onnx.load_from_string(content).graph.node)
+    kinds = [node.op_type for node in nodes]
+    assert kinds.count("Gather") >= 4
+    assert not {"GridSample", "GatherElements", "GatherND"} & {*kinds}
+    # In 8 bits as well the network begins after the alignment, at the first convolution's input.
+    last = max(i for i, kind in enumerate(kinds) if kind == "Floor")
+    assert kinds.index("QuantizeLinear") > last if int8 else "QuantizeLinear" not in kinds
+    assert type(odd_network.alignment) is Alignment  # is left as it was
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch", of("c")])

@@ -171,6 +171,7 @@ class CopyAfter(pl.Callback):
     [
         *([f"scheduler={name}"] for name in choices("scheduler")),
         ["callbacks=default", "optimizer=adamw"],
+        ["callbacks=default", "model.align=true"],
         ["scheduler=plateau", "scheduler.build.patience=0", "scheduler.build.threshold=1e6"],
     ],
     ids=" ".join,

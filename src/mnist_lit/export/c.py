@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mnist_lit.errors import ExportError, reason
 from mnist_lit.export.source import Logits, Run, Source
+from mnist_lit.network.alignment import BLANK, STEEPEST, Alignment
 from mnist_lit.network.compact import CompactCNN, ConvBlock
 from mnist_lit.network.fused import CompileError, compile_c
 
@@ -90,6 +91,37 @@ static inline void mnist_lit_scale(float *map, int channels, int size, const flo
     for (int i = 0; i < channels * size * size; i++) map[i] *= scale[i / (size * size)];
 }
 """
+
+ALIGN = """
+/* Move the centre of mass of what differs from the paper to the middle, and undo the slant; in and
+ * out are other places. */
+static inline void mnist_lit_align(const float *in, float paper, float *out) {
+    const float middle = (SIDE - 1) / 2.0f;
+    float mass = 0.0f, x = 0.0f, y = 0.0f, xy = 0.0f, yy = 0.0f, slant = 0.0f;
+    for (int i = 0; i < SIDE * SIDE; i++) {
+        float ink = in[i] - paper, dx = (float)(i % SIDE) - middle, dy = (float)(i / SIDE) - middle;
+        mass += ink, x += ink * dx, y += ink * dy, xy += ink * dx * dy, yy += ink * dy * dy;
+    }
+    if (mass > BLANKf) {
+        x /= mass, y /= mass, xy = xy / mass - x * y, yy = yy / mass - y * y;
+        slant = xy / (yy > 1e-6f ? yy : 1e-6f);
+        slant = slant < -STEEPf ? -STEEPf : slant > STEEPf ? STEEPf : slant;
+    } else x = y = 0.0f;
+    for (int i = 0; i < SIDE * SIDE; i++) {
+        float dy = (float)(i / SIDE) - middle, v = (float)(i / SIDE) + y;
+        float u = (float)(i % SIDE) + x + slant * dy, sum = 0.0f;
+        int left = (int)(u + 2.0f * SIDE) - 2 * SIDE, top = (int)(v + 2.0f * SIDE) - 2 * SIDE;
+        for (int row = top; row <= top + 1; row++)
+            for (int column = left; column <= left + 1; column++) {
+                float down = v - (float)row, across = u - (float)column;
+                if (row < 0 || row >= SIDE || column < 0 || column >= SIDE) continue;
+                sum += (in[row * SIDE + column] - paper) * (1.0f - (down < 0 ? -down : down)) *
+                       (1.0f - (across < 0 ? -across : across));
+            }
+        out[i] = sum + paper;
+    }
+}
+""".replace("BLANK", str(BLANK)).replace("STEEP", str(STEEPEST))
 
 
 def make(source: Source, int8: bool) -> bytes:
@@ -167,6 +199,11 @@ def header(source: Source, int8: bool) -> str:
         array(name, rounded.to(torch.int8), "int8_t")
         return scale
 
+    functions = FUNCTIONS
+    if isinstance(network.alignment, Alignment):
+        functions = ALIGN.replace("SIDE", str(side)) + functions
+        paper = _literal(network.alignment.paper)
+        steps += [f"mnist_lit_align(a, {paper}, b);", "t = a; a = b; b = t;"]
     for number, block in enumerate(network.blocks, 1):
         assert isinstance(block, ConvBlock)
         width = block.conv.out_channels
@@ -234,7 +271,7 @@ def header(source: Source, int8: bool) -> str:
 typedef {"int8_t" if int8 else "float"} weight_t;
 
 {chr(10).join(arrays)}
-{FUNCTIONS.replace("PIXELS", str(side * side))}
+{functions.replace("PIXELS", str(side * side))}
 static inline int predict_logits(const uint8_t pixels[{side**2}], float logits[{classes}]) {{
     static float buffers[3][{largest}];
     float *a = buffers[0], *b = buffers[1], *c = buffers[2], *t;

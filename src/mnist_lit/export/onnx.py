@@ -1,26 +1,71 @@
 """ONNX, in floats or with 8-bit weights."""
 
+import copy
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from numpy import ndarray
+from torch import Tensor
 
 from mnist_lit.errors import need
 from mnist_lit.export.source import FromPixels, Run, Source
+from mnist_lit.network.alignment import Alignment
+from mnist_lit.network.compact import CompactCNN
 
 onnx, _, runtime = (need(name, "export") for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
+class Gathered(Alignment):
+    """The same in what every reader of ONNX has: Gather and arithmetic.
+
+    Rows and then columns are blended in pairs, which together is the bilinear sample.
+    """
+
+    def _sample(self, ink: Tensor, x: Tensor, y: Tensor, slant: Tensor) -> Tensor:
+        batch, _, side, _ = ink.shape
+        offset = torch.arange(side) - (side - 1) / 2
+        # A frame of paper, which is where all that comes from outside is taken.
+        rows = F.pad(ink[:, 0], (1, 1, 1, 1)).view(-1, side + 2)
+        rows = _blended(rows, y[:, None].expand(-1, side), side, torch.arange(batch)[:, None])
+        flat = rows.view(-1, 1)
+        shift = (x[:, None] + slant[:, None] * offset)[:, :, None].expand(-1, -1, side)
+        places = torch.arange(batch * side).view(batch, side, 1)
+        return _blended(flat, shift, side, places).view(ink.shape)
+
+
+def _blended(
+    table: Float[Tensor, "n k"],
+    shift: Float[Tensor, "... s"],
+    side: int,
+    group: Int64[Tensor, "..."],
+) -> Float[Tensor, "m k"]:
+    """Return, of each group of side + 2 lines of a table, those that lie a shift further."""
+    whole = shift.floor()
+    first = torch.arange(side) + whole.long()
+    near, far = (
+        table.index_select(0, (group * (side + 2) + (line.clamp(-1, side) + 1)).flatten())
+        for line in (first, first + 1)
+    )
+    part = (shift - whole).flatten()[:, None]
+    return near + part * (far - near)
+
+
 def make(source: Source, int8: bool) -> bytes:
     """Return the file, with what it says of itself and nothing of the machine that made it."""
-    side = source.facts.side
+    side, network = source.facts.side, copy.deepcopy(source.network)
+    if isinstance(network, CompactCNN) and isinstance(network.alignment, Alignment):
+        network.alignment = Gathered(side, network.alignment.paper)
+    source = replace(source, network=network)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
@@ -66,6 +111,12 @@ def _quantise(source: Source, model: Any) -> Any:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     pictures = source.calibration().numpy()
+    # Places in an image cannot be told by 8 bits.
+    aligning = [
+        node.name
+        for node in model.graph.node
+        if any("'network.alignment'" in prop.value for prop in node.metadata_props)
+    ]
 
     # onnxruntime ships no types.
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -91,6 +142,7 @@ def _quantise(source: Source, model: Any) -> Any:
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
+                nodes_to_exclude=aligning,
             )
             return onnx.load(done)
     finally:

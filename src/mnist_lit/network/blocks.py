@@ -70,6 +70,8 @@ class Description:
     dropout: Probability
     classes: Annotated[int, Strict(), Ge(1), Le(MOST_CLASSES)]
     side: Side
+    align: Switch | Literal["before"]
+    paper: Annotated[float, Strict()]
 
 
 def validated(kind: Any, plain: Any, place: str) -> Any:

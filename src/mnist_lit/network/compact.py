@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mnist_lit.network import fused
+from mnist_lit.network.alignment import Alignment
 from mnist_lit.network.blocks import IMAGE_SIZE, Block, Description, check_blocks, validated
 
 
@@ -73,6 +74,9 @@ class CompactCNN(nn.Module):
         dropout: Probability of zeroing an element of the pooled features.
         classes: How many logits there are.
         side: Of the images, in pixels.
+        align: Whether each image is straightened first, as :class:`.Alignment` does. ``before``
+            says that training images come straightened, and were distorted after that.
+        paper: The value of a pixel without ink, in normalised images.
 
     Attributes:
         description: The arguments as plain data, which a checkpoint keeps.
@@ -88,14 +92,18 @@ class CompactCNN(nn.Module):
         dropout: float = 0.0,
         classes: int = 10,
         side: int = IMAGE_SIZE,
+        align: bool | Literal["before"] = False,
+        paper: float = 0.0,
     ) -> None:
         super().__init__()
         stack = [dict(b) if isinstance(b, Mapping) else b for b in blocks]
         given = {"blocks": stack, "dropout": dropout, "classes": classes, "side": side}
+        given |= {"align": align, "paper": paper}
         made: Description = validated(Description, given, "model")
         check_blocks(made.blocks, side, classes)
         self.side = side
         self.description: dict[str, Any] = asdict(made)
+        self.alignment: nn.Module = Alignment(side, paper) if align else nn.Identity()
         widths = [1, *(b.channels for b in made.blocks)]
         self.blocks = nn.Sequential(
             *(ConvBlock(width, block) for width, block in zip(widths, made.blocks, strict=False))
@@ -107,8 +115,15 @@ class CompactCNN(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
         """Map normalised images ``[B, 1, H, W]`` to logits ``[B, classes]``."""
+        if not (self.training and aligned_before(self)):
+            images = self.alignment(images)
         x = self.blocks(images.contiguous(memory_format=torch.channels_last))
         return self.linear(self.dropout(x.mean(dim=(2, 3))))
+
+
+def aligned_before(network: nn.Module) -> bool:
+    """Say whether a network trains on images that were straightened before they were distorted."""
+    return isinstance(network, CompactCNN) and network.description["align"] == "before"
 
 
 def count_parameters(network: nn.Module) -> int:

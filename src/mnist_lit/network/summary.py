@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mnist_lit.network.alignment import Alignment
 from mnist_lit.network.compact import CompactCNN, ConvBlock, count_parameters
 
 
@@ -44,6 +45,8 @@ def _of_compact(network: CompactCNN) -> Iterator[Layer]:
         output = f"{channels}×{size}×{size}"
         return Layer(name, output, parameters, uses, min(field, network.side))
 
+    if isinstance(network.alignment, Alignment):
+        yield layer("alignment")
     for number, block in enumerate(network.blocks, 1):
         assert isinstance(block, ConvBlock)
         parts = [("conv", block.conv)]

@@ -167,7 +167,7 @@ def build_classifier(config: Config, facts: Facts = MNIST) -> LitClassifier:
     """Make the network with its optimizer and scheduler, weights drawn from the global seed."""
     model = {key: value for key, value in config.model.items() if key != "name"}
     named, _ = parameters(find(model["_target_"], "model"))
-    known = {"classes": len(facts.classes), "side": facts.side}
+    known = {"classes": len(facts.classes), "side": facts.side, "paper": facts.paper}
     schedule = ("optimizer", "total_steps", "T_max", "max_lr")
     loss = build(config.loss, "loss")
     if not callable(loss):
