@@ -4,6 +4,7 @@ import contextlib
 import csv
 import gzip
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -62,6 +63,13 @@ def best(result: TrainingResult) -> Path:
     return result.run_dir / "checkpoints" / "best.ckpt"
 
 
+def suggested(result: TrainingResult) -> list[str]:
+    """The command that the end of the run says to evaluate it with."""
+    lines = (result.run_dir / "run.log").read_text(encoding="utf-8").splitlines()
+    [line] = [line for line in lines if line.startswith("  mnist-lit evaluate ")]
+    return shlex.split(line)[1:]
+
+
 def rows(result: TrainingResult) -> list[dict[str, Any]]:
     state = read_file(result.run_dir / "checkpoints" / "last.ckpt")
     found: list[dict[str, Any]] = state["callbacks"]["History"]["epochs"]
@@ -80,7 +88,7 @@ def test_a_folder_in_mnists_layout_trains_and_is_judged_on_itself(
     images = IdxDataModule(bars).images("train").images.float() / 255
     assert facts.mean == pytest.approx(images.mean().item(), abs=1e-4)
     assert facts.std == pytest.approx(images.std().item(), abs=1e-4)
-    cli.main(["evaluate", str(best(trained_on_bars)), "--data-root", str(bars), "--json"])
+    cli.main([*suggested(trained_on_bars), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (found["data"], found["correct"]) == ("bars", report.test_correct)
     with pytest.raises(SystemExit, match="error: bars: name the folder of its images with --data"):
@@ -193,7 +201,7 @@ def test_a_data_module_of_ones_own_trains_and_is_opened_again_only_if_trusted(
     with pytest.raises(SystemExit, match=r"tests.own.Stripes is not a class of this project"):
         cli.main(["evaluate", checkpoint])
     capsys.readouterr()
-    cli.main(["evaluate", checkpoint, "--trust", "tests.own.Stripes", "--json"])
+    cli.main([*suggested(result), "--json"])
     assert json.loads(capsys.readouterr().out)["correct"] == result.report.test_correct
 
 

@@ -39,6 +39,10 @@ from mnist_lit.training.callbacks.stop import StopAtOnce
 from mnist_lit.training.callbacks.trial import ReportTrial
 from mnist_lit.training.classifier import LitClassifier
 
+STEP_HOOKS = (
+    *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad"),
+    *("on_before_backward", "on_after_backward", "on_before_optimizer_step"),
+)
 SOME = 1000  # steps of an epoch, where their number is not known before the images are read
 
 
@@ -172,7 +176,7 @@ def build_classifier(config: Config, facts: Facts = MNIST) -> LitClassifier:
     loss = build(config.loss, "loss")
     if not callable(loss):
         raise ConfigError(f"loss={config.loss['_target_']}: it cannot be called")
-    return LitClassifier(
+    classifier = LitClassifier(
         {**{key: value for key, value in known.items() if key in named}, **model},
         facts,
         optimizer=build(config.optimizer, "optimizer", given=("params",)),
@@ -184,6 +188,8 @@ def build_classifier(config: Config, facts: Facts = MNIST) -> LitClassifier:
         seed=config.seed,
         compile_mode=config.compile,
     )
+    skip_empty_hooks(classifier, pl.LightningModule)
+    return classifier
 
 
 def build_metrics(config: Config, facts: Facts) -> dict[str, Metric]:
@@ -270,7 +276,7 @@ def build_trainer(
     check({"_target_": "pytorch_lightning.Trainer", **options}, "trainer")
     options["precision"] = devices.pick_precision(config.trainer.precision, options["accelerator"])
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             **options,
             callbacks=list(callbacks),
             plugins=[WholeFiles()],
@@ -286,6 +292,20 @@ def build_trainer(
     except (MisconfigurationException, ValueError, TypeError) as error:
         words = " ".join(str(error).split())
         raise ConfigError(f"trainer: Lightning refuses it: {words}") from None
+    for callback in vars(trainer)["callbacks"]:
+        skip_empty_hooks(callback, Callback)
+    return trainer
+
+
+def skip_empty_hooks(owner: Any, base: type) -> None:
+    """Have Lightning pass over the hooks of a step that its owner does not override.
+
+    It enters a profiler's context for each otherwise, some fifty times a step, and calls none that
+    cannot be called.
+    """
+    for name in STEP_HOOKS:
+        if not is_overridden(name, owner, base):
+            setattr(owner, name, None)
 
 
 def _check_processes(trainer: pl.Trainer, data: pl.LightningDataModule) -> None:

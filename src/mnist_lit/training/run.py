@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from mnist_lit import devices
 from mnist_lit.checkpoints.read import read
 from mnist_lit.config.check import parse
-from mnist_lit.config.schema import Config
+from mnist_lit.config.schema import OURS, Config
 from mnist_lit.data.idx import IdxDataModule
 from mnist_lit.data.memory import Images
 from mnist_lit.data.reopen import split
@@ -140,7 +140,7 @@ def _train(
             )
             _leave(subject, evaluation, test, run_dir)
         report.write(outcome, run_dir)  # last, for by it a finished run is known
-        say(f"{report.text(outcome)}\n\n{_next(run_dir, config.test)}")
+        say(f"{report.text(outcome)}\n\n{_next(run_dir, config)}")
     return TrainingResult(outcome, run_dir, outcome.objective(config.optimized_metric))
 
 
@@ -152,13 +152,20 @@ def _leave(subject: page.Subject, evaluation: Evaluation, test: Images, run_dir:
     write_text(run_dir / "report.html", page.render([subject], [evaluation], [pictures]))
 
 
-def _next(run_dir: Path, tested: bool) -> str:
-    place = shlex.quote(shown(run_dir))
-    page_of_it = f"  open {place}/report.html in a browser\n" if tested else ""
+def _next(run_dir: Path, config: Config) -> str:
+    """Return commands that can be pasted."""
+    place, data = shlex.quote(shown(run_dir)), config.data
+    page_of_it = f"  open {place}/report.html in a browser\n" if config.test else ""
+    network, images = (
+        "" if target in OURS else f" --trust {target}"
+        for target in (config.model["_target_"], data["_target_"])
+    )
+    if data.get("root") is not None:
+        images += f" --data-root {shlex.quote(str(data['root']))}"
     return (
         f"What next:\n{page_of_it}"
-        f"  mnist-lit evaluate {place}\n"
-        f"  mnist-lit predict {place} PICTURE.png"
+        f"  mnist-lit evaluate {place}{network}{images}\n"
+        f"  mnist-lit predict {place} PICTURE.png{network}"
     )
 
 
