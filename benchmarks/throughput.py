@@ -84,12 +84,13 @@ KEPT = (
     "first convolution with its pooling",
     "grid in one product",
     "lean average",
+    "fused optimizer",
 )
-DROPPED = ("fused optimizer",)
 OF_LIGHTNING = (
     "batches by position",
     "no logging at steps",
 )
+RECIPES = (384, 64, 32)
 SMALL = 8  # a batch that leaves little but the fixed cost of a step, as on a fast device
 OVERRIDES: list[str] = []
 TARGETS = {("ours", "bare"): 0.95, ("ours", "conventional"): 5.0, ("bare", "floor"): 0.65}
@@ -115,6 +116,7 @@ def parts() -> dict[str, Callable[[int], dict[str, Any]]]:
         "growth": growth,
         "batches": batches,
         "levers": levers,
+        "small": small,
     }
 
 
@@ -294,11 +296,14 @@ class BareLoop:
     """The same training as ours, by hand.
 
     Args:
-        flipped: A lever: let go of if it is one of those kept, pulled if it was dropped.
+        flipped: A lever that is let go of.
         images: How many of the training images make an epoch.
+        batch_size: None for the recipe's.
     """
 
-    def __init__(self, flipped: str = "", images: int = TRAIN) -> None:
+    def __init__(
+        self, flipped: str = "", images: int = TRAIN, batch_size: int | None = None
+    ) -> None:
         self.flipped = flipped
         config = parse(configure())
         blocks = blocks_of(config)
@@ -308,7 +313,7 @@ class BareLoop:
                     block.pool = "after_activation"
         torch.manual_seed(0)
         self.network = CompactCNN(blocks, config.model["dropout"])
-        self.batch_size = config.data["batch_size"]
+        self.batch_size = batch_size or config.data["batch_size"]
         self.train = MNISTDataModule().images("train").subset(torch.arange(images))
         self.test = MNISTDataModule().images("test")
         distortion = UsualGrid if flipped == "grid in one product" else RandomDistortion
@@ -332,8 +337,7 @@ class BareLoop:
         network, steps = self.network.train(), len(self.train) // self.batch_size
         optimizer = torch.optim.SGD(
             decay_weights_only(network),
-            **self.sgd,
-            fused=self.flipped == "fused optimizer",
+            **{**self.sgd, "fused": self.flipped != "fused optimizer"},
         )
         schedule = OneCycleLR(optimizer, self.sgd["lr"], steps, pct_start=0.2, cycle_momentum=False)
         autocast = low_precision() and self.flipped != "bfloat16"
@@ -599,6 +603,35 @@ def batches(rounds: int) -> dict[str, Any]:
     return {"images_per_second": speed, "turns": found}
 
 
+def small(rounds: int) -> dict[str, Any]:
+    """Ours and the bare loop in batches of the sizes that the recipes use."""
+    runs: dict[str, Callable[[], dict[str, Any]]] = {}
+    for size in RECIPES:
+        runs[f"bare, {size}"] = BareLoop(images=TRAIN // 3, batch_size=size).epoch
+        runs[f"ours, {size}"] = partial(fit_without, "", size)
+    found = interleave(runs, rounds, warm_up=True)
+    rows = {}
+    print("| batch | bare, images/s | ours | ours / bare | ms a step more |\n|---|---|---|---|---|")
+    for size in RECIPES:
+        bare, our = (
+            [turn["training"] / turn["images"] for turn in found[f"{name}, {size}"]]
+            for name in ("bare", "ours")
+        )
+        pairs = list(zip(bare, our, strict=True))
+        rows[str(size)] = {
+            "bare": statistics.median(1 / b for b in bare),
+            "ours": statistics.median(1 / o for o in our),
+            "ratio": statistics.median(b / o for b, o in pairs),
+            "more_ms_a_step": statistics.median(1000 * size * (o - b) for b, o in pairs),
+        }
+        print(
+            "| {} | {bare:,.0f} | {ours:,.0f} | {ratio:.3f} | {more_ms_a_step:.2f} |".format(
+                size, **rows[str(size)]
+            )
+        )
+    return {"batches": rows, "turns": found}
+
+
 def levers(rounds: int) -> dict[str, Any]:
     """What each lever gains: training with it against training without.
 
@@ -606,14 +639,13 @@ def levers(rounds: int) -> dict[str, Any]:
     share in ``train``'s own trainer. Turns are short and many: the machine's own pace then changes
     between rounds, not within one.
     """
-    of_network = ["", *KEPT, *DROPPED]
+    of_network = ["", *KEPT]
     found = interleave(
         {name: BareLoop(name, images=TRAIN // 6).epoch for name in of_network},
         5 * rounds,
         warm_up=True,
     )
     gains = {name: gain(found[name], found[""]) for name in of_network[1:]}
-    gains |= {name: 1 / gains[name] for name in DROPPED}
     for size in (parse(configure()).data["batch_size"], SMALL):
         trainings = interleave(
             {f"{name}, {size}": partial(fit_without, name, size) for name in ["", *OF_LIGHTNING]},
@@ -625,7 +657,7 @@ def levers(rounds: int) -> dict[str, Any]:
         found |= trainings
     print("| lever | speed with it / without |\n|---|---|")
     for name, value in gains.items():
-        print(f"| {name}{' (dropped)' if name in DROPPED else ''} | {value:.3f} |")
+        print(f"| {name} | {value:.3f} |")
     return {"gains": gains, "turns": found}
 
 

@@ -149,4 +149,4 @@ def test_the_readme_lists_the_choices_that_there_are() -> None:
     for group, choices in re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE):
         if (PROJECT / "conf" / group).is_dir():
             files = {file.stem for file in (PROJECT / "conf" / group).glob("*.yaml")}
-            assert set(re.findall(r"`(\w+)`", choices)) == files, group
+            assert set(re.findall(r"`([\w-]+)`", choices)) == files, group

@@ -323,6 +323,11 @@ def _on_mnist(value: Any, *, _root_: DictConfig) -> Any:
     return value if OmegaConf.select(_root_, "data._target_") == MNIST else None
 
 
+def _unclipped(*, _root_: DictConfig) -> bool:
+    """Say whether gradients are left as they are."""
+    return OmegaConf.select(_root_, "trainer.gradient_clip_val") is None
+
+
 def _shared_dir(form: str = "path", *, _root_: DictConfig) -> str:
     """Return the folder of the sweep or, of a single run, its own; quoted where form is `url`."""
     folder = str(_root_.run_dir)
@@ -332,12 +337,13 @@ def _shared_dir(form: str = "path", *, _root_: DictConfig) -> str:
 
 
 def _register() -> None:
-    """Tell Hydra what ``conf/config.yaml`` takes from here: the open nodes and two resolvers."""
+    """Tell Hydra what ``conf/config.yaml`` takes from here: the open nodes and three resolvers."""
     opened = OmegaConf.create()
     for key in OPEN:
         OmegaConf.update(opened, key, OmegaConf.create({}, flags={"struct": False}))
     ConfigStore.instance().store("open", opened)
     OmegaConf.register_new_resolver("on_mnist", _on_mnist, replace=True)
+    OmegaConf.register_new_resolver("unclipped", _unclipped, replace=True)
     OmegaConf.register_new_resolver("shared_dir", _shared_dir, replace=True)
 
 
