@@ -117,6 +117,7 @@ def parts() -> dict[str, Callable[[int], dict[str, Any]]]:
         "batches": batches,
         "levers": levers,
         "small": small,
+        "alignment": alignment,
     }
 
 
@@ -312,7 +313,8 @@ class BareLoop:
                 if block.pool == "after_conv":
                     block.pool = "after_activation"
         torch.manual_seed(0)
-        self.network = CompactCNN(blocks, config.model["dropout"])
+        align = config.model.get("align", False) and flipped != "alignment"
+        self.network = CompactCNN(blocks, config.model["dropout"], align=align, paper=FACTS.paper)
         self.batch_size = batch_size or config.data["batch_size"]
         self.train = MNISTDataModule().images("train").subset(torch.arange(images))
         self.test = MNISTDataModule().images("test")
@@ -630,6 +632,17 @@ def small(rounds: int) -> dict[str, Any]:
             )
         )
     return {"batches": rows, "turns": found}
+
+
+def alignment(rounds: int) -> dict[str, Any]:
+    """What its alignment adds to a training step of ``nano``."""
+    OVERRIDES.append("experiment=nano")
+    contestants = {name: BareLoop(name, images=TRAIN // 12).epoch for name in ("", "alignment")}
+    found = interleave(contestants, 5 * rounds, warm_up=True)
+    OVERRIDES.remove("experiment=nano")
+    cost = 1 / gain(found["alignment"], found[""]) - 1
+    print(f"aligned, a step takes {cost:+.1%}")
+    return {"cost": cost, "turns": found}
 
 
 def levers(rounds: int) -> dict[str, Any]:

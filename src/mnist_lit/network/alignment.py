@@ -21,7 +21,7 @@ class Alignment(nn.Module):
     Ink counts as mass: what a pixel differs from the paper. With m the ink, the slant is
     μ₁₁/μ₀₂, the covariance of column and row over the variance of the row, at most
     :data:`STEEPEST` either way; each row is shifted against it. Computed in float32, whatever the
-    images come in. A blank image is left as it is. No gradient goes to the images' places.
+    images come in. A blank image is left as it is.
 
     Args:
         side: Of the images, in pixels.
