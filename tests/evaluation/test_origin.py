@@ -32,6 +32,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_clean_checkout_leaves_no_diff(checkout: Path, tmp_path: Path) -> None:
     (checkout / "comparison.html").write_text("made by a command\n")
+    (checkout / "sweep" / "0" / ".hydra").mkdir(parents=True)
+    for name in ("multirun.yaml", "0/.hydra/config.yaml"):
+        (checkout / "sweep" / name).write_text("made: by a sweep\n")
     origin.write(tmp_path)
     assert not (tmp_path / "changes.diff").exists()
     assert origin.origin("x").git_commit == git(checkout, "rev-parse", "HEAD")[:12]

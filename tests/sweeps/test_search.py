@@ -137,6 +137,35 @@ def test_what_was_killed_is_tried_again_and_counts_once(
     assert "default: 4 complete" in done.stdout
 
 
+def test_what_is_stopped_twice_is_still_one_trial(tmp_path: Path) -> None:
+    found = optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}")
+    rate: Any = {"optimizer.lr": optuna.distributions.FloatDistribution(0.01, 0.1)}
+    for _ in range(3):
+        trials.take_back(found, found.ask(rate).number)
+        assert trials.count(found) == "1 waiting"
+    assert len({one.params["optimizer.lr"] for one in found.trials[:-1]}) == 1
+    assert trials.missing(found, 1) == 1
+    assert "failed" not in trials.write(found, tmp_path, ["train"])
+
+
+def test_a_study_is_of_one_search(in_process: None, here: Here, study: Study) -> None:
+    assert here(*SEARCH, LR, "search.n_trials=1").returncode == 0
+    for changed, words in (
+        (["trainer.max_epochs=3"], "trainer.max_epochs is 3 here and 2 there"),
+        (["search.repeats=2"], "search.repeats is 2 here and 1 there"),
+        (["model=tiny", "seed=1"], "model.* here and .*, and .* more"),
+    ):
+        done = here(*SEARCH, LR, "search.n_trials=2", *changed)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert re.search(f"search.study=default: .*{words}.*or another name", done.stderr)
+    assert len(study().trials) == 1
+    # What is searched may be searched elsewhere, and how long and where does not matter.
+    wider = ("optimizer.lr=tag(log, interval(0.01, 0.2))", "search.pruner=none")
+    assert here(*SEARCH, *wider, "search.n_trials=2").returncode == 0
+    assert len(study().trials) == 2
+
+
 def test_a_bad_trial_is_pruned(in_process: None, here: Here, study: Study) -> None:
     good = ("optimizer.lr=interval(0.04,0.05)", "optimizer.weight_decay=0", "trainer.max_epochs=4")
     assert here(*SEARCH, *good, "search.n_trials=1").returncode == 0

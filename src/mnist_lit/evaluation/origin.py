@@ -18,8 +18,9 @@ from mnist_lit.files import write_text
 
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("mnist-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
-# What a checkout adds to a commit: code and config, not what lies beside them.
+# What a checkout adds to a commit: code and config, not what lies beside them or runs leave there.
 CODE = ("*.py", "*.yaml", "*.c", "*.toml")
+OF_RUNS = (":(exclude,glob)**/.hydra/**", ":(exclude,glob)**/multirun.yaml")
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _changes() -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         # Adding to a copy leaves the user's index as it is.
         copy = shutil.copy(index, folder)
-        new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE)
+        new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE, *OF_RUNS)
         _git("add", "--intent-to-add", "--", *(new or "").splitlines(), index=copy)
         return _git("diff", "HEAD", index=copy)
 

@@ -1,5 +1,6 @@
 """``python train.py hparams_search=NAME``: Optuna proposes the trials, processes train them."""
 
+import json
 import math
 import socket
 import threading
@@ -102,6 +103,7 @@ class Search:
         self.folder.mkdir(parents=True, exist_ok=True)
         steps = self.search.repeats * self.base.trainer.max_epochs
         with opened_study(self.search, steps) as self.study:
+            self._belong()
             OmegaConf.save(self.config, self.folder / "multirun.yaml")
             print(
                 f"study {self.search.study} in {masked(self.search.storage)}: "
@@ -114,11 +116,42 @@ class Search:
                     self._train_all()
             finally:
                 print(trials.write(self.study, self.folder, self._again()), flush=True)
+                if trials.missing(self.study, self.search.n_trials) > 0:
+                    print("the same command goes on with what is missing", flush=True)
             if trials.hopeless(self.study, HOPELESS):
                 raise RunError(
                     f"the first {HOPELESS} trials have all failed, so the search was stopped; mend "
                     "the cause and give it a new name: search.study=NAME"
                 )
+
+    def _belong(self) -> None:
+        """See that the trials of the study differ only in what is searched.
+
+        Raises:
+            ConfigError: It was begun with other options.
+        """
+        from mnist_lit.training.build import differing, options_of
+
+        options = {
+            **options_of(self.base),
+            **{f"search.{key}": getattr(self.search, key) for key in ("repeats", "over")},
+            "optimized_metric": self.base.optimized_metric,
+        }
+        options = json.loads(json.dumps(options))  # as the database gives them back
+        begun = self.study.user_attrs.get("options")
+        if begun is None:
+            self.study.set_user_attr("options", begun := options)
+        searched = {one.name for one in self.parameters}
+        searched |= {name for one in self.study.get_trials(deepcopy=False) for name in one.params}
+        here, there = (
+            {key: value for key, value in one.items() if key not in searched}
+            for one in (options, begun)
+        )
+        if words := differing(here, there):
+            raise ConfigError(
+                f"search.study={self.search.study}: {words}; the trials of a study differ only in "
+                "what is searched: give the options that it was begun with, or another name"
+            )
 
     def _again(self) -> list[str]:
         """Return the words that train a trial again, but for its parameters."""

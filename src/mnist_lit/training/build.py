@@ -377,6 +377,17 @@ def options_of(config: Config) -> dict[str, Any]:
     return flat(plain)
 
 
+def differing(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    """Say in which options two trainings differ, the first three of them; nothing if in none."""
+    differ = [
+        f"{key} is {here.get(key)} here and {there.get(key)} there"
+        for key in sorted({*there, *here})
+        if here.get(key) != there.get(key)
+    ]
+    more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
+    return f"{'; '.join(differ[:3])}{more}"
+
+
 def last_of(ckpt_path: str) -> Path:
     """Return the checkpoint to resume from: a file, or that of a run's folder.
 
@@ -409,15 +420,9 @@ def check_resumable(checkpoint: Path, options: Mapping[str, Any]) -> None:
             f"ckpt_path={checkpoint}: it holds no training to resume; give the folder of a run of "
             "this version, or its last.ckpt (init_from= takes the weights alone)"
         )
-    differ = [
-        f"{key} is {options.get(key)} here and {before.get(key)} there"
-        for key in sorted({*before, *options})
-        if options.get(key) != before.get(key)
-    ]
-    if differ:
-        more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
+    if words := differing(options, before):
         raise CheckpointError(
-            f"ckpt_path={checkpoint}: {'; '.join(differ[:3])}{more}; a run is resumed with the "
+            f"ckpt_path={checkpoint}: {words}; a run is resumed with the "
             "options that it was started with"
         )
     rows = content["callbacks"]["History"]["epochs"]

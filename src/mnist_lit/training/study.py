@@ -3,6 +3,7 @@
 Akiba et al., Optuna: A next-generation hyperparameter optimization framework, 2019.
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -75,7 +76,8 @@ def repeat_trial(study: Any, trial: Any) -> None:
     import optuna
 
     with quiet_optuna():
-        optuna.storages.RetryHeartbeatStaleTrialCallback()(study, trial)
+        # Optuna adds to the trial's own list.
+        optuna.storages.RetryHeartbeatStaleTrialCallback()(study, copy.deepcopy(trial))
 
 
 @contextmanager
