@@ -92,7 +92,7 @@ def grid(folder: Path) -> dict[str, Any]:
             for i in range(6)
             if (found := list(differences(folder / f"killed/{i}", plain(folder / f"whole/{i}"))))
         },
-        "table": said.splitlines()[-3:],
+        "table": said.splitlines()[-3:-1],
     }
 
 
