@@ -12,6 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ RESULTS = Path(__file__).with_name("results") / "versus.json"
 # Network, batch size, steps of a turn.
 RUNS = (("final", 384, 40), ("small", 64, 80), ("tiny", 64, 160), ("nano", 32, 300))
 WORKER = """
-import contextlib, io, json, os, sys, tempfile
+import contextlib, io, json, sys, tempfile
 import mnist_lit
 from clock import Clock
 print("ready", flush=True)
@@ -34,8 +35,7 @@ for line in sys.stdin:
                 f"experiment={name}", "trainer=cpu", "trainer.max_epochs=1", "test=false",
                 f"data.batch_size={size}", f"trainer.limit_train_batches={steps}",
                 "trainer.limit_val_batches=1", "requirements.enforce=false",
-                "callbacks.clock._target_=clock.Clock", f"run_dir={folder}",
-                *(["model.align=false"] if os.environ.get("UNALIGNED") else []),
+                "callbacks.clock._target_=clock.Clock", f"run_dir={folder}", *sys.argv[1:],
             )
         )
     print(json.dumps(Clock.training[0]), flush=True)
@@ -43,12 +43,17 @@ for line in sys.stdin:
 
 
 class Worker:
-    """A process that trains with the code of a checkout."""
+    """A process that trains with the code of a checkout.
 
-    def __init__(self, checkout: Path) -> None:
+    Args:
+        checkout: Its folder.
+        overrides: Of its config, besides those that all have.
+    """
+
+    def __init__(self, checkout: Path, overrides: Sequence[str] = ()) -> None:
         paths = f"{checkout / 'src'}:{Path(__file__).parent}"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
+            [sys.executable, "-c", WORKER, *overrides],
             cwd=checkout,
             env={**os.environ, "PYTHONPATH": paths},
             text=True,
@@ -79,6 +84,7 @@ def command_line() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("other", type=Path, help="a checkout of another commit")
+    parser.add_argument("--here", nargs="*", default=[], help="overrides for this checkout alone")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each (default: 15)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
     return parser
@@ -87,7 +93,7 @@ def command_line() -> argparse.ArgumentParser:
 def main() -> None:
     """Train in turns and print the ratios."""
     options = command_line().parse_args()
-    workers = {"now": Worker(ROOT), "before": Worker(options.other.resolve())}
+    workers = {"now": Worker(ROOT, options.here), "before": Worker(options.other.resolve())}
     turns: dict[str, dict[str, list[float]]] = {}
     for turn in tqdm(range(options.rounds + 1), unit="round", disable=None):
         for run in RUNS:
