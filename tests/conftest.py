@@ -47,6 +47,7 @@ TINY = (
 )
 
 
+# Some machines have no compiler; what needs none is tested there all the same.
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 LONG = ("test_benchmarks.py", "test_notebook.py", "test_command_line.py", "test_prediction.py")

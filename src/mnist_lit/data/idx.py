@@ -14,26 +14,15 @@ from mnist_lit.errors import ConfigError, DataError
 
 
 class IdxDataModule(IdxSet, pl.LightningDataModule):
-    """Images of any square size in any number of classes, and how batches are made of them.
+    """The images of an :class:`.IdxSet`, and how batches are made of them.
 
-    The four files are named as MNIST's, plain or gzipped, as those of Fashion-MNIST and KMNIST are.
     Batches are ``uint8``; :class:`~mnist_lit.training.classifier.LitClassifier` augments (in
     training) and normalises them on the device.
 
-    Args:
-        root: The folder of the files, or the one above it.
-        validation: ``test`` validates on the test images, ``holdout`` on a twelfth of the training
-            images, which is kept out of training.
+    Args, besides those of :class:`.IdxSet`:
         batch_size: Images per training step and process.
         eval_batch_size: Images per step where no gradients are kept.
         train_size: Train on only this many images, equally many of each class.
-        split_seed: Which images are held out, or kept by ``train_size``.
-        folds: Cut the training images into so many parts, of which one validates; ``validation``
-            does not count then.
-        fold: Which of the parts, from 0.
-        classes: The names of the classes in the order of the labels; None for 0, 1, 2 …
-        name: What the data set is called; None for the folder's name.
-        centred: Whether the images are laid out as MNIST's, and pictures to be prepared so.
         seed: Decides, with the epoch, the order of the training images.
     """
 

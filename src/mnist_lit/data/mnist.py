@@ -8,20 +8,12 @@ from mnist_lit.data.sets import TRAIN, MnistSet
 
 
 class MNISTDataModule(MnistSet, IdxDataModule):
-    """MNIST's images, verified; downloaded only where they are not at hand.
+    """The images of :class:`.MnistSet`, and how batches are made of them.
 
-    Args:
-        root: The folder of the files, or the one above it; None for this checkout's or the user's
-            cache.
-        validation: ``test`` validates on the 10,000 test images, ``holdout`` on 5,000 that are
-            kept out of training.
+    Args, besides those of :class:`.MnistSet`:
         batch_size: Images per training step and process.
         eval_batch_size: Images per step where no gradients are kept.
         train_size: Train on only this many images, equally many of each digit.
-        split_seed: Which images are held out, or kept by ``train_size``.
-        folds: Cut the 60,000 into so many parts, of which one validates; ``validation`` does not
-            count then.
-        fold: Which of the parts, from 0.
         seed: Decides, with the epoch, the order of the training images.
     """
 

@@ -28,7 +28,7 @@ class IdxSet:
         root: The folder of the files, or the one above it.
         validation: ``test`` validates on the test images, ``holdout`` on a twelfth of the training
             images, which is kept out of training.
-        split_seed: Which images are held out.
+        split_seed: Which images are held out, or kept by a data module's ``train_size``.
         folds: Cut the training images into so many parts, of which one validates; ``validation``
             does not count then.
         fold: Which of the parts, from 0.
@@ -165,7 +165,7 @@ class MnistSet(IdxSet):
             cache.
         validation: ``test`` validates on the 10,000 test images, ``holdout`` on 5,000 that are
             kept out of training.
-        split_seed: Which images are held out.
+        split_seed: Which images are held out, or kept by a data module's ``train_size``.
         folds: Cut the 60,000 into so many parts, of which one validates; ``validation`` does not
             count then.
         fold: Which of the parts, from 0.

@@ -98,14 +98,6 @@ class LitClassifier(pl.LightningModule):
         self.learning_rate = 0.0
         self._validated: dict[str, Tensor] = {}
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes here which hook runs, before and after each; torch would look first
-        # whether that is a parameter.
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
         """Map normalised images ``[B, 1, side, side]`` to logits ``[B, classes]``."""
         return self.network(images)
