@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ class Job:
     error: str | None = None
 
 
-_adapter = TypeAdapter(Job)
+_adapter = cache(TypeAdapter)  # slow to make, and only a sweep needs it
 
 
 def read(folder: Path) -> Job | None:
@@ -53,7 +54,8 @@ def read(folder: Path) -> Job | None:
         ConfigError: The file is damaged.
     """
     try:
-        found = _adapter.validate_json((folder / FILE).read_bytes())
+        content = (folder / FILE).read_bytes()
+        found = _adapter(Job).validate_json(content)
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
