@@ -118,6 +118,7 @@ def parts() -> dict[str, Callable[[int], dict[str, Any]]]:
         "levers": levers,
         "small": small,
         "alignment": alignment,
+        "kernel": kernel,
     }
 
 
@@ -500,6 +501,7 @@ def start(rounds: int) -> dict[str, Any]:
     python = [sys.executable]
     commands = {
         "import mnist_lit": [*python, "-c", "import mnist_lit"],
+        "import pytorch_lightning": [*python, "-c", "import pytorch_lightning"],
         "python -c pass": [*python, "-c", "pass"],
         "train.py --help": [*python, "train.py", "--help"],
         "train.py --cfg job": [*python, "train.py", "--cfg", "job"],
@@ -643,6 +645,25 @@ def alignment(rounds: int) -> dict[str, Any]:
     cost = 1 / gain(found["alignment"], found[""]) - 1
     print(f"aligned, a step takes {cost:+.1%}")
     return {"cost": cost, "turns": found}
+
+
+def kernel(rounds: int) -> dict[str, Any]:
+    """What the first convolution's operation gains in the recipes, in batches of theirs."""
+    lever = "first convolution with its pooling"
+    gains, turns = {}, {}
+    print("| network | batch | gain | quartiles |\n|---|---|---|---|")
+    for name in ("final", "small", "tiny", "nano"):
+        OVERRIDES.append(f"experiment={name}")
+        loops = {which: BareLoop(which, images=TRAIN // 6) for which in ("", lever)}
+        found = interleave({w: loop.epoch for w, loop in loops.items()}, 3 * rounds, warm_up=True)
+        OVERRIDES.pop()
+        pairs = zip(found[lever], found[""], strict=True)
+        ratios = [without["training"] / usual["training"] for without, usual in pairs]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        gains[name], turns[name] = middle, found
+        size = loops[""].batch_size
+        print(f"| {name} | {size} | {middle:.2f} | {low:.2f} to {high:.2f} |", flush=True)
+    return {"gains": gains, "turns": turns}
 
 
 def levers(rounds: int) -> dict[str, Any]:
