@@ -1,0 +1,103 @@
+"""How people's pictures are read: groups of them, made of MNIST's test digits.
+
+``python benchmarks/world.py`` prints the share of each group that is read right, and writes
+``results/world.json`` beside it. ``python benchmarks/world.py cells margin`` measures some groups;
+``--keep FOLDER`` leaves what is misread, for a look.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accuracy import ROOT
+from numpy import ndarray
+from PIL import Image
+from sklearn.datasets import load_digits
+from tqdm import tqdm
+
+from mnist_lit import MNISTDataModule, load_pretrained, predict
+from mnist_lit.errors import PictureError
+
+sys.path.append(str(ROOT))  # the pictures are made by the tests
+
+from tests.inference.world import GROUPS, Case
+
+RESULTS = ROOT / "benchmarks" / "results" / "world.json"
+OPTDIGITS = "scikit-learn's 8×8"
+NUMBER = {"page": 60, "equal": 100, "broken": 200}  # of pictures, by the group's first word
+USUAL = 600
+
+
+def digits(count: int) -> Iterator[tuple[ndarray, str]]:
+    """Yield the first test digits, ``uint8 [28, 28]``, and their labels."""
+    images = MNISTDataModule().images("test")
+    for number in range(count):
+        yield images.images[number, 0].numpy(), str(int(images.labels[number]))
+
+
+def optdigits() -> Iterator[Case]:
+    """scikit-learn's ``load_digits``, the first of either colour by turns."""
+    data = load_digits()
+    for number in range(USUAL):
+        gray = (data.images[number] * 255 / 16).astype(np.uint8)
+        yield Case(Image.fromarray(255 - gray if number % 2 else gray), str(data.target[number]))
+
+
+def group(name: str) -> list[Case]:
+    """Make the pictures of a group."""
+    if name == OPTDIGITS:
+        return list(optdigits())
+    count = NUMBER.get(name.split()[0], USUAL)
+    return list(GROUPS[name](digits(count), np.random.default_rng(0)))
+
+
+def measure(name: str, keep: Path | None) -> dict[str, Any]:
+    """Read a group."""
+    right = refused = 0
+    cases = group(name)
+    network = load_pretrained("final")
+    started = time.perf_counter()
+    for number, case in enumerate(tqdm(cases, unit="picture", disable=None, leave=False)):
+        try:
+            (found,) = predict(case.picture, network)
+            said = found.name
+        except PictureError:
+            said = ""
+        right += said == case.text
+        refused += not said
+        if keep is not None and said != case.text:
+            file = keep / f"{name.replace(' ', '-')}-{number}-{case.text}-{said or 'none'}.png"
+            case.picture.save(file)
+    seconds = time.perf_counter() - started
+    return {"n": len(cases), "right": right, "refused": refused, "seconds": round(seconds, 2)}
+
+
+def main() -> None:
+    """Measure the groups that the command line names."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = [OPTDIGITS, *GROUPS]
+    parser.add_argument("groups", nargs="*", help=f"{', '.join(known)} (default: all)")
+    parser.add_argument("--keep", type=Path, help="leave what is misread in this folder")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
+    options = parser.parse_args()
+    results = json.loads(options.output.read_text()) if options.output.is_file() else {}
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
+    for name in options.groups or known:
+        if name not in known:
+            parser.error(f"{name}: no such group; there are {', '.join(known)}")
+        found = results[name] = measure(name, options.keep)
+        words = "{n:>5}  right {right:>5}  refused {refused:>4}  {seconds:6.2f} s".format(**found)
+        print(f"{name:<20}{words}  {found['right'] / found['n']:6.1%}", flush=True)
+        options.output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

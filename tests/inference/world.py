@@ -1,0 +1,193 @@
+"""Test digits as people's pictures of many kinds show them."""
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+from numpy.random import Generator
+from PIL import Image
+
+from tests.inference.photographs import photograph
+
+Digits = Iterable[tuple[ndarray, str]]  # uint8 [28, 28] each, and what it is
+COLOURS = {  # pairs of equal gray: ink, paper
+    "red on green": ((200, 0, 0), (0, 102, 0)),
+    "red on blue": ((76, 0, 0), (0, 0, 200)),
+    "orange on turquoise": ((255, 140, 0), (64, 190, 224)),
+    "green on magenta": ((0, 130, 60), (170, 0, 230)),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture, and what it shows."""
+
+    picture: Image.Image
+    text: str
+
+
+def cropped(digit: ndarray) -> ndarray:
+    """Return a digit without its margin."""
+    rows, columns = (np.flatnonzero((digit > 60).any(axis=axis)) for axis in (1, 0))
+    return digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def resized(gray: ndarray, width: int, height: int) -> ndarray:
+    """Scale ``uint8 [h, w]``."""
+    kind = Image.Resampling.BICUBIC if width > gray.shape[1] else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(gray).resize((width, height), kind))
+
+
+def either(gray: ndarray, rng: Generator) -> Image.Image:
+    """Return light ink on dark, or dark on light."""
+    return Image.fromarray(gray if rng.random() < 0.5 else 255 - gray)
+
+
+def low8(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """8×8 pixels without a margin."""
+    for digit, label in digits:
+        yield Case(either(_filling(digit, 8), rng), label)
+
+
+def low16(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """16×16 pixels without a margin: gray as USPS has them, black and white as Semeion has them."""
+    for number, (digit, label) in enumerate(digits):
+        if number % 2:
+            small = np.where(resized(cropped(digit), 16, 16) > 110, 255, 0).astype(np.uint8)
+        else:
+            small = _filling(digit, 16)
+        yield Case(either(small, rng), label)
+
+
+def _filling(digit: ndarray, side: int) -> ndarray:
+    ink = cropped(digit)
+    height, width = (max(1, round(side * length / max(ink.shape))) for length in ink.shape)
+    small = np.zeros((side, side), np.uint8)
+    left, top = (side - width) // 2, (side - height) // 2
+    small[top : top + height, left : left + width] = resized(ink, width, height)
+    return small
+
+
+def photographs(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Photographs of a digit somewhere on uneven paper."""
+    for digit, label in digits:
+        yield Case(Image.open(io.BytesIO(photograph(digit, rng))), label)
+
+
+def margin(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Digits cut out to the last pixel of ink: half of them photographs, half drawings."""
+    for number, (digit, label) in enumerate(digits):
+        scale = rng.uniform(4, 10)
+        ink = cropped(digit)
+        width, height = (max(2, round(side * scale)) for side in ink.shape[::-1])
+        large = resized(ink, width, height) / 255
+        if number % 2:
+            seen = 1.0 - (large > 0.4)
+        else:
+            y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+            slope = rng.uniform(-0.2, 0.2, 2)
+            paper = rng.uniform(0.6, 0.85) + slope[0] * (x - 0.5) + slope[1] * (y - 0.5)
+            seen = paper * (1 - large * rng.uniform(0.5, 0.85))
+            seen = seen + rng.normal(0, rng.uniform(0.01, 0.03), seen.shape)
+        gray = (255 * np.clip(seen, 0, 1)).astype(np.uint8)
+        yield Case(Image.fromarray(gray), label)
+
+
+def cells(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Cells of a scanned form: a digit in a frame of thin lines, cut out a little askew."""
+    for digit, label in digits:
+        side = int(rng.integers(40, 90))
+        thick = max(1, round(side * rng.uniform(0.015, 0.05)))
+        pad = int(side * 0.3)
+        sheet = np.full((side + 2 * pad, side + 2 * pad), 245.0)
+        shade = rng.uniform(40, 150)
+        for at in (pad, pad + side - thick):
+            sheet[at : at + thick, :] = shade
+            sheet[:, at : at + thick] = shade
+        inner = round(side * rng.uniform(0.55, 0.8))
+        top, left = (pad + int(rng.integers(thick, side - thick - inner + 1)) for _ in range(2))
+        ink = resized(digit, inner, inner) / 255
+        place = sheet[top : top + inner, left : left + inner]
+        place[:] = np.minimum(place, 245 - ink * rng.uniform(150, 230))
+        turned = Image.fromarray(sheet.astype(np.float32)).rotate(
+            rng.uniform(-2, 2), Image.Resampling.BICUBIC, fillcolor=245
+        )
+        # Cut so that of each line all, a part or nothing is in it.
+        edges = [pad + int(rng.integers(-thick - 3, thick + 2)) for _ in range(4)]
+        whole = side + 2 * pad
+        box = (edges[0], edges[1], whole - edges[2], whole - edges[3])
+        gray = np.asarray(turned.crop(box)) + rng.normal(0, 4, (box[3] - box[1], box[2] - box[0]))
+        yield Case(Image.fromarray(gray.clip(0, 255).astype(np.uint8)), label)
+
+
+def page(millimetres: float, digits: Digits, rng: Generator) -> Iterator[Case]:
+    """A sheet of A4 at 150 dots an inch with one digit of this height."""
+    pixels = round(millimetres / 25.4 * 150)
+    for digit, label in digits:
+        ink = cropped(digit)
+        height, width = pixels, max(2, round(pixels * ink.shape[1] / ink.shape[0]))
+        large = resized(ink, width, height) / 255
+        sheet = np.full((1754, 1240), 240.0)
+        top = int(rng.integers(100, 1754 - 100 - height))
+        left = int(rng.integers(100, 1240 - 100 - width))
+        sheet[top : top + height, left : left + width] -= 190 * large
+        sheet += rng.normal(0, 3, sheet.shape)
+        yield Case(Image.fromarray(sheet.clip(0, 255).astype(np.uint8)), label)
+
+
+def colours(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Ink and paper that are equally light."""
+    pairs = list(COLOURS.values())
+    for number, (digit, label) in enumerate(digits):
+        yield Case(_painted(digit, *pairs[number % len(pairs)], rng), label)
+
+
+def random_colours(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Ink and paper of any two colours that differ by a fifth of the range in one channel."""
+    for digit, label in digits:
+        while True:
+            ink, paper = rng.integers(0, 256, 3), rng.integers(0, 256, 3)
+            if np.abs(ink - paper).max() >= 51:
+                break
+        yield Case(_painted(digit, ink, paper, rng), label)
+
+
+def _painted(digit: ndarray, ink: Any, paper: Any, rng: Generator) -> Image.Image:
+    side = int(rng.integers(120, 260))
+    large = resized(digit, side, side)[..., None] / 255
+    seen = large * np.asarray(ink, float) + (1 - large) * np.asarray(paper, float)
+    seen += rng.normal(0, 2, seen.shape)
+    return Image.fromarray(seen.clip(0, 255).astype(np.uint8))
+
+
+def strokes(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Faint and dashed strokes."""
+    for digit, label in digits:
+        side = int(rng.integers(150, 300))
+        large = resized(digit, side, side) / 255
+        y, x = np.mgrid[:side, :side]
+        angle = rng.uniform(0, np.pi)
+        wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / (side * 0.045))
+        large = large * (wave > rng.uniform(-0.6, -0.2))
+        seen = 235 - large * rng.uniform(60, 180) + rng.normal(0, 3, large.shape)
+        yield Case(Image.fromarray(seen.clip(0, 255).astype(np.uint8)), label)
+
+
+GROUPS: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
+    "8×8": low8,
+    "16×16": low16,
+    "photographs": photographs,
+    "margin": margin,
+    "cells": cells,
+    "page 25 mm": partial(page, 25),
+    "page 15 mm": partial(page, 15),
+    "page 10 mm": partial(page, 10),
+    "page 8 mm": partial(page, 8),
+    "equal gray": colours,
+    "random colours": random_colours,
+    "broken strokes": strokes,
+}
