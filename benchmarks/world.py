@@ -10,10 +10,12 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from accuracy import ROOT
 from numpy import ndarray
 from PIL import Image
@@ -87,13 +89,18 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="leave what is misread in this folder")
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
     options = parser.parse_args()
-    results = json.loads(options.output.read_text()) if options.output.is_file() else {}
+    results = json.loads(options.output.read_text()) if options.output.is_file() else {"groups": {}}
+    results |= {
+        "command": "python benchmarks/world.py",
+        "date": date.today().isoformat(),
+        "scipy": scipy.__version__,
+    }
     if options.keep is not None:
         options.keep.mkdir(parents=True, exist_ok=True)
     for name in options.groups or known:
         if name not in known:
             parser.error(f"{name}: no such group; there are {', '.join(known)}")
-        found = results[name] = measure(name, options.keep)
+        found = results["groups"][name] = measure(name, options.keep)
         words = "{n:>5}  right {right:>5}  refused {refused:>4}  {seconds:6.2f} s".format(**found)
         print(f"{name:<20}{words}  {found['right'] / found['n']:6.1%}", flush=True)
         options.output.write_text(json.dumps(results, indent=1) + "\n")

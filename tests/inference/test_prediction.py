@@ -97,8 +97,11 @@ def test_modes(mode: str, digits: np.ndarray, labels: list[int]) -> None:
         assert read(paper_with(digit).convert(mode)) == label
 
 
-def test_sixteen_bits(digits: np.ndarray, labels: list[int], tmp_path: Path) -> None:
-    deep = np.asarray(paper_with(digits[1])).astype(np.uint16) * 257
+@pytest.mark.parametrize("factor", [257, 16, 1])
+def test_sixteen_bits_that_hold_as_many_or_twelve_or_eight(
+    factor: int, digits: np.ndarray, labels: list[int], tmp_path: Path
+) -> None:
+    deep = np.asarray(paper_with(digits[1])).astype(np.uint16) * factor
     file = tmp_path / "deep.png"
     Image.fromarray(deep).save(file)
     assert mnist_lit.predict(file)[0].digit == labels[1]

@@ -137,7 +137,8 @@ def _ink(gray: Gray) -> Float32[ndarray, "i j"]:
     pieces = ndimage.sum_labels(mask, *_labelled(mask))
     if (pieces > SPECK * mask.sum()).sum() >= DASHES:
         closed = disc(2 * _stroke(mask))
-        mask = ndimage.binary_closing(np.pad(mask, 20), closed)[20:-20, 20:-20]
+        wide = len(closed)  # beyond the edges there is no ink
+        mask = ndimage.binary_closing(np.pad(mask, wide), closed)[wide:-wide, wide:-wide]
         soft = ndimage.grey_closing(soft, footprint=closed)
     return np.where(ndimage.binary_dilation(mask, iterations=2), soft, 0).astype(np.float32)
 

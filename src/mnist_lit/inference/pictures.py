@@ -176,7 +176,8 @@ def to_gray(image: Image.Image) -> Gray:
     if image.mode.startswith("I"):
         gray = np.array(image, dtype=np.float32)
         most = float(gray.max())
-        gray /= 255 if most <= 255 else max(65_535, most)
+        # A file of 16 bits a value may hold 8 or 12.
+        gray /= next((top for top in (255, 4_095, 65_535) if most <= top), most)
         np.clip(gray, 0, 1, out=gray)
     elif image.mode == "F":
         gray = np.array(image, dtype=np.float32)
@@ -205,9 +206,12 @@ def clearest(image: Image.Image) -> Gray | None:
         return None
     rgb = image.convert("RGB")
     few = np.asarray(rgb.resize((64, 64), Image.Resampling.BOX)).reshape(-1, 3)
-    _, vectors = np.linalg.eigh(np.cov(few.T))
-    gray = (np.asarray(rgb) @ vectors[:, -1].astype(np.float32)) / np.float32(255)
-    gray -= gray.min()
+    axis = np.linalg.eigh(np.cov(few.T))[1][:, -1]
+    # So that black, white and all between them lie between 0 and 255.
+    axis /= np.abs(axis).sum()
+    mixed = rgb.convert("L", (*axis.tolist(), -255 * float(axis.clip(max=0).sum())))
+    gray = np.array(mixed, dtype=np.float32)
+    gray /= 255
     return _turned(gray, image)
 
 
@@ -265,11 +269,13 @@ def prepare(image: Image.Image) -> UInt8[ndarray, "28 28"]:
         return np.round(gray * 255).astype(np.uint8)
     try:
         return lay_out(find_ink(gray))
-    except PictureError:
-        colours = clearest(image)
-        if colours is None:
-            raise
-        return lay_out(find_ink(colours))
+    except PictureError as error:
+        refused = error.with_traceback(None)
+    del gray  # two of them at a time would take too much memory
+    colours = clearest(image)
+    if colours is None:
+        raise refused
+    return lay_out(find_ink(colours))
 
 
 def is_laid_out(gray: Gray) -> bool:
