@@ -236,9 +236,10 @@ def _rules(mask: Mask) -> Mask:
 
 def _lines(mask: Mask) -> Iterator[tuple[Mask, float]]:
     """Yield the thin lines from left to right, and how much of the width they go."""
-    length = max(3, mask.shape[1] // 8)
-    opened = ndimage.binary_opening(mask, np.ones((1, length), dtype=bool))
-    labels, _ = ndimage.label(opened, AROUND)
+    length = max(3, mask.shape[1] // 8) | 1
+    # An opening, as scipy's for masks but faster: what is left of runs of this length.
+    runs = ndimage.minimum_filter1d(mask.view(np.uint8), length, mode="constant")
+    labels, _ = ndimage.label(ndimage.maximum_filter1d(runs, length, mode="constant"), AROUND)
     for number, part in enumerate(ndimage.find_objects(labels), 1):
         share = (part[1].stop - part[1].start) / mask.shape[1]
         line = labels == number
