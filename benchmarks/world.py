@@ -19,7 +19,6 @@ import scipy
 from accuracy import ROOT
 from numpy import ndarray
 from PIL import Image
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 from mnist_lit import MNISTDataModule, load_pretrained, predict
@@ -31,6 +30,7 @@ from tests.inference.world import GROUPS, Case
 
 RESULTS = ROOT / "benchmarks" / "results" / "world.json"
 OPTDIGITS = "scikit-learn's 8×8"
+KNOWN = (OPTDIGITS, *GROUPS)
 NUMBER = {"page": 60, "equal": 100, "broken": 200}  # of pictures, by the group's first word
 USUAL = 600
 
@@ -44,6 +44,8 @@ def digits(count: int) -> Iterator[tuple[ndarray, str]]:
 
 def optdigits() -> Iterator[Case]:
     """scikit-learn's ``load_digits``, the first of either colour by turns."""
+    from sklearn.datasets import load_digits  # of the extra `dev`, which tests do without
+
     data = load_digits()
     for number in range(USUAL):
         gray = (data.images[number] * 255 / 16).astype(np.uint8)
@@ -79,15 +81,20 @@ def measure(name: str, keep: Path | None) -> dict[str, Any]:
     return {"n": len(cases), "right": right, "refused": refused, "seconds": round(seconds, 2)}
 
 
-def main() -> None:
-    """Measure the groups that the command line names."""
+def command_line() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [OPTDIGITS, *GROUPS]
-    parser.add_argument("groups", nargs="*", help=f"{', '.join(known)} (default: all)")
+    parser.add_argument("groups", nargs="*", help=f"{', '.join(KNOWN)} (default: all)")
     parser.add_argument("--keep", type=Path, help="leave what is misread in this folder")
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
+    return parser
+
+
+def main() -> None:
+    """Measure the groups that the command line names."""
+    parser = command_line()
     options = parser.parse_args()
     results = json.loads(options.output.read_text()) if options.output.is_file() else {"groups": {}}
     results |= {
@@ -97,9 +104,9 @@ def main() -> None:
     }
     if options.keep is not None:
         options.keep.mkdir(parents=True, exist_ok=True)
-    for name in options.groups or known:
-        if name not in known:
-            parser.error(f"{name}: no such group; there are {', '.join(known)}")
+    for name in options.groups or KNOWN:
+        if name not in KNOWN:
+            parser.error(f"{name}: no such group; there are {', '.join(KNOWN)}")
         found = results["groups"][name] = measure(name, options.keep)
         words = "{n:>5}  right {right:>5}  refused {refused:>4}  {seconds:6.2f} s".format(**found)
         print(f"{name:<20}{words}  {found['right'] / found['n']:6.1%}", flush=True)
