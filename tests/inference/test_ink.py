@@ -15,7 +15,7 @@ from mnist_lit.inference.pictures import clearest, prepare
 from tests.inference.world import GROUPS
 
 NUMBER = 40
-# What is read right of so many; the rest of the 8×8 pixels is misread by eye as well.
+# What is read right of so many at least, where it is not nearly all of them.
 LEAST = {"8×8": 34, "16×16": 37, "page 8 mm": 38}
 
 

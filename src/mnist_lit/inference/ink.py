@@ -78,12 +78,12 @@ def find_ink(gray: Gray) -> Float32[ndarray, "i j"]:
     Raises:
         PictureError: There is nothing to be seen.
     """
-    small = shrunk(gray)
+    small = _shrunk(gray)
     ink = _ink(small)
     box = bounds(ink > 0)
     scale = max(gray.shape) / max(small.shape)
     if scale > 1 and box.longer < SMALL * WORKING_SIDE:
-        part = shrunk(gray[box.grown(0.5 * box.longer + 2, scale, gray.shape)])
+        part = _shrunk(gray[box.grown(0.5 * box.longer + 2, scale, gray.shape)])
         try:
             return _ink(part)
         except PictureError:  # what made it stand out lies further away
@@ -91,7 +91,7 @@ def find_ink(gray: Gray) -> Float32[ndarray, "i j"]:
     return ink
 
 
-def shrunk(gray: Gray) -> Float32[ndarray, "i j"]:
+def _shrunk(gray: Gray) -> Float32[ndarray, "i j"]:
     """Return a picture of at most ``WORKING_SIDE`` pixels a side."""
     height, width = gray.shape
     scale = WORKING_SIDE / max(height, width)
@@ -130,8 +130,6 @@ def _ink(gray: Gray) -> Float32[ndarray, "i j"]:
     if contrast < max(MIN_CONTRAST, MIN_SIGNAL * noise):
         raise PictureError(BLANK)
     mask = _one_digit(mask)
-    if not mask.any():
-        raise PictureError(NOTHING)
     full = np.quantile(depth[mask], 0.8)
     soft = np.clip((depth - np.median(paper)) / (full - np.median(paper)), 0, 1)
     pieces = ndimage.sum_labels(mask, *_labelled(mask))
@@ -264,8 +262,6 @@ def _one_digit(mask: Mask) -> Mask:
     joined = ndimage.binary_dilation(mask, disc(_stroke(mask)))
     labels, count = ndimage.label(joined, AROUND)
     labels[~mask] = 0
-    if not mask.any():
-        return mask
     parts = [Box(*part) for part in ndimage.find_objects(labels, count)]
     areas = ndimage.sum_labels(mask, labels, range(1, count + 1))
     inside = [_inside(labels, number, part) for number, part in enumerate(parts, 1)]

@@ -158,7 +158,8 @@ class LitClassifier(pl.LightningModule):
         self.train_images += len(labels)
         return loss
 
-    # Lightning asks for it in every step, and Python would make it anew.
+    # Lightning asks for it in every step, and Python would make it anew. A function may have the
+    # attribute, but its type does not say so.
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     @property
