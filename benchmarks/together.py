@@ -180,7 +180,7 @@ class Together:
         self.straighten = Alignment(28, paper=0.0).to(self.device)
         straight = scaled
         if self.group.align:
-            chunks = scaled[:, None].split(4_000)
+            chunks = torch.split(scaled[:, None], 4_000)
             straight = torch.cat([self.straighten(c) for c in chunks])[:, 0]
         self.seen = straight if self.group.align == "before" else scaled
         self.judged = straight
@@ -237,7 +237,7 @@ class Together:
     def logits(self, images: Tensor, weights: Tensor, statistics: Tensor, train: bool) -> Tensor:
         """Map normalised ``[B, E, 28, 28]`` to ``[B, E, 10]``."""
         e = self.count
-        parts = weights.split(self.sizes, 1)
+        parts = torch.split(weights, self.sizes, 1)
         w = dict(zip(self.shapes, parts, strict=True))
         norms = iter(self._norms(statistics))
         x, width = images, 1  # [B, E·C, H, W]
@@ -248,7 +248,8 @@ class Together:
                 k = block.kernel
                 if block.separable:
                     filters = w[p + "depthwise.weight"].reshape(e * width, 1, k, k)
-                    y = F.conv2d(y, filters, padding=k // 2, groups=e * width)
+                    around = k // 2 if block.padding else 0
+                    y = F.conv2d(y, filters, padding=around, groups=e * width)
                 y = self._mix(y, w[p + "conv.weight"], width, block)
                 if block.bias:
                     y = y + w[p + "conv.bias"].reshape(1, -1, 1, 1)
@@ -340,7 +341,7 @@ class Together:
         state = [self.weights, *self.slots, self.statistics, *self.averages, self.n, self.cursor]
         state.append(self.losses)
         kept = [t.detach().clone() for t in state]
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
@@ -374,9 +375,10 @@ class Together:
         """Return errors and mean loss of every network's average, on its held-out images."""
         errors = torch.zeros(self.count, device=self.device)
         loss = torch.zeros(self.count, device=self.device)
-        for rows in self.held_out.split(500):
+        for rows in torch.split(self.held_out, 500):
             images = (self.judged[rows] - MNIST.mean) / MNIST.std
-            logits = self.logits(images, *self.averages, train=False)
+            weights, statistics = self.averages
+            logits = self.logits(images, weights, statistics, train=False)
             labels = self.labels[rows]
             errors += (logits.argmax(2) != labels).sum(0)
             each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
@@ -424,7 +426,8 @@ def run(groups: list[Group], images: Tensor, labels: Tensor, output: Path, until
     lanes: dict[int, list[Group]] = {}
     for group in groups:
         lanes.setdefault(group.lane, []).append(group)
-    streams = {lane: torch.cuda.Stream() for lane in lanes}
+    make_stream: Any = torch.cuda.Stream  # untyped in torch
+    streams = {lane: make_stream() for lane in lanes}
     running: dict[int, tuple[Together, int, int, float]] = {}
     while lanes or running:
         for lane in [lane for lane in lanes if lane not in running]:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import TypeCheckError
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_lit import compose
 from mnist_lit.config.check import parse
@@ -72,6 +73,13 @@ SEPARABLE: list[dict[str, Any]] = [
     {"channels": 6, "pool": "after_conv"},
     {"channels": 6, "repeats": 3, "residual": True, "separable": True, "pool": "after_activation"},
     {"channels": 4, "kernel": 1},
+]
+
+UNPADDED: list[dict[str, Any]] = [
+    {"channels": 4, "kernel": 5, "padding": False, "pool": "after_conv"},
+    {"channels": 6, "separable": True, "padding": False},
+    {"channels": 6, "padding": False, "pool": "after_activation"},
+    {"channels": 5, "separable": True, "padding": False},
 ]
 
 
@@ -165,7 +173,36 @@ def test_summary_counts_every_parameter_once(blocks: list[dict[str, Any]]) -> No
     assert sum(row.parameters for row in rows) == count_parameters(network)
 
 
-@pytest.mark.parametrize("blocks", [SHARED, SEPARABLE])
+def test_without_padding_the_map_shrinks_by_the_kernel() -> None:
+    network = CompactCNN(UNPADDED).eval()
+    counter = FlopCounterMode(display=False)
+    x, shapes = torch.randn(1, 1, 28, 28), []
+    with torch.no_grad(), counter:
+        network(x)
+        for block in network.blocks:
+            x = block(x)
+            shapes.append("×".join(map(str, x.shape[1:])))
+    assert shapes == ["4×12×12", "6×10×10", "6×4×4", "5×2×2"]
+    rows = summary.layers(network, 28)
+    ends = {f"{kind}{i}" for i, kind in ((1, "relu"), (2, "relu"), (3, "pool"), (4, "relu"))}
+    assert [row.output for row in rows if row.name.split()[0] in ends] == shapes
+    # The blocks are counted twice and the linear layer once; torch counts an addition as its own.
+    counted = 2 * sum(row.multiply_adds for row in rows) - rows[-1].multiply_adds
+    assert counter.get_total_flops() == 2 * counted
+
+
+def test_a_kernel_as_large_as_the_map_weights_its_places() -> None:
+    network = CompactCNN([{"channels": 3, "kernel": 27, "padding": False}]).eval()
+    block = network.blocks[0]
+    assert isinstance(block, ConvBlock)
+    image = torch.randn(1, 1, 28, 28)
+    place = (image[0, 0, :27, :27] * block.conv.weight[1, 0]).sum()
+    torch.testing.assert_close(
+        block(image)[0, 1, 0, 0], F.relu(block.norms[0](place.expand(1, 3, 1, 1)))[0, 1, 0, 0]
+    )
+
+
+@pytest.mark.parametrize("blocks", [SHARED, SEPARABLE, UNPADDED])
 def test_repeats_train_the_same_with_and_without_the_compiled_operations(
     blocks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +244,17 @@ def test_description_rebuilds_the_network() -> None:
         ([{"channels": 30_000}], r"23,520,000 numbers come out for an image, at most 16,777,216"),
         ([{"channels": 2**31}], r"model.blocks\[0\].channels=2147483648: should be less than"),
         ([{"channels": 4, "kernel": 2}], r"model.blocks\[0\].kernel=2: it should be odd"),
+        (
+            [{"channels": 4}, {"channels": 4, "residual": True, "padding": False}],
+            r"model.blocks\[1\].residual=true: needs padding: true",
+        ),
+        (
+            [
+                *[{"channels": 4, "pool": "after_conv"}] * 3,
+                {"channels": 4, "kernel": 5, "padding": False},
+            ],
+            r"model.blocks\[3\].kernel=5: without padding it must fit on the map, .* 3 pixels",
+        ),
         ([{"channels": 4, "depth": 2}], r"model.blocks\[0\].depth=2: Unexpected"),
         ([{}], r"model.blocks\[0\].channels: Field required"),
     ],

@@ -54,26 +54,26 @@ static inline void mnist_lit_pool(float *map, int channels, int size) {
             }
 }
 
-/* Convolve with stride 1 and zeros around; depthwise filters have a channel each. With pool, only
- * the largest of each 2x2 is kept. Maps are [channel][row][column]. */
+/* Convolve with stride 1 and so many zeros around; depthwise filters have a channel each. With
+ * pool, only the largest of each 2x2 is kept. Maps are [channel][row][column]. */
 static inline void mnist_lit_conv(const float *in, int channels, int size, const weight_t *w, int k,
-                                  int filters, int depthwise, int pool, float *out) {
+                                  int zeros, int filters, int depthwise, int pool, float *out) {
     static float map[PIXELS];
-    int count = depthwise ? 1 : channels, reach = k / 2, pixels = size * size;
+    int count = depthwise ? 1 : channels, to = size + 2 * zeros - k + 1, pixels = size * size;
+    int kept = pool ? to / 2 * (to / 2) : to * to;
     for (int f = 0; f < filters; f++) {
-        for (int i = 0; i < pixels; i++) map[i] = 0.0f;
+        for (int i = 0; i < to * to; i++) map[i] = 0.0f;
         for (int tap = 0; tap < count * k * k; tap++) {
             const float *from = in + (depthwise ? f : tap / (k * k)) * pixels;
-            int dy = tap / k % k - reach, dx = tap % k - reach;
-            int left = dx < 0 ? -dx : 0, right = dx > 0 ? size - dx : size;
+            int dy = tap / k % k - zeros, dx = tap % k - zeros;
+            int left = dx < 0 ? -dx : 0, right = dx > size - to ? size - dx : to;
             float weight = (float)w[f * count * k * k + tap];
-            for (int y = dy < 0 ? -dy : 0; y < size && y + dy < size; y++)
+            for (int y = dy < 0 ? -dy : 0; y < to && y + dy < size; y++)
                 for (int x = left; x < right; x++)
-                    map[y * size + x] += weight * from[(y + dy) * size + x + dx];
+                    map[y * to + x] += weight * from[(y + dy) * size + x + dx];
         }
-        if (pool) mnist_lit_pool(map, 1, size);
-        for (int i = 0; i < (pool ? size / 2 * (size / 2) : pixels); i++)
-            out[f * (pool ? size / 2 * (size / 2) : pixels) + i] = map[i];
+        if (pool) mnist_lit_pool(map, 1, to);
+        for (int i = 0; i < kept; i++) out[f * kept + i] = map[i];
     }
 }
 
@@ -207,12 +207,10 @@ def header(source: Source, int8: bool) -> str:
     for number, block in enumerate(network.blocks, 1):
         assert isinstance(block, ConvBlock)
         width = block.conv.out_channels
-        depthwise = None
         if isinstance(block.depthwise, nn.Conv2d):
-            depthwise = filters(f"depthwise{number}", block.depthwise.weight)
-            depthwise_kernel = block.depthwise.kernel_size[0]
+            unit = filters(f"depthwise{number}", block.depthwise.weight)
             if int8:
-                array(f"depthwise{number}_scale", depthwise)
+                array(f"depthwise{number}_scale", unit)
         unit = filters(f"conv{number}", block.conv.weight)
         for repeat, norm in enumerate(block.norms, 1):
             assert isinstance(norm, nn.BatchNorm2d)
@@ -221,12 +219,13 @@ def header(source: Source, int8: bool) -> str:
             array(f"{name}_scale", scale * unit)
             array(f"{name}_shift", shift)
             given = "a"
-            if depthwise is not None:
-                kernel = depthwise_kernel
+            largest = max(largest, channels * size**2)
+            if isinstance(block.depthwise, nn.Conv2d):
                 steps.append(
-                    f"mnist_lit_conv(a, {channels}, {size}, mnist_lit_depthwise{number}, {kernel}, "
-                    f"{channels}, 1, 0, c);"
+                    f"mnist_lit_conv(a, {channels}, {size}, mnist_lit_depthwise{number}, "
+                    f"{_taps(block.depthwise)}, {channels}, 1, 0, c);"
                 )
+                size = _side(block.depthwise, size)
                 if int8:
                     steps.append(
                         f"mnist_lit_scale(c, {channels}, {size}, "
@@ -234,13 +233,12 @@ def header(source: Source, int8: bool) -> str:
                     )
                 given = "c"
             pooled = block.pool == "after_conv"
-            kernel = block.conv.kernel_size[0]
             steps.append(
-                f"mnist_lit_conv({given}, {channels}, {size}, mnist_lit_conv{number}, {kernel}, "
-                f"{width}, 0, {int(pooled)}, b);"
+                f"mnist_lit_conv({given}, {channels}, {size}, mnist_lit_conv{number}, "
+                f"{_taps(block.conv)}, {width}, 0, {int(pooled)}, b);"
             )
-            size //= 2 if pooled else 1
-            largest = max(largest, channels * size * size, width * size * size)
+            size = _side(block.conv, size) // (2 if pooled else 1)
+            largest = max(largest, width * size**2)
             added = "a" if block.residual else "0"
             steps.append(
                 f"mnist_lit_norm_relu(b, {width}, {size}, mnist_lit_{name}_scale, "
@@ -312,6 +310,15 @@ def _fold(
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     mean = norm.running_mean if bias is None else norm.running_mean - bias
     return scale.detach(), (norm.bias - mean * scale).detach()
+
+
+def _taps(conv: nn.Conv2d) -> str:
+    """Return the side of a kernel and how many zeros are put around the map."""
+    return f"{conv.kernel_size[0]}, {int(conv.padding[0])}"
+
+
+def _side(conv: nn.Conv2d, size: int) -> int:
+    return size + 2 * int(conv.padding[0]) - conv.kernel_size[0] + 1
 
 
 def _literal(value: float) -> str:

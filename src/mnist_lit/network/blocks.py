@@ -36,7 +36,9 @@ class Block:
 
     Attributes:
         channels: Output channels of the convolution.
-        kernel: Side of the square kernel; odd, so that padding keeps the map's size.
+        kernel: Side of the square kernel; odd, so that padding can keep the map's size.
+        padding: Whether zeros are put around the map, so that its size stays. Without them the
+            map shrinks by ``kernel - 1`` pixels; a kernel as large as the map weights its places.
         bias: Whether the convolution has a bias, which the batch norm behind it makes redundant.
         pool: Where a 2×2 max-pool stands: ``none``, ``after_conv`` (a quarter of the pixels is left
             to normalise) or ``after_activation`` (the usual order).
@@ -52,6 +54,7 @@ class Block:
 
     channels: Count
     kernel: Count = 3
+    padding: Switch = True
     bias: Switch = False
     pool: Literal["none", "after_conv", "after_activation"] = "none"
     dropout: Probability = 0.0
@@ -114,6 +117,18 @@ def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int =
                 raise ConfigError(
                     f"model.blocks[{i}].{key}: can pool only at its end, pool: after_activation"
                 )
+            if not block.padding and block.kernel > 1:
+                raise ConfigError(
+                    f"model.blocks[{i}].{key}: needs padding: true, so that the map keeps its size"
+                )
+        if not block.padding:
+            if block.kernel > size:
+                raise ConfigError(
+                    f"model.blocks[{i}].kernel={block.kernel}: without padding it must fit on the "
+                    f"map, which is {size} pixels wide here"
+                )
+            size -= block.kernel - 1
+            sizes.append(size)
         outputs = block.channels * size**2
         if outputs > MOST_OUTPUTS:
             raise ConfigError(

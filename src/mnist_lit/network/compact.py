@@ -27,7 +27,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, in_channels: int, block: Block) -> None:
         super().__init__()
-        kernel, padding = block.kernel, block.kernel // 2
+        kernel, padding = block.kernel, block.kernel // 2 if block.padding else 0
         self.depthwise: nn.Module = nn.Identity()
         if block.separable:
             self.depthwise = nn.Conv2d(
@@ -41,7 +41,7 @@ class ConvBlock(nn.Module):
         self.dropout = nn.Dropout(block.dropout)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        """Map ``[B, C, H, W]`` to ``[B, D, H, W]``, or to half of H and W where it pools."""
+        """Map ``[B, C, H, W]`` to ``[B, D, H, W]``, smaller where it pools or does not pad."""
         for norm in self.norms:
             assert isinstance(norm, nn.BatchNorm2d)
             y = self._apply_once(x, norm)

@@ -130,6 +130,7 @@ def convolves(x: Tensor, conv: nn.Conv2d) -> bool:
         and not x.requires_grad
         and x.dtype == conv.weight.dtype == torch.float32
         and conv.bias is None
+        and conv.padding[0] == conv.kernel_size[0] // 2
         and _computed() in NAMES
         and not torch.compiler.is_compiling()
         and library(conv.out_channels) is not None

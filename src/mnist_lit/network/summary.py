@@ -57,6 +57,7 @@ def _of_compact(network: CompactCNN) -> Iterator[Layer]:
         for name, conv in parts:
             kernel, channels = conv.kernel_size[0], conv.out_channels
             field += (kernel - 1) * stride * repeats
+            size += 2 * int(conv.padding[0]) - kernel + 1
             uses = conv.weight.numel() * size * size * repeats
             yield layer(f"{name}{number} {kernel}×{kernel}{again}", conv, uses)
         steps = [f"norm{number}", f"relu{number}"]
