@@ -1,22 +1,25 @@
 """Train many small networks at once on one GPU and judge each by held-out images.
 
-``python benchmarks/together.py PLAN.json RESULTS.jsonl`` reads groups of trainings from the plan
-and writes a line for each training. The networks of a group share an outline and a batch size and
-differ in all else: rate, decay, distortions, split, seed. Every operation is done for all of them
-in one call, and a step is one CUDA graph; groups of the same ``lane`` count run side by side.
+``python benchmarks/together.py PLAN.jsonl RESULTS.jsonl`` does the trainings of a plan, a line
+each, and writes each line again with what came of it. Results are a plan too:
+``results/together.jsonl`` can be repeated. Neighbouring lines that differ only in the recipe (rate,
+decay, distortions, split, seed) are trained together: every operation is done for all of them in
+one call, and a step is one CUDA graph.
 
-It is for a first look at many recipes: the same network, distortions, schedule, optimizer and
-average as ``train.py``, in bfloat16, but its own loop and its own random numbers. What it finds is
-confirmed with ``train.py`` before it counts. The test images are not read.
+It is for a first look at many recipes: the network, distortions, schedule, optimizer and average of
+``train.py``, in bfloat16, but its own loop and its own random numbers. What it finds is confirmed
+with ``train.py`` before it counts. The test images are not read.
 """
 
 import argparse
 import gzip
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +61,11 @@ class Recipe:
 
 @dataclass
 class Group:
-    """Trainings that are done together.
+    """What trainings that are done together have in common.
 
     Attributes:
         name: What they are called in the results.
         blocks: Of the network, as in ``conf/model``.
-        recipes: One for each training.
         align: Whether images are straightened: false, true (after the distortions) or before.
         batch_size: Images of a step.
         epochs: Length.
@@ -71,12 +73,10 @@ class Group:
         dropout_ends: The share of the epochs after which no dropout is done.
         activation: relu or silu.
         optimizer: sgd or adamw.
-        lane: Groups of different lanes run side by side, those of one lane one after the other.
     """
 
     name: str
     blocks: list[dict[str, Any]]
-    recipes: list[Recipe]
     align: bool | str = True
     batch_size: int = 32
     epochs: int = 20
@@ -84,8 +84,6 @@ class Group:
     dropout_ends: float = 1.0
     activation: str = "relu"
     optimizer: str = "sgd"
-    lane: int = 0
-    note: dict[str, Any] = field(default_factory=dict)
 
 
 class Wide(torch.autograd.Function):
@@ -127,12 +125,12 @@ class Wide(torch.autograd.Function):
 class Together:
     """One group: its networks in one tensor of weights, and their training step."""
 
-    def __init__(self, group: Group, images: Tensor, labels: Tensor) -> None:
-        self.group, self.device = group, images.device
-        self.count = len(group.recipes)
+    def __init__(self, group: Group, recipes: list[Recipe], images: Tensor, labels: Tensor) -> None:
+        self.group, self.recipes, self.device = group, recipes, images.device
+        self.count = len(recipes)
         self.blocks = [Block(**b) for b in group.blocks]
         networks = []
-        for recipe in group.recipes:
+        for recipe in recipes:
             torch.manual_seed(recipe.seed)
             networks.append(CompactCNN(group.blocks))
         self.parameters = count_parameters(networks[0])
@@ -157,8 +155,8 @@ class Together:
         self.owners = torch.cat((owners, owners)).to(self.device)
         self.averages = [self.weights.detach().clone(), self.statistics.clone()]
         self._data(images, labels)
-        self._recipes()
-        self.generator = torch.Generator(self.device).manual_seed(group.recipes[0].seed)
+        self._amounts()
+        self.generator = torch.Generator(self.device).manual_seed(recipes[0].seed)
         self.n = torch.zeros((), dtype=torch.int64, device=self.device)
         self.cursor = torch.zeros((), dtype=torch.int64, device=self.device)
         self.losses = torch.zeros(self.count, device=self.device)
@@ -166,13 +164,13 @@ class Together:
 
     def _data(self, images: Tensor, labels: Tensor) -> None:
         cpu = labels.cpu()
-        held = {r.split_seed: stratified(cpu, HELD_OUT, r.split_seed) for r in self.group.recipes}
+        held = {r.split_seed: stratified(cpu, HELD_OUT, r.split_seed) for r in self.recipes}
         left = {}
         for seed, positions in held.items():
             mask = torch.ones(len(cpu), dtype=torch.bool)
             mask[positions] = False
             left[seed] = mask.nonzero().flatten()
-        seeds = [r.split_seed for r in self.group.recipes]
+        seeds = [r.split_seed for r in self.recipes]
         self.train = torch.stack([left[s] for s in seeds], 1).to(self.device)
         self.held_out = torch.stack([held[s] for s in seeds], 1).to(self.device)
         self.labels = labels
@@ -187,11 +185,9 @@ class Together:
         self.steps = len(self.train) // self.group.batch_size
         self.order = self.train[: self.steps * self.group.batch_size].clone()
 
-    def _recipes(self) -> None:
-        recipes = self.group.recipes
-
+    def _amounts(self) -> None:
         def column(name: str) -> Tensor:
-            return torch.tensor([float(getattr(r, name)) for r in recipes], device=self.device)
+            return torch.tensor([float(getattr(r, name)) for r in self.recipes], device=self.device)
 
         self.column = column
         self.weight_decay = column("weight_decay")[:, None]
@@ -203,7 +199,7 @@ class Together:
         self.strength = torch.ones(self.count, device=self.device)
         self.drops = torch.ones((), device=self.device)
         total = self.steps * self.group.epochs
-        rates = [one_cycle(r.lr, r.pct_start, total) for r in recipes]
+        rates = [one_cycle(r.lr, r.pct_start, total) for r in self.recipes]
         self.rates = torch.tensor(np.stack(rates, 1), dtype=torch.float32, device=self.device)
         self.decay = column("average")
 
@@ -222,12 +218,12 @@ class Together:
         cos, sin = torch.cos(angle) / size, torch.sin(angle) / size
         rows = [cos, shear * cos - sin, shift_x, sin, shear * sin + cos, shift_y]
         theta = torch.stack(rows, dim=2).view(b * e, 2, 3)
-        if any(r.bend for r in self.group.recipes):
+        if any(r.bend for r in self.recipes):
             curves = uniform(6, b, e) * a["bend"]
             theta = torch.cat((theta, curves.permute(1, 2, 0).reshape(b * e, 2, 3)), dim=2)
         images = images.reshape(b * e, 1, 28, 28)
         images = F.grid_sample(images, sampling_grid(theta, 28, 28), align_corners=False)
-        if any(r.gamma for r in self.group.recipes):
+        if any(r.gamma for r in self.recipes):
             power = torch.exp(uniform(b, e) * a["gamma"]).view(-1, 1, 1, 1)
             images = images.clamp(min=0).pow(power)
         if self.group.align is True:
@@ -349,8 +345,6 @@ class Together:
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         self.graph.register_generator_state(self.generator)
-        # Graphs that run side by side must not share one scratch memory of cuBLAS.
-        torch._C._cuda_clearCublasWorkspaces()
         with torch.cuda.graph(self.graph):
             self.step()
         with torch.no_grad():
@@ -388,11 +382,10 @@ class Together:
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yield what the results say of each training."""
         errors, losses = self.judge()
-        rows = zip(self.group.recipes, errors.tolist(), losses.tolist(), self.losses, strict=True)
-        shared = {k: v for k, v in asdict(self.group).items() if k not in ("recipes", "lane")}
+        rows = zip(self.recipes, errors.tolist(), losses.tolist(), self.losses, strict=True)
         for recipe, wrong, loss, train_loss in rows:
             yield {
-                **shared,
+                **asdict(self.group),
                 **asdict(recipe),
                 "parameters": self.parameters,
                 "accuracy": 100 * (1 - wrong / HELD_OUT),
@@ -421,21 +414,41 @@ def read_images(folder: Path) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64))
 
 
-def run(groups: list[Group], images: Tensor, labels: Tensor, output: Path, until: float) -> None:
-    """Train one group in each lane at a time, until the plan or the time is at its end."""
-    lanes: dict[int, list[Group]] = {}
-    for group in groups:
-        lanes.setdefault(group.lane, []).append(group)
+def read_plan(lines: list[str]) -> list[tuple[Group, list[Recipe]]]:
+    """Return the groups of a plan, or of results."""
+
+    def part(kind: type, line: dict[str, Any]) -> Any:
+        return kind(**{f.name: line[f.name] for f in fields(kind) if f.name in line})
+
+    both = [(part(Group, line), part(Recipe, line)) for line in map(json.loads, lines)]
+    return [
+        (group, [recipe for _, recipe in found])
+        for group, found in groupby(both, key=lambda pair: pair[0])
+    ]
+
+
+def run(
+    plan: list[tuple[Group, list[Recipe]]],
+    images: Tensor,
+    labels: Tensor,
+    output: Path,
+    lanes: int,
+    until: float,
+) -> None:
+    """Train several groups side by side, until the plan or the time is at its end."""
     make_stream: Any = torch.cuda.Stream  # untyped in torch
-    streams = {lane: make_stream() for lane in lanes}
+    streams = [make_stream() for _ in range(lanes)]
+    waiting = list(plan)
     running: dict[int, tuple[Together, int, int, float]] = {}
-    while lanes or running:
-        for lane in [lane for lane in lanes if lane not in running]:
-            if not lanes[lane] or time.monotonic() > until:
-                del lanes[lane]
+    while waiting or running:
+        for lane, stream in enumerate(streams):
+            if lane in running or not waiting:
                 continue
-            with torch.cuda.stream(streams[lane]):
-                made = Together(lanes[lane].pop(0), images, labels)
+            if time.monotonic() > until:
+                waiting.clear()
+                continue
+            with torch.cuda.stream(stream):
+                made = Together(*waiting.pop(0), images, labels)
                 made.capture()
             torch.cuda.synchronize()
             running[lane] = (made, 0, 0, time.monotonic())
@@ -445,22 +458,17 @@ def run(groups: list[Group], images: Tensor, labels: Tensor, output: Path, until
                     made.begin(epoch)
                 assert made.graph is not None
                 made.graph.replay()
-                step += 1
-                if step == made.steps:
-                    epoch, step = epoch + 1, 0
+                epoch, step = (epoch, step + 1) if step + 1 < made.steps else (epoch + 1, 0)
+                running[lane] = (made, epoch, step, began)
                 if epoch == made.group.epochs:
                     lines = list(made.lines())
                     with output.open("a") as file:
                         file.writelines(json.dumps(line) + "\n" for line in lines)
                     seconds = time.monotonic() - began
                     best = max(line["accuracy"] for line in lines)
-                    print(
-                        f"{made.group.name}: {made.count} in {seconds:.0f} s, {best:.2f}",
-                        flush=True,
-                    )
+                    said = f"{made.group.name}: {made.count} in {seconds:.0f} s, best {best:.2f} %"
+                    print(said, flush=True)
                     del running[lane], made
-                else:
-                    running[lane] = (made, epoch, step, began)
 
 
 def main() -> None:
@@ -468,18 +476,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("plan", type=Path)
-    parser.add_argument("output", type=Path)
+    parser.add_argument("plan", type=Path, help="JSON, a training a line")
+    parser.add_argument("output", type=Path, help="lines are added")
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "MNIST" / "raw")
+    parser.add_argument("--lanes", type=int, default=2, help="groups side by side (default: 2)")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no group after that")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
+    # Without scratch memory, which graphs that run side by side would share.
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":0:0"
     began = time.monotonic()
-    groups = [
-        Group(**{**g, "recipes": [Recipe(**r) for r in g["recipes"]]})
-        for g in json.loads(arguments.plan.read_text())
-    ]
-    images, labels = (t.cuda() for t in read_images(arguments.data))
-    run(groups, images, labels, arguments.output, began + arguments.seconds)
+    plan = read_plan(options.plan.read_text().splitlines())
+    images, labels = (t.cuda() for t in read_images(options.data))
+    run(plan, images, labels, options.output, options.lanes, began + options.seconds)
 
 
 if __name__ == "__main__":
