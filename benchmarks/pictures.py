@@ -153,9 +153,11 @@ def photographs() -> Figure:
             path.write_bytes(photograph(test.images[position, 0].numpy(), rng))
             paths.append(path)
         batches = predict.prepare_files(trained.facts, paths)
-        prepared = [one.picture for batch in batches for one in batch if one.picture is not None]
-        found = predict.run(trained, prepared, torch.device("cpu"))
-        return predict.sheet(list(zip(paths, found, strict=True)))
+        ready = {
+            one.page: one.picture for batch in batches for one in batch if one.picture is not None
+        }
+        found = predict.run(trained, list(ready.values()), torch.device("cpu"))
+        return predict.sheet(list(zip(ready, found, strict=True)))
 
 
 def demonstration() -> bytes:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mnist_lit.data.mnist import MNISTDataModule as MNISTDataModule
     from mnist_lit.facts import MNIST as MNIST
     from mnist_lit.facts import Facts as Facts
+    from mnist_lit.inference.files import pages as pages
     from mnist_lit.inference.predict import predict as predict
     from mnist_lit.network.compact import CompactCNN as CompactCNN
     from mnist_lit.training.classifier import LitClassifier as LitClassifier
@@ -22,6 +23,7 @@ _HOMES = {
     "MNISTDataModule": "data.mnist",
     "MNIST": "facts",
     "Facts": "facts",
+    "pages": "inference.files",
     "predict": "inference.predict",
     "CompactCNN": "network.compact",
     "LitClassifier": "training.classifier",

@@ -19,7 +19,7 @@ from mnist_lit.export.formats import FORMATS
 from mnist_lit.files import whole, write_text
 
 if TYPE_CHECKING:
-    from mnist_lit.inference.predict import Prediction
+    from mnist_lit.inference.predict import Page, Prediction
 
 SHOWN = 200  # pictures on a sheet, at most
 
@@ -200,11 +200,14 @@ def _add_predict(commands: "argparse._SubParsersAction[Parser]") -> None:
         "predict",
         help="read pictures",
         description="Read the digit on each picture: dark on light or the reverse, anywhere on it. "
-        "For a network of other data a picture is resized and read as it is.",
+        "For a network of other data a picture is resized and read as it is. Of a TIFF or PDF "
+        "every page is read; HEIC and PDF need the extra `pictures`.",
         epilog="Exits with 1 if a picture cannot be read; the others are read all the same.",
     )
     _add_model(parser)
-    parser.add_argument("pictures", nargs="+", metavar="FILE|FOLDER|GLOB", help="PNG, JPEG, …")
+    parser.add_argument(
+        "pictures", nargs="+", metavar="FILE|FOLDER|GLOB", help="PNG, JPEG, …; - is standard input"
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON list")
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
@@ -234,27 +237,33 @@ def _predict(options: argparse.Namespace) -> None:
     from mnist_lit.devices import pick_device
     from mnist_lit.errors import ConfigError, PictureError
     from mnist_lit.inference import predict
+    from mnist_lit.inference.files import read_content, refusing
 
     device = pick_device(options.device)
     trained = pretrained.load(options.model, trust=options.trust)
     classes = len(trained.facts.classes)
     if options.top > classes:
         raise ConfigError(f"--top {options.top}: there are {classes} classes")
-    paths, errors = [], []
+    sources: list[Path | bytes] = []
+    errors = []
     for argument in options.pictures:
         try:
-            paths += predict.find_pictures([argument])
+            if argument == "-":
+                with refusing("standard input"):
+                    sources.append(read_content(sys.stdin.buffer))
+            else:
+                sources += predict.find_pictures([argument])
         except PictureError as error:
             errors.append(str(error))
-    paths = list(dict.fromkeys(paths))
-    read: list[tuple[Path, Prediction]] = []
-    with tqdm(total=len(paths), unit="picture", disable=None, leave=False) as bar:
-        for batch in predict.prepare_files(trained.facts, paths):
+    sources = list(dict.fromkeys(sources))
+    read: list[tuple[Page, Prediction]] = []
+    with tqdm(total=len(sources), unit="picture", disable=None, leave=False) as bar:
+        for batch in predict.prepare_files(trained.facts, sources):
             errors += [item.error for item in batch if item.picture is None]
-            prepared = {item.path: item.picture for item in batch if item.picture is not None}
+            prepared = {item.page: item.picture for item in batch if item.picture is not None}
             found = predict.run(trained, list(prepared.values()), device)
             read += zip(prepared, found, strict=True)
-            bar.update(len(batch))
+            bar.update(len({item.page.source for item in batch}))
     _print_predictions(read, options)
     for message in errors:
         print(f"error: {message}", file=sys.stderr)
@@ -267,8 +276,8 @@ def _predict(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def _print_predictions(read: "list[tuple[Path, Prediction]]", options: argparse.Namespace) -> None:
-    from mnist_lit.inference.pictures import shown
+def _print_predictions(read: "list[tuple[Page, Prediction]]", options: argparse.Namespace) -> None:
+    from mnist_lit.inference.files import shown
 
     # A digit is its own number; other classes go by their names.
     digits = bool(read) and read[0][1].classes == tuple("0123456789")
@@ -276,7 +285,7 @@ def _print_predictions(read: "list[tuple[Path, Prediction]]", options: argparse.
 
     def cell(value: object) -> object:
         # A spreadsheet takes what begins so for a formula, and what follows an apostrophe for text.
-        text = shown(value) if isinstance(value, (str, Path)) else ""
+        text = shown(value) if isinstance(value, str) else ""
         return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text or value
 
     def top(found: "Prediction") -> list[tuple[int | str, float]]:
@@ -285,22 +294,24 @@ def _print_predictions(read: "list[tuple[Path, Prediction]]", options: argparse.
     if options.json:
         rows = [
             {
-                "file": str(path),
+                "file": page.name,
                 what: top(found)[0][0],
                 "top": [{what: name, "probability": p} for name, p in top(found)],
             }
-            for path, found in read
+            for page, found in read
         ]
         print(json.dumps(rows, indent=1))
     elif options.csv:
         names = [f"{name}_{n}" for n in range(1, options.top + 1) for name in (what, "probability")]
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["file", *names])
-        for path, found in read:
-            writer.writerow(map(cell, [path, *(value for pair in top(found) for value in pair)]))
+        for page, found in read:
+            writer.writerow(
+                map(cell, [page.name, *(value for pair in top(found) for value in pair)])
+            )
     else:
-        for path, found in read:
-            print(shown(path), *(f"{name} ({p:.1%})" for name, p in top(found)), sep="  ")
+        for page, found in read:
+            print(shown(page.name), *(f"{name} ({p:.1%})" for name, p in top(found)), sep="  ")
 
 
 def _add_export(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -96,13 +96,26 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Start Chromium: the machine's, or the one that Playwright has installed."""
+def browser(mnist: MNISTDataModule, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Start Chromium: the machine's, or the one that Playwright has installed.
+
+    Its camera sees a 7.
+    """
+    film = tmp_path_factory.mktemp("camera") / "seven.y4m"
+    seven = Image.fromarray(255 - mnist.test.images[0, 0].numpy()).resize((240, 240))
+    paper = Image.new("L", (320, 240), 255)
+    paper.paste(seven, (40, 0))
+    colourless = bytes([128]) * (2 * 160 * 120)
+    frame = b"FRAME\n" + paper.tobytes() + colourless
+    film.write_bytes(b"YUV4MPEG2 W320 H240 F10:1 Ip A1:1 C420jpeg\n" + 10 * frame)
+    camera = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+    arguments = [*camera, f"--use-file-for-fake-video-capture={film}"]
     installed = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(
-                executable_path=installed, args=["--no-sandbox"] if os.geteuid() == 0 else []
+                executable_path=installed,
+                args=[*arguments, *(["--no-sandbox"] if os.geteuid() == 0 else [])],
             )
         except Error:
             if os.environ.get("CI"):
@@ -225,6 +238,15 @@ def test_a_picture_and_another_network(
     opened.get_by_role("option", name=f"{other}:").click()
     expect(opened.locator("#model input")).to_have_value(demo.describe(other))
     expect(opened.locator("#words")).to_have_text("2", timeout=15_000)
+
+
+def test_the_camera_takes_a_picture(opened: Page) -> None:
+    opened.locator("#picture").get_by_label("Capture from camera").click()
+    opened.get_by_title("grant webcam access").click()
+    filmed = "(document.querySelector('#picture video') ?? {}).currentTime > 0.2"
+    opened.wait_for_function(filmed, timeout=15_000)
+    opened.locator("#picture").get_by_label("capture photo").click(timeout=15_000)
+    expect(opened.locator("#words")).to_have_text("7", timeout=15_000)
 
 
 def test_it_listens_on_this_machine_alone(address: str) -> None:

@@ -29,8 +29,9 @@ from mnist_lit.checkpoints import pretrained
 from mnist_lit.cli import main
 from mnist_lit.errors import CheckpointError, PictureError
 from mnist_lit.evaluation.evaluate import classify
-from mnist_lit.inference import pictures
-from mnist_lit.inference.pictures import lay_out, open_picture, prepare, to_gray
+from mnist_lit.inference import files
+from mnist_lit.inference.files import open_picture
+from mnist_lit.inference.pictures import lay_out, prepare, to_gray
 from mnist_lit.inference.predict import find_pictures
 from tests.conftest import ordinary_user
 from tests.inference.photographs import photograph
@@ -433,14 +434,14 @@ def saved(kind: str) -> bytes:
 
 def test_size_is_bounded_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     comment = b"!\xfe" + (b"\xff" + bytes(255)) * 40_000 + b"\0"  # gathered in quadratic time
-    monkeypatch.setattr(pictures, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(files, "MAX_SECONDS", 0.2)
     for content, words in {
         chunk_of_webp(16_383): "16,383×16,383 pixels, more than 24 million",
         tiff(*[{}] * 20_000): "several frames or pages",
         tiff({322: 60_000, 323: 60_000}): "60,000×60,000 pixels",
         b"P6 60000 60000 255\n": "too many pixels",
         saved("GIF")[:13] + comment + saved("GIF")[13:]: "takes more than 0.2 s to decode",
-        bytes(pictures.MAX_BYTES + 1): "more than 100 MB",
+        bytes(files.MAX_BYTES + 1): "more than 100 MB",
     }.items():
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.process_time()

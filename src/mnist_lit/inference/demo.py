@@ -26,7 +26,8 @@ from numpy import ndarray
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.errors import DemoError, PictureError, need, reason
-from mnist_lit.inference.pictures import open_picture, prepare_for, shown, to_gray
+from mnist_lit.inference.files import open_picture, shown
+from mnist_lit.inference.pictures import prepare_for, to_gray
 from mnist_lit.inference.predict import run
 from mnist_lit.network.compact import count_parameters
 
@@ -121,7 +122,11 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                 picture = gr.Image(
                     label="or a picture of a digit",
                     type="filepath",
-                    sources=["upload", "clipboard"],
+                    sources=["upload", "webcam", "clipboard"],
+                    # A digit must not be mirrored; a telephone has its better camera at the back.
+                    webcam_options=gr.WebcamOptions(
+                        mirror=False, constraints={"video": {"facingMode": "environment"}}
+                    ),
                     elem_id="picture",
                 )
             with gr.Column():

@@ -24,7 +24,8 @@ from mnist_lit.devices import pick_device
 from mnist_lit.errors import CheckpointError, PictureError, reason
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.facts import MNIST, Facts
-from mnist_lit.inference.pictures import FORMATS, open_picture, prepare_for, shown, to_gray
+from mnist_lit.inference.files import FORMATS, HEIC_ENDINGS, labelled_pages, open_picture, shown
+from mnist_lit.inference.pictures import prepare_for, to_gray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -260,6 +261,7 @@ def find_pictures(arguments: Sequence[str]) -> list[Path]:
         PictureError: A folder or pattern has none.
     """
     known = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
+    known.update(HEIC_ENDINGS)
     found: dict[Path, None] = {}
     for argument in arguments:
         path = Path(argument)
@@ -285,43 +287,71 @@ def find_pictures(arguments: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-class Prepared(NamedTuple):
-    """A file, and what a network takes of it or what is wrong with it."""
+class Page(NamedTuple):
+    """A page of a file, which is known by its path or is its content, and its label if any."""
 
-    path: Path
+    source: Path | bytes
+    label: str
+
+    @property
+    def name(self) -> str:
+        """What it is called in results, as ``scan.pdf#2``; ``-`` is standard input."""
+        return ("-" if isinstance(self.source, bytes) else str(self.source)) + self.label
+
+    def open(self) -> Image.Image:
+        """Read it again."""
+        found = labelled_pages(self.source, self.name)
+        return next(image for label, image in found if label == self.label)
+
+
+class Prepared(NamedTuple):
+    """A page, and what a network takes of it or what is wrong with it."""
+
+    page: Page
     picture: ndarray | None
     error: str
 
 
-class _Pictures(Dataset[Prepared]):
-    def __init__(self, facts: Facts, paths: Sequence[Path]) -> None:
+class _Pictures(Dataset[list[Prepared]]):
+    def __init__(self, facts: Facts, sources: Sequence[Path | bytes]) -> None:
         self.facts = facts
-        self.paths = paths
+        self.sources = sources
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.sources)
 
-    def __getitem__(self, index: int) -> Prepared:
-        path = self.paths[index]
+    def __getitem__(self, index: int) -> list[Prepared]:
+        return list(self._pages(self.sources[index]))
+
+    def _pages(self, source: Path | bytes) -> Iterator[Prepared]:
+        name = "standard input" if isinstance(source, bytes) else shown(source)
         try:
-            picture = open_picture(path)
-            return Prepared(path, prepare_for(self.facts, picture, shown(path)), "")
+            for label, image in labelled_pages(source, name):
+                page = Page(source, label)
+                try:
+                    yield Prepared(page, prepare_for(self.facts, image, name + label), "")
+                except PictureError as error:
+                    yield Prepared(page, None, str(error))
         except PictureError as error:
-            return Prepared(path, None, str(error))
+            yield Prepared(Page(source, ""), None, str(error))
 
 
-def prepare_files(facts: Facts, paths: Sequence[Path]) -> Iterator[list[Prepared]]:
-    """Read and prepare files on all cores; yields them in order, some at a time."""
+def prepare_files(facts: Facts, sources: Sequence[Path | bytes]) -> Iterator[list[Prepared]]:
+    """Read and prepare files, or their contents, on all cores; in order, some at a time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield from DataLoader(
-        _Pictures(facts, paths),
-        batch_size=BATCH if len(paths) > ONE_PROCESS else 1,
-        num_workers=(cores or 1) if len(paths) > ONE_PROCESS else 0,
-        collate_fn=list,
+        _Pictures(facts, sources),
+        batch_size=BATCH if len(sources) > ONE_PROCESS else 1,
+        num_workers=(cores or 1) if len(sources) > ONE_PROCESS else 0,
+        collate_fn=_flat,
     )
 
 
-def sheet(named: Sequence[tuple[Path, Prediction]]) -> "Figure":
+def _flat(files: Sequence[list[Prepared]]) -> list[Prepared]:
+    return [page for pages_of_one in files for page in pages_of_one]
+
+
+def sheet(named: Sequence[tuple[Page, Prediction]]) -> "Figure":
     """Draw each picture, what the network saw of it, and what it said."""
     from matplotlib.figure import Figure
 
@@ -331,12 +361,12 @@ def sheet(named: Sequence[tuple[Path, Prediction]]) -> "Figure":
     grid: Any = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for number, (path, prediction) in enumerate(named):
+    for number, (page, prediction) in enumerate(named):
         row, column = divmod(number, columns)
         left, right = grid[row, 2 * column], grid[row, 2 * column + 1]
         with suppress(PictureError):  # it may be gone by now
-            left.imshow(_thumbnail(path))
-        name = shown(path.name)
+            left.imshow(_thumbnail(page))
+        name = shown(Path(page.name).name)
         name = name if len(name) < 22 else f"…{name[-20:]}"
         left.set_title(name, fontsize=8, parse_math=False)
         right.imshow(prediction.prepared, cmap="gray", vmin=0, vmax=255)
@@ -345,7 +375,7 @@ def sheet(named: Sequence[tuple[Path, Prediction]]) -> "Figure":
     return figure
 
 
-def _thumbnail(path: Path) -> Image.Image:
-    shown = Image.fromarray((255 * to_gray(open_picture(path))).astype(np.uint8)).convert("RGB")
-    shown.thumbnail((200, 200))
-    return shown
+def _thumbnail(page: Page) -> Image.Image:
+    seen = Image.fromarray((255 * to_gray(page.open())).astype(np.uint8)).convert("RGB")
+    seen.thumbnail((200, 200))
+    return seen

@@ -1,0 +1,256 @@
+"""Reading people's picture files, within bounds of memory and time."""
+
+import io
+import stat
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mnist_lit.errors import PictureError, reason
+
+# What is read. Pillow knows more; some of those start other programs, or hold no picture at all.
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Bounds that keep a file below 512 MB and 10 s, whatever it holds. A JPEG is decoded at a fraction
+# of its size; a WebP or AVIF takes several times its pixels.
+MAX_BYTES = 100_000_000
+MAX_PIXELS = 36_000_000  # a sheet of A4 at 600 dots an inch
+MAX_PIXELS_OF = {
+    **dict.fromkeys(("JPEG", "MPO"), 66_000_000),
+    **dict.fromkeys(("WEBP", "AVIF", "HEIF"), 24_000_000),
+}
+MAX_SECONDS = 5.0  # of computing, between two reads of a file
+JPEG_SIDE = 1_000  # pixels; a larger JPEG is decoded at a half, quarter or eighth, not below this
+JPEG_STEP = 4_096  # bytes that the decoder is given at a time
+MAX_PAGES = 1_000
+MAX_PDF_PIXELS = 12_000_000
+PDF_SCALE = 200 / 72  # a page of a PDF is drawn with 200 dots an inch
+EXTRA = "pip install 'mnist-lit[pictures]'"
+# Endings of what Pillow alone does not read. A folder's PDFs are seldom digits.
+HEIC_ENDINGS = (".heic", ".heif")
+
+
+def shown(text: str | Path) -> str:
+    """Return a name as it is printed: what a terminal would obey, or cannot print, is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+class _Timed(io.BytesIO):
+    """The bytes of a file, which can be read for some seconds of this thread's computing."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count its seconds."""
+        self.end = time.thread_time() + MAX_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.thread_time() > self.end:
+            raise PictureError(f"takes more than {MAX_SECONDS:g} s to decode")
+        return super().read(size)
+
+
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Say in a line what is wrong with a picture, whatever that leads a decoder to."""
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")  # decoders' own words on damage
+            yield
+    except FileNotFoundError:
+        raise PictureError(f"{name}: no such file") from None
+    except PermissionError:
+        raise PictureError(f"{name}: no permission to read it") from None
+    except IsADirectoryError:
+        raise PictureError(f"{name}: a folder, not a picture") from None
+    except UnidentifiedImageError:
+        words = "PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, PPM, HEIC, PDF"
+        raise PictureError(f"{name}: not an image that can be read ({words})") from None
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"{name}: far too many pixels; scale it down") from None
+    except Exception as error:  # decoders raise whatever the first wrong byte leads them to
+        raise PictureError(f"{name}: damaged or cut off ({shown(reason(error))})") from None
+
+
+def open_picture(source: Any, name: str = "the picture") -> Image.Image:
+    """Read a picture: PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, PPM, HEIC or a PDF of one page.
+
+    Its size is known before it is decoded; no file but a PDF takes more than 512 MB or about 10 s.
+    A large JPEG is decoded at a half, a quarter or an eighth of its sides. HEIC and PDF need the
+    extra ``pictures``.
+
+    Args:
+        source: A file's ``Path``, a file that is open for bytes, or the content as bytes.
+        name: What to call it in an error, unless it has a path.
+
+    Raises:
+        PictureError: It is missing, unreadable, no image, damaged or too large, or it has several
+            frames or pages.
+    """
+    with refusing(shown(source) if isinstance(source, Path) else name):
+        return next(_decoded(read_content(source), several=False))[1]
+
+
+def pages(source: Any, name: str = "the picture") -> Iterator[Image.Image]:
+    """Read the pages of a TIFF or PDF one after the other; any other file is one page.
+
+    Args:
+        source: As :func:`open_picture` takes it; the path may be a string.
+        name: What to call it in an error, unless it has a path.
+
+    Raises:
+        PictureError: As in :func:`open_picture`, when the page in question is asked for, or there
+            are more than ``MAX_PAGES``.
+    """
+    return (image for _, image in labelled_pages(source, name))
+
+
+def labelled_pages(source: Any, name: str) -> Iterator[tuple[str, Image.Image]]:
+    """Read pages as :func:`pages` does, each with ``#2`` or so where there are several."""
+    source = Path(source) if isinstance(source, str) else source
+    name = shown(source) if isinstance(source, Path) else name
+    with refusing(name):
+        content = read_content(source)
+    found = _decoded(content, several=True)
+    for number in count():
+        with refusing(name):
+            page = next(found, None)
+            if page is not None and number == MAX_PAGES:
+                raise PictureError(f"more than {MAX_PAGES:,} pages; save fewer in a file")
+        if page is None:
+            return
+        yield page
+
+
+def _decoded(content: bytes, several: bool) -> Iterator[tuple[str, Image.Image]]:
+    """Yield the pages that a file has, each decoded when it is asked for, with their labels."""
+    if not content:
+        raise PictureError("an empty file")
+    if content.startswith(b"%PDF-"):
+        yield from _decoded_pdf(content, several)
+        return
+    _refuse_large(_size_of_webp(content), "WEBP")  # Pillow makes room for it when it opens it
+    file = _Timed(content)
+    image: Any = _heic(file) if _is_heic(content) else Image.open(file, formats=FORMATS)
+    kind = str(image.format)
+    _refuse_large(image.size, "" if image.mode == "CMYK" else kind)  # a JPEG with four bands
+    # A telephone's MPO or HEIC is a photograph; what comes after it are smaller copies.
+    animated = kind not in ("MPO", "HEIF") and getattr(image, "is_animated", False)
+    if animated and not (several and kind == "TIFF"):
+        words = "read them with pages()" if kind == "TIFF" else "save one of them as a picture"
+        raise PictureError(f"several frames or pages; {words}")
+    if kind in ("JPEG", "MPO"):
+        image.draft(None, (JPEG_SIDE, JPEG_SIDE))
+        image.decodermaxblock = JPEG_STEP  # between the steps it can be stopped
+    for number in count():
+        file.start()
+        try:
+            image.seek(number if animated else image.tell())
+        except EOFError:
+            return
+        if kind == "TIFF":
+            tags = image.tag_v2
+            _refuse_large((int(tags.get(322, 1)), int(tags.get(323, 1))))
+        _refuse_large(image.size)
+        image.load()
+        if not animated:
+            yield "", image
+            return
+        yield f"#{number + 1}", image.copy()
+
+
+def _decoded_pdf(content: bytes, several: bool) -> Iterator[tuple[str, Image.Image]]:
+    try:
+        import pypdfium2 as pdfium  # type: ignore[import-untyped]  # it has no types
+    except ImportError:
+        raise PictureError(f"a PDF; {EXTRA} reads it") from None
+    try:
+        document = pdfium.PdfDocument(content)
+    except pdfium.PdfiumError as error:
+        if "password" in str(error).lower():
+            raise PictureError("a PDF with a password; save it without") from None
+        raise
+    with document:
+        if len(document) > 1 and not several:
+            raise PictureError(f"{len(document):,} pages; read them with pages()")
+        for number, page in enumerate(document, 1):
+            width, height = page.get_size()  # in points
+            scale = min(PDF_SCALE, (MAX_PDF_PIXELS / max(width * height, 1)) ** 0.5)
+            label = f"#{number}" if len(document) > 1 else ""
+            yield label, page.render(scale=scale).to_pil().convert("RGB")
+            page.close()
+
+
+def _is_heic(content: bytes) -> bool:
+    kind, others = content[4:12], content[16:64]
+    return kind in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx") or (
+        kind in (b"ftypmif1", b"ftypmsf1") and b"avif" not in others
+    )
+
+
+def _heic(file: "_Timed") -> Any:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise PictureError(f"a HEIC photograph; {EXTRA} reads it, or save it as JPEG") from None
+    return HeifImageFile(file)  # type: ignore[no-untyped-call]  # untyped there
+
+
+def read_content(source: Any) -> bytes:
+    """Return what a file holds, given its path, itself or its content.
+
+    Raises:
+        PictureError: It is no regular file, open for text or too large.
+    """
+    if isinstance(source, bytes):
+        content = source
+    elif isinstance(source, Path):
+        if not stat.S_ISREG(mode := source.stat().st_mode) and not stat.S_ISDIR(mode):
+            raise PictureError("not a regular file")
+        with source.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    else:
+        if source.seekable():
+            source.seek(0)
+        content = source.read(MAX_BYTES + 1)
+    if not isinstance(content, bytes):
+        raise PictureError("a file that is open for text; open it with 'rb'")
+    if len(content) > MAX_BYTES:
+        raise PictureError(f"more than {MAX_BYTES / 1e6:.0f} MB; save it smaller")
+    return content
+
+
+def _size_of_webp(content: bytes) -> tuple[int, int]:
+    """Return the width and height that a WebP's first bytes tell, or 0 and 0.
+
+    Raises:
+        PictureError: The file ends before them.
+    """
+    kind = content[12:16] if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else b""
+    if kind == b"VP8X":
+        sides = int.from_bytes(content[24:30], "little")
+        return 1 + (sides & 0xFFFFFF), 1 + (sides >> 24)
+    if kind == b"VP8L":
+        sides = int.from_bytes(content[21:25], "little")
+        return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
+    sides = int.from_bytes(content[26:30], "little") if kind == b"VP8 " else 0
+    return sides & 0x3FFF, sides >> 16 & 0x3FFF
+
+
+def _refuse_large(size: tuple[int, int], kind: str = "") -> None:
+    width, height = size
+    most = MAX_PIXELS_OF.get(kind, MAX_PIXELS)
+    if width * height > most:
+        raise PictureError(
+            f"{width:,}×{height:,} pixels, more than {most / 1e6:.0f} million; scale it down"
+        )
