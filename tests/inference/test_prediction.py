@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import resource
 import struct
 import subprocess
@@ -32,7 +33,7 @@ from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.inference import files
 from mnist_lit.inference.files import open_picture
 from mnist_lit.inference.pictures import lay_out, prepare, to_gray
-from mnist_lit.inference.predict import find_pictures
+from mnist_lit.inference.predict import Prediction, find_pictures
 from tests.conftest import ordinary_user
 from tests.inference.photographs import photograph
 
@@ -612,3 +613,16 @@ def test_a_gray_level_is_what_the_pixel_has() -> None:
 
 def test_open_picture_returns_all_pixels(folder: Path) -> None:
     assert open_picture(folder / "0.png").size == (300, 300)
+
+
+def test_a_prediction_prints_in_a_line_and_can_be_compared(digits: np.ndarray) -> None:
+    seven, two, again = mnist_lit.predict([digits[0], digits[1], digits[0]], device="cpu")
+    assert re.fullmatch(r"Prediction\('7', \d+\.\d%\)", repr(seven))
+    assert seven == again
+    assert seven != two
+    assert seven != "7"
+    assert len({seven, two, again}) == 2
+    # A network that is wholly sure says the same of two pictures.
+    sure = (1.0, 0.0)
+    one, other = (Prediction(sure, digits[n], ("a", "b")) for n in (0, 1))
+    assert one != other

@@ -40,9 +40,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """What a network says of one picture.
+
+    Two are equal if they say the same of the same prepared picture.
 
     Attributes:
         probabilities: Of the classes, for MNIST the digits 0 to 9.
@@ -53,6 +55,20 @@ class Prediction:
     probabilities: tuple[float, ...]
     prepared: ndarray
     classes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.name!r}, {self.top(1)[0][1]:.1%})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prediction) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    @property
+    def _content(self) -> tuple[Any, ...]:
+        seen = self.prepared
+        return self.probabilities, self.classes, seen.shape, seen.tobytes()
 
     @property
     def digit(self) -> int:
