@@ -1,18 +1,20 @@
 """The ink of a digit on a person's picture, apart from paper, shadows, ruled lines and noise."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float32, Float64, Int
 from numpy import ndarray
 from PIL import Image
 from scipy import ndimage
 
 from mnist_lit.errors import PictureError
 
-WORKING_SIDE = 200  # pixels; more show no more of a digit that ends in a box of 20
+WORKING_SIDE = 140  # pixels; more show no more of a digit that ends in a box of 20
+SEARCHING_SIDE = 200  # where nothing is seen on so few: a digit is small or faint
 TINY = 20  # pixels; the digit fills a picture of so few
 TWO_TONED = 0.75  # of the variance is between its two tones, where a picture has no more
 # In shares of the working picture's side:
@@ -79,10 +81,16 @@ def find_ink(gray: Gray) -> Float32[ndarray, "i j"]:
         PictureError: There is nothing to be seen.
     """
     small = _shrunk(gray)
-    ink = _ink(small)
+    try:
+        ink = _ink(small)
+    except PictureError:
+        if max(gray.shape) <= WORKING_SIDE:
+            raise
+        small = _shrunk(gray, SEARCHING_SIDE)
+        ink = _ink(small)
     box = bounds(ink > 0)
     scale = max(gray.shape) / max(small.shape)
-    if scale > 1 and box.longer < SMALL * WORKING_SIDE:
+    if scale > 1 and box.longer < SMALL * max(small.shape):
         part = _shrunk(gray[box.grown(0.5 * box.longer + 2, scale, gray.shape)])
         try:
             return _ink(part)
@@ -91,10 +99,10 @@ def find_ink(gray: Gray) -> Float32[ndarray, "i j"]:
     return ink
 
 
-def _shrunk(gray: Gray) -> Float32[ndarray, "i j"]:
-    """Return a picture of at most ``WORKING_SIDE`` pixels a side."""
+def _shrunk(gray: Gray, side: int = WORKING_SIDE) -> Float32[ndarray, "i j"]:
+    """Return a picture of at most so many pixels a side."""
     height, width = gray.shape
-    scale = WORKING_SIDE / max(height, width)
+    scale = side / max(height, width)
     if scale >= 1:
         return gray
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -125,20 +133,22 @@ def _ink(gray: Gray) -> Float32[ndarray, "i j"]:
     if not mask.any():
         raise PictureError(NOTHING)
     paper = depth[~mask]
-    contrast = float(np.median(depth[mask]) - np.median(paper))
-    noise = 1.4826 * float(np.median(np.abs(paper - np.median(paper))))
+    bare = np.median(paper)
+    contrast = float(np.median(depth[mask]) - bare)
+    noise = 1.4826 * float(np.median(np.abs(paper - bare)))
     if contrast < max(MIN_CONTRAST, MIN_SIGNAL * noise):
         raise PictureError(BLANK)
     mask = _one_digit(mask)
     full = np.quantile(depth[mask], 0.8)
-    soft = np.clip((depth - np.median(paper)) / (full - np.median(paper)), 0, 1)
+    soft = np.clip((depth - bare) / (full - bare), 0, 1)
     pieces = ndimage.sum_labels(mask, *_labelled(mask))
     if (pieces > SPECK * mask.sum()).sum() >= DASHES:
         closed = disc(2 * _stroke(mask))
         wide = len(closed)  # beyond the edges there is no ink
         mask = ndimage.binary_closing(np.pad(mask, wide), closed)[wide:-wide, wide:-wide]
         soft = ndimage.grey_closing(soft, footprint=closed)
-    return np.where(ndimage.binary_dilation(mask, iterations=2), soft, 0).astype(np.float32)
+    near = ndimage.distance_transform_cdt(~mask, "taxicab") <= 2
+    return np.where(near, soft, 0).astype(np.float32)
 
 
 def _paper_is_light(gray: Gray, threshold: float) -> bool:
@@ -174,17 +184,22 @@ def _light_on_dark(gray: Gray) -> bool:
     """
     step = max(1, max(gray.shape) // 60)
     gray = gray[::step, ::step]  # enough for a surface
-    height, width = gray.shape
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
+    terms, near = _surface(*gray.shape)
     values = gray.reshape(-1)
-    near = (np.maximum(np.abs(x), np.abs(y)) > 0.85).reshape(-1)
     residual = values
     for _ in range(5):
-        surface = terms @ np.linalg.lstsq(terms[near], values[near], rcond=None)[0]
-        residual = values - surface
+        some = terms[near]
+        residual = values - terms @ np.linalg.solve(some.T @ some, some.T @ values[near])
         near = np.abs(residual) <= 2.5 * max(float(np.median(np.abs(residual))), 1e-3)
     return bool((residual**3).sum() > 0)
+
+
+@lru_cache(maxsize=16)
+def _surface(height: int, width: int) -> tuple[Float64[ndarray, "n 6"], Bool[ndarray, " n"]]:
+    """Return the terms of second order at each pixel, and which pixels lie near an edge."""
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
+    return terms, (np.maximum(np.abs(x), np.abs(y)) > 0.85).reshape(-1)
 
 
 def _otsu(values: Float32[ndarray, "..."]) -> tuple[float, float]:
@@ -192,8 +207,11 @@ def _otsu(values: Float32[ndarray, "..."]) -> tuple[float, float]:
 
     With it comes the share of the variance that is between the two.
     """
-    counts, edges = np.histogram(values, bins=256)
-    centres = (edges[:-1] + edges[1:]) / 2
+    low, high = float(values.min()), float(values.max())
+    wide = max(high - low, 1e-9) / 256
+    bins = ((values - low) * (1 / wide)).astype(np.int64).clip(max=255)
+    counts = np.bincount(bins.ravel(), minlength=256)
+    centres = low + wide * (np.arange(256) + 0.5)
     below = counts.cumsum()
     above = below[-1] - below
     total = (counts * centres).cumsum()
@@ -237,6 +255,8 @@ def _lines(mask: Mask) -> Iterator[tuple[Mask, float]]:
     length = max(3, mask.shape[1] // 8) | 1
     # An opening, as scipy's for masks but faster: what is left of runs of this length.
     runs = ndimage.minimum_filter1d(mask.view(np.uint8), length, mode="constant")
+    if runs.any(axis=0).sum() + length < LONG * mask.shape[1]:
+        return
     labels, _ = ndimage.label(ndimage.maximum_filter1d(runs, length, mode="constant"), AROUND)
     for number, part in enumerate(ndimage.find_objects(labels), 1):
         share = (part[1].stop - part[1].start) / mask.shape[1]
@@ -259,7 +279,7 @@ def _one_digit(mask: Mask) -> Mask:
 
     Pieces of a dashed stroke are one part: a stroke's width parts them at most.
     """
-    joined = ndimage.binary_dilation(mask, disc(_stroke(mask)))
+    joined = ndimage.distance_transform_edt(~mask) <= _stroke(mask) / 2 + 0.21
     labels, count = ndimage.label(joined, AROUND)
     labels[~mask] = 0
     parts = [Box(*part) for part in ndimage.find_objects(labels, count)]
