@@ -65,8 +65,8 @@ def run(line: str, run_dir: Path, before: Path) -> None:
     if program == "python":
         assert arguments[0] == "train.py"
         own = [argument.replace("RUN", str(before)) for argument in arguments[1:]]
-        # The fastest network, but where the weights are those of another.
-        fast = [] if "init_from=final" in own else ["model=nano"]
+        # A fast network that also takes small images, but where the weights are those of another.
+        fast = [] if "init_from=final" in own else ["model=micro"]
         hydra.main(Path("conf"), [*QUICK, *fast, f"hydra.run.dir={run_dir}", *own])
         report = json.loads((run_dir / "report.json").read_text())
         assert report["epochs"] >= 1

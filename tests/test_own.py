@@ -487,7 +487,7 @@ def test_a_machines_own_settings_are_taken_in_where_they_are(
 def test_classes_and_side_reach_a_network_that_names_them(tmp_path: Path) -> None:
     folder = write_idx(tmp_path / "data", classes=5, side=20, train=40, test=10)
     data = ("data=idx", f"data.root={folder}", "data.batch_size=8")
-    for options in ([], ["model=nano"]):
+    for options in ([], ["model=micro"]):
         config = parse(compose(*data, *options, "run_dir=unused"))
         network = build_classifier(config, IdxDataModule(folder).facts).network
         assert network(torch.zeros(2, 1, 20, 20)).shape == (2, 5)

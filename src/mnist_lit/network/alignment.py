@@ -34,7 +34,7 @@ class Alignment(nn.Module):
         # Of each pixel, from the middle of the image: in pixels, and in halves of the side.
         offset = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
         x, y = offset.repeat(side), offset.repeat_interleave(side)
-        one = torch.ones(side * side)
+        one = torch.ones_like(x)  # float32, whatever the default is
         self.basis = torch.stack((one, x, y, x * y, y * y), dim=1)
         self.places = torch.stack((x, y, one)) * (2 / side)
 
