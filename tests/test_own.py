@@ -182,9 +182,10 @@ def test_classes_and_sizes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_a_data_module_of_ones_own_trains_and_is_opened_again_only_if_trusted(
     tiny: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [option for option in TINY if not option.startswith("data.")]
+    options = [option for option in TINY if not option.startswith(("data.", "model="))]
     cfg = compose(
         *options,
+        "model=micro",  # which takes images of 16×16
         "test=true",
         f"run_dir={tiny().run_dir}",
         "optimizer.lr=0.05",
@@ -221,7 +222,8 @@ def test_a_data_module_that_lacks_something_is_refused(target: str, words: str) 
 
 
 def test_batches_of_another_kind_are_named(tiny: Make) -> None:
-    cfg = tiny()
+    options = [option for option in TINY if not option.startswith("model=")]
+    cfg = compose(*options, "model=micro", f"run_dir={tiny().run_dir}")
     cfg.data = {"_target_": "tests.own.Floats"}
     with pytest.raises(DataError, match=r"stripes: batches of torch.float32 \[16, 1, 16, 16\]; im"):
         train(cfg)
