@@ -129,6 +129,10 @@ class Together:
         self.group, self.recipes, self.device = group, recipes, images.device
         self.count = len(recipes)
         self.blocks = [Block(**b) for b in group.blocks]
+        if not all(b.padding or b.separable or b.kernel == 1 for b in self.blocks):
+            raise SystemExit(
+                f"{group.name}: only separable convolutions can go without padding here"
+            )
         networks = []
         for recipe in recipes:
             torch.manual_seed(recipe.seed)
@@ -189,7 +193,6 @@ class Together:
         def column(name: str) -> Tensor:
             return torch.tensor([float(getattr(r, name)) for r in self.recipes], device=self.device)
 
-        self.column = column
         self.weight_decay = column("weight_decay")[:, None]
         self.momentum = column("momentum")[:, None]
         self.amounts = {
@@ -202,6 +205,7 @@ class Together:
         rates = [one_cycle(r.lr, r.pct_start, total) for r in self.recipes]
         self.rates = torch.tensor(np.stack(rates, 1), dtype=torch.float32, device=self.device)
         self.decay = column("average")
+        self.fade = column("fade")
 
     def distort(self, images: Tensor) -> Tensor:
         """Distort ``[B, E, 28, 28]``, by each network's own amounts."""
@@ -359,8 +363,7 @@ class Together:
         self.cursor.zero_()
         self.losses.zero_()
         left = 1 - epoch / self.group.epochs
-        fade = self.column("fade")
-        self.strength.copy_((left / (1 - fade).clamp(min=1e-6)).clamp(max=1))
+        self.strength.copy_((left / (1 - self.fade).clamp(min=1e-6)).clamp(max=1))
         ends = self.group.dropout_ends
         self.drops.fill_(float(epoch < max(1, round(self.group.epochs * ends))))
 
