@@ -20,19 +20,19 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from accuracy import PUBLIC_MARKS, RESULTS, ROOT, hardest, load_results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, PngImagePlugin
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page as Tab
+from playwright.sync_api import sync_playwright
 from tqdm import tqdm
 
-from mnist_lit import MNISTDataModule
+from mnist_lit import MNISTDataModule, predict
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.evaluation.page import open_subject, page
-from mnist_lit.inference import demo, predict
-from mnist_lit.inference.pictures import prepare_for
+from mnist_lit.inference import demo
+from mnist_lit.inference.predict import Page, sheet
 
 sys.path.append(str(ROOT))  # the photographs are made by the tests
 
@@ -68,14 +68,12 @@ def drawn() -> Image.Image:
 
 def overview() -> Figure:
     """Draw a digit, what `final` sees of it, its answer; and accuracy against parameters."""
-    trained = pretrained.load("final")
-    prepared = prepare_for(trained.facts, drawn())
-    (found,) = predict.run(trained, [prepared], torch.device("cpu"))
+    (found,) = predict(drawn(), "final", device="cpu")
     figure = Figure(figsize=(12, 4), layout="constrained")
     left, middle, bars, right = figure.subplots(1, 4, width_ratios=(1, 1, 0.9, 2.6))
     left.imshow(drawn(), cmap="gray")
     left.set_title("a digit, drawn")
-    middle.imshow(prepared, cmap="gray")
+    middle.imshow(found.prepared, cmap="gray")
     middle.set_title("what the network sees")
     for axes in (left, middle):
         axes.set(xticks=[], yticks=[])
@@ -155,7 +153,7 @@ def hardest_digits() -> Figure:
 
 def photographs() -> Figure:
     """Draw test digits as photographs, what `final` sees of them, and what it says."""
-    trained, test = pretrained.load("final"), MNISTDataModule().images("test")
+    test = MNISTDataModule().images("test")
     rng = np.random.default_rng(3)
     with TemporaryDirectory() as folder:
         paths = []
@@ -163,26 +161,22 @@ def photographs() -> Figure:
             path = Path(folder) / f"{number}.jpg"
             path.write_bytes(photograph(test.images[position, 0].numpy(), rng))
             paths.append(path)
-        batches = predict.prepare_files(trained.facts, paths)
-        ready = {
-            one.page: one.picture for batch in batches for one in batch if one.picture is not None
-        }
-        found = predict.run(trained, list(ready.values()), torch.device("cpu"))
-        return predict.sheet(list(zip(ready, found, strict=True)))
+        found = predict(paths, device="cpu")
+        return sheet([(Page(path, ""), one) for path, one in zip(paths, found, strict=True)])
 
 
 def demonstration() -> bytes:
     """Draw the digit on the demo's page."""
     address = demo.serve("final", "127.0.0.1", None, wait=False)
 
-    def draw(browser: Page) -> None:
+    def draw(browser: Tab) -> None:
         browser.goto(address)
         canvas = browser.locator("#paper canvas")
         canvas.wait_for(timeout=60_000)
         box = canvas.bounding_box()
         assert box is not None
         for number, (x, y) in enumerate(FIVE):
-            at = box["x"] + x * box["width"], box["y"] + y * box["height"]
+            at = box["x"] + (x + 0.25) * box["height"], box["y"] + y * box["height"]
             browser.mouse.move(*at, steps=8 if number else 1)
             if not number:
                 browser.mouse.down()
@@ -199,7 +193,7 @@ def comparison() -> bytes:
     return screenshot(lambda browser: browser.set_content(html), 1300, 1250)
 
 
-def screenshot(prepare: Callable[[Page], object], width: int, height: int) -> bytes:
+def screenshot(prepare: Callable[[Tab], object], width: int, height: int) -> bytes:
     """Return what a browser shows."""
     installed = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     with sync_playwright() as playwright:

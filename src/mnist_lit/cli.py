@@ -19,7 +19,8 @@ from mnist_lit.export.formats import FORMATS
 from mnist_lit.files import whole, write_text
 
 if TYPE_CHECKING:
-    from mnist_lit.inference.predict import Page, Prediction
+    from mnist_lit.inference.predict import Page
+    from mnist_lit.inference.reading import Reading
 
 SHOWN = 200  # pictures on a sheet, at most
 
@@ -199,10 +200,12 @@ def _add_predict(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser = commands.add_parser(
         "predict",
         help="read pictures",
-        description="Read the digit on each picture: dark on light or the reverse, anywhere on it. "
-        "For a network of other data a picture is resized and read as it is. Of a TIFF or PDF "
-        "every page is read; HEIC and PDF need the extra `pictures`.",
-        epilog="Exits with 1 if a picture cannot be read; the others are read all the same.",
+        description="Read the digits on each picture: dark on light or the reverse, anywhere on "
+        "it, in lines from top to bottom. For a network of other data a picture is resized and "
+        "read as it is. Of a TIFF or PDF every page is read; HEIC and PDF need the extra "
+        "`pictures`.",
+        epilog="Exits with 1 if a picture cannot be decoded, shows no digit or is read with less "
+        "than --min-confidence; the others are read all the same.",
     )
     _add_model(parser)
     parser.add_argument(
@@ -215,6 +218,16 @@ def _add_predict(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--top", type=_count, default=1, metavar="N", help="the N most probable classes"
     )
     parser.add_argument(
+        "--single", action="store_true", help="one digit on each picture, whatever else is on it"
+    )
+    parser.add_argument(
+        "--min-confidence",
+        type=_share,
+        default=0.0,
+        metavar="P",
+        help="the least probability of the whole, from 0 to 1; exits with 1 below it (default: 0)",
+    )
+    parser.add_argument(
         "--show",
         type=_png,
         metavar="FILE.png",
@@ -222,6 +235,16 @@ def _add_predict(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     _add_device(parser)
     parser.set_defaults(run=_predict)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 1 is expected")
+    return share
 
 
 def _png(text: str) -> Path:
@@ -237,7 +260,8 @@ def _predict(options: argparse.Namespace) -> None:
     from mnist_lit.devices import pick_device
     from mnist_lit.errors import ConfigError, PictureError
     from mnist_lit.inference import predict
-    from mnist_lit.inference.files import read_content, refusing
+    from mnist_lit.inference.files import read_content, refusing, shown
+    from mnist_lit.inference.reading import read_all
 
     device = pick_device(options.device)
     trained = pretrained.load(options.model, trust=options.trust)
@@ -256,19 +280,27 @@ def _predict(options: argparse.Namespace) -> None:
         except PictureError as error:
             errors.append(str(error))
     sources = list(dict.fromkeys(sources))
-    read: list[tuple[Page, Prediction]] = []
+    readings: list[tuple[Page, Reading]] = []
     with tqdm(total=len(sources), unit="picture", disable=None, leave=False) as bar:
-        for batch in predict.prepare_files(trained.facts, sources):
-            errors += [item.error for item in batch if item.picture is None]
-            prepared = {item.page: item.picture for item in batch if item.picture is not None}
-            found = predict.run(trained, list(prepared.values()), device)
-            read += zip(prepared, found, strict=True)
+        for batch in predict.prepare_files(trained.facts, sources, options.single):
+            errors += [item.error for item in batch if item.error]
+            decoded = [item for item in batch if not item.error]
+            found = read_all(trained, [item.found for item in decoded], device)
+            readings += zip((item.page for item in decoded), found, strict=True)
             bar.update(len({item.page.source for item in batch}))
-    _print_predictions(read, options)
+    _print_readings(readings, trained.facts.noun == "digits", options)
+    for page, reading in readings:
+        if reading.status == "none":
+            errors.append(f"{shown(page.name)}: {reading.why}")
+        elif reading.probability < options.min_confidence:
+            errors.append(
+                f"{shown(page.name)}: {reading.probability:.1%} sure, less than "
+                f"--min-confidence {options.min_confidence:g}"
+            )
     for message in errors:
         print(f"error: {message}", file=sys.stderr)
-    if options.show and read:
-        sheet = predict.sheet(read[:SHOWN])
+    if options.show and readings:
+        sheet = predict.sheet(readings[:SHOWN])
         with whole(options.show) as draft, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a name in signs that the font lacks
             sheet.savefig(draft, dpi=100)
@@ -276,11 +308,12 @@ def _predict(options: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def _print_predictions(read: "list[tuple[Page, Prediction]]", options: argparse.Namespace) -> None:
+def _print_readings(
+    readings: "list[tuple[Page, Reading]]", digits: bool, options: argparse.Namespace
+) -> None:
+    """Print what was read; a digit is its own number, other classes go by their names."""
     from mnist_lit.inference.files import shown
 
-    # A digit is its own number; other classes go by their names.
-    digits = bool(read) and read[0][1].classes == tuple("0123456789")
     what = "digit" if digits else "class"
 
     def cell(value: object) -> object:
@@ -288,30 +321,49 @@ def _print_predictions(read: "list[tuple[Page, Prediction]]", options: argparse.
         text = shown(value) if isinstance(value, str) else ""
         return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text or value
 
-    def top(found: "Prediction") -> list[tuple[int | str, float]]:
+    def top(reading: "Reading") -> list[tuple[int | str, float]]:
+        """Of a picture of one digit; of another there is no such list."""
+        if len(reading.digits) != 1:
+            return []
+        found = reading.digits[0]
         return [(n if digits else found.classes[n], p) for n, p in found.top(options.top)]
 
     if options.json:
         rows = [
             {
                 "file": page.name,
-                what: top(found)[0][0],
-                "top": [{what: name, "probability": p} for name, p in top(found)],
+                what: top(reading)[0][0] if top(reading) else None,
+                "top": [{what: name, "probability": p} for name, p in top(reading)],
+                "text": reading.text,
+                "probability": reading.probability,
+                "status": reading.status,
+                "digits": [
+                    {what: one.digit if digits else one.name, "probability": one.probability}
+                    | {"box": list(one.box)}
+                    for one in reading.digits
+                ],
             }
-            for page, found in read
+            for page, reading in readings
         ]
         print(json.dumps(rows, indent=1))
     elif options.csv:
         names = [f"{name}_{n}" for n in range(1, options.top + 1) for name in (what, "probability")]
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["file", *names])
-        for page, found in read:
-            writer.writerow(
-                map(cell, [page.name, *(value for pair in top(found) for value in pair)])
-            )
+        writer.writerow(["file", *names, "text", "probability", "status"])
+        for page, reading in readings:
+            best = [value for pair in top(reading) for value in pair] or [""] * len(names)
+            row = [page.name, *best, reading.text, reading.probability, reading.status]
+            writer.writerow(map(cell, row))
     else:
-        for page, found in read:
-            print(shown(page.name), *(f"{name} ({p:.1%})" for name, p in top(found)), sep="  ")
+        for page, reading in readings:
+            if len(reading.digits) == 1:
+                said = [f"{name} ({p:.1%})" for name, p in top(reading)]
+            elif reading.digits:
+                said = [f"{reading.text} ({reading.probability:.1%})".replace("\n", " / ")]
+            else:
+                continue  # which is said as an error
+            said += ["unsure"] if reading.status == "unsure" else []
+            print(shown(page.name), *said, sep="  ")
 
 
 def _add_export(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -143,7 +143,9 @@ def draw(page: Page, strokes: list[list[tuple[float, float]]]) -> None:
     for stroke in strokes:
         for number, (x, y) in enumerate(stroke):
             page.mouse.move(
-                box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8 if number else 1
+                box["x"] + (x + 0.25) * box["height"],
+                box["y"] + y * box["height"],
+                steps=8 if number else 1,
             )
             if not number:
                 page.mouse.down()
@@ -190,7 +192,7 @@ def test_a_finger_draws_on_a_phone(browser: Browser, address: str) -> None:
         for stroke in STROKES[digit]:
             for number, point in enumerate(fine(stroke)):
                 at = {
-                    "x": box["x"] + point[0] * box["width"],
+                    "x": box["x"] + (point[0] + 0.25) * box["height"],
                     "y": box["y"] + point[1] * box["height"],
                 }
                 kind = "touchMove" if number else "touchStart"
@@ -258,13 +260,14 @@ def test_it_listens_on_this_machine_alone(address: str) -> None:
 
 def test_nothing_and_nonsense_get_a_hint() -> None:
     blank = as_png(Image.new("RGB", (320, 320), "white"))
-    assert demo.read(None, "final") == demo.read(blank, "final") == (demo.HINT, None, None)
+    assert demo.read(None, "final") == demo.read(blank, "final") == (demo.HINT, None, None, None)
     faint = np.full((320, 320), 250, np.uint8)
     faint[100:200, 150:170] = 247
-    words, labels, seen = demo.read(as_png(Image.fromarray(faint)), "final")
+    words, labels, seen, boxes = demo.read(as_png(Image.fromarray(faint)), "final")
     assert "no digit to be seen" in words
     assert labels is None
     assert seen is None
+    assert boxes is None
 
 
 def as_png(picture: Image.Image) -> bytes:
@@ -283,7 +286,7 @@ def test_pictures_are_read_as_the_command_line_reads_them(
     for picture in (clear.resize((200, 200)), deep.resize((200, 200))):
         (tmp_path / "2.png").write_bytes(content := as_png(picture))
         (wanted,) = mnist_lit.predict(tmp_path / "2.png", device="cpu")
-        words, labels, _ = demo.read(content, "final")
+        words, labels, *_ = demo.read(content, "final")
         assert words == "# 2"
         assert labels is not None
         assert tuple(labels.values()) == wanted.probabilities

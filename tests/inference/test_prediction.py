@@ -32,8 +32,9 @@ from mnist_lit.errors import CheckpointError, PictureError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.inference import files
 from mnist_lit.inference.files import open_picture
-from mnist_lit.inference.pictures import lay_out, prepare, to_gray
-from mnist_lit.inference.predict import Prediction, find_pictures
+from mnist_lit.inference.pictures import lay_out, prepare_for, to_gray
+from mnist_lit.inference.predict import find_pictures
+from mnist_lit.inference.reading import Prediction
 from tests.conftest import ordinary_user
 from tests.inference.photographs import photograph
 
@@ -65,6 +66,12 @@ def paper_with(digit: np.ndarray, size: int = 300, light: int = 235, dark: int =
 
 def read(picture: Image.Image | np.ndarray | torch.Tensor) -> int:
     return mnist_lit.predict(picture, device="cpu")[0].digit
+
+
+def prepare(picture: Image.Image) -> np.ndarray:
+    found = prepare_for(MNIST, picture, single=True)
+    assert not isinstance(found, str), found
+    return found[0].pixels
 
 
 def test_every_image_of_mnist_passes_through_unchanged(mnist: MNISTDataModule) -> None:
@@ -203,8 +210,9 @@ def test_arrays_and_tensors_of_every_layout(digits: np.ndarray, labels: list[int
     assert read(batch[0]) == read(tensor[0]) == labels[0]
     with pytest.raises(PictureError, match=r"picture 0: floats from 40.5 to 235.5; 0 to 1"):
         mnist_lit.predict(batch[0] + 0.5)
-    with pytest.raises(PictureError, match=r"picture 1: no digit to be seen"):
-        mnist_lit.predict([batch[0], np.full((50, 50), 200, np.uint8)])
+    digit, blank = mnist_lit.predict([batch[0], np.full((50, 50), 200, np.uint8)])
+    assert (digit.status, blank.status) == ("read", "none")
+    assert "no digit to be seen" in blank.why
 
 
 def test_predictions_are_those_of_the_network(mnist: MNISTDataModule) -> None:
@@ -388,7 +396,9 @@ def test_each_bad_file_gets_a_line_and_the_others_are_read(
         main(["predict", "final", str(folder), str(folder / "none.png"), "--json"])
     assert exit_.value.code == 1
     out, err = capsys.readouterr()
-    assert len(json.loads(out)) == 4
+    rows = {Path(row["file"]).name: row for row in json.loads(out)}
+    assert [rows.pop(name)["status"] for name in ("blank.png", "noise.png")] == ["none", "none"]
+    assert len(rows) == 4
     lines = {line.split(": ")[1].rpartition("/")[2]: line for line in err.splitlines()}
     wanted = {
         "text.png": "not an image",
@@ -549,16 +559,16 @@ def test_a_damaged_file_is_read_or_refused_in_words(
             damaged[position] = int(rng.integers(256))
         file.write_bytes(damaged[: int(rng.integers(len(whole) // 2, len(whole) + 1))])
         with contextlib.suppress(PictureError):
-            assert prepare(open_picture(file)).shape == (28, 28)
+            prepare_for(MNIST, open_picture(file), single=False)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (3, 3), (2000, 4)])
 def test_pictures_too_small_for_a_digit_are_blank_or_read(size: tuple[int, int]) -> None:
-    with pytest.raises(PictureError, match="no digit to be seen"):
-        prepare(Image.new("L", size, 200))
+    assert mnist_lit.predict(Image.new("L", size, 200))[0].status == "none"
     noise = np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)
-    with contextlib.suppress(PictureError):
-        assert prepare(Image.fromarray(noise)).shape == (28, 28)
+    for single in (True, False):
+        (found,) = mnist_lit.predict(Image.fromarray(noise), single=single)
+        assert all(digit.prepared.shape == (28, 28) for digit in found.digits)
 
 
 def test_a_file_that_may_not_be_read(digits: np.ndarray) -> None:
@@ -617,12 +627,13 @@ def test_open_picture_returns_all_pixels(folder: Path) -> None:
 
 def test_a_prediction_prints_in_a_line_and_can_be_compared(digits: np.ndarray) -> None:
     seven, two, again = mnist_lit.predict([digits[0], digits[1], digits[0]], device="cpu")
-    assert re.fullmatch(r"Prediction\('7', \d+\.\d%\)", repr(seven))
+    assert re.fullmatch(r"Reading\('7', \d+\.\d%, read\)", repr(seven))
+    assert re.fullmatch(r"Prediction\('7', \d+\.\d%\)", repr(seven.digits[0]))
     assert seven == again
     assert seven != two
-    assert seven != "7"
+    assert seven.digits[0] != two.digits[0]
     assert len({seven, two, again}) == 2
     # A network that is wholly sure says the same of two pictures.
     sure = (1.0, 0.0)
-    one, other = (Prediction(sure, digits[n], ("a", "b")) for n in (0, 1))
+    one, other = (Prediction(sure, digits[n], ("a", "b"), (0, 0, 28, 28)) for n in (0, 1))
     assert one != other

@@ -177,6 +177,91 @@ def strokes(digits: Digits, rng: Generator) -> Iterator[Case]:
         yield Case(Image.fromarray(seen.clip(0, 255).astype(np.uint8)), label)
 
 
+def numbers(apart: bool, digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Photographs of numbers of two to eight digits, of which all are apart, or some touch."""
+    given = list(digits)
+    while given:
+        count = int(rng.integers(2, 9))
+        some, given = given[:count], given[count:]
+        if len(some) < 2:
+            return
+        tall = rng.uniform(30, 90)
+        gaps = rng.uniform(*((0.12, 0.5) if apart else (-0.12, 0.1)), len(some))
+        yield Case(_photographed(_line([d for d, _ in some], tall, gaps, rng), rng), _text(some))
+
+
+def lines_of_numbers(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Photographs of two to four lines of two to six digits."""
+    given = list(digits)
+    while given:
+        rows, texts = [], []
+        tall = rng.uniform(24, 50)
+        for _ in range(int(rng.integers(2, 5))):
+            some, given = given[: (count := int(rng.integers(2, 7)))], given[count:]
+            if len(some) < 2:
+                return
+            rows.append(_line([d for d, _ in some], tall, rng.uniform(0.15, 0.5, len(some)), rng))
+            texts.append(_text(some))
+        wide = max(row.shape[1] for row in rows)
+        gap = round(tall * rng.uniform(0.25, 0.8))
+        padded = [np.pad(row, ((0, gap), (0, wide - row.shape[1]))) for row in rows]
+        yield Case(_photographed(np.concatenate(padded), rng), "\n".join(texts))
+
+
+def _text(some: Digits) -> str:
+    return "".join(label for _, label in some)
+
+
+def _line(digits: list[ndarray], tall: float, gaps: ndarray, rng: Generator) -> ndarray:
+    """Write digits in a row: of nearly the same height, not quite on a line."""
+    written = []
+    for digit in digits:
+        ink = cropped(digit)
+        scale = tall * rng.uniform(0.85, 1.15) / max(ink.shape[0], 14)
+        height, width = (max(2, round(side * scale)) for side in ink.shape)
+        written.append(resized(ink, width, height))
+    high = round(tall * 1.6)
+    line = np.zeros((high, 40 + sum(one.shape[1] for one in written) + round(tall * 4)), np.uint8)
+    left = 20.0
+    for one, gap in zip(written, gaps, strict=True):
+        height, width = one.shape
+        top = int(np.clip((high - height) / 2 + rng.normal(0, 0.06) * tall, 0, high - height))
+        place = line[top : top + height, round(left) : round(left) + width]
+        np.maximum(place, one, out=place)
+        left += width + gap * tall
+    used = np.flatnonzero(line.any(axis=0))
+    return line[:, : used[-1] + 20]
+
+
+def _photographed(ink: ndarray, rng: Generator) -> Image.Image:
+    """Photograph ink ``uint8 [h, w]`` on a larger sheet of uneven paper."""
+    tall = ink.shape[0]
+    pads = [round(tall * rng.uniform(0.1, 1.5)) for _ in range(4)]
+    covered = np.pad(ink / 255, ((pads[0], pads[1]), (pads[2], pads[3])))
+    turned = Image.fromarray(covered.astype(np.float32)).rotate(
+        rng.uniform(-5, 5), Image.Resampling.BICUBIC, expand=True
+    )
+    covered = np.asarray(turned).clip(0, 1)
+    height, width = covered.shape
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    slope = rng.uniform(-0.3, 0.3, 2)
+    paper = rng.uniform(0.55, 0.8) + slope[0] * (x - 0.5) + slope[1] * (y - 0.5)
+    seen = paper * (1 - covered * rng.uniform(0.5, 0.9))
+    seen = seen + rng.normal(0, rng.uniform(0.01, 0.05), seen.shape)
+    if rng.random() < 0.5:
+        seen = 1 - seen
+    stored = io.BytesIO()
+    Image.fromarray((255 * np.clip(seen, 0, 1)).astype(np.uint8)).save(
+        stored, "JPEG", quality=int(rng.integers(50, 95))
+    )
+    return Image.open(stored)
+
+
+SEVERAL: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
+    "numbers": partial(numbers, True),
+    "touching": partial(numbers, False),
+    "lines": lines_of_numbers,
+}
 GROUPS: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
     "8×8": low8,
     "16×16": low16,

@@ -99,7 +99,7 @@ class _Compact(Keys):
     align: bool | Literal["before"] = False
 
 
-class _Mnist(Keys):
+class _Folder(Keys):
     root: str | None
     validation: Literal["test", "holdout"]
     batch_size: int
@@ -110,7 +110,11 @@ class _Mnist(Keys):
     fold: int | None
 
 
-class _Idx(_Mnist):
+class _Mnist(_Folder):
+    drawn: float
+
+
+class _Idx(_Folder):
     root: str
     classes: list[str] | None
     name: str | None
@@ -159,7 +163,7 @@ BOUNDS = {
         (Fraction, "momentum base_momentum max_momentum dampening alpha rho decay start dropout"),
         (Fraction, "scale bend label_smoothing"),
         (list[Fraction], "betas"),
-        (Annotated[float, Ge(0), Le(1)], "min_val_accuracy factor start_factor end_factor"),
+        (Annotated[float, Ge(0), Le(1)], "min_val_accuracy factor start_factor end_factor drawn"),
         (Annotated[float, Gt(0), Lt(1)], "pct_start"),
         (Annotated[float, Gt(0), Le(1)], "end"),
         (Annotated[float, Ge(0), Le(180)], "degrees"),

@@ -1,6 +1,6 @@
 """Images in memory, and the batches that are made of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -72,10 +72,19 @@ class ShuffledBatches(Sampler[Tensor]):
         rank: Which of the processes that share an epoch this is.
         world: How many processes these are; each makes equally many batches.
         device: Where the positions are put.
+        exchange: Takes the positions of the epoch, in order, and a source of random numbers, and
+            returns what to take in their place.
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, rank: int, world: int, device: torch.device
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world: int,
+        device: torch.device,
+        exchange: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     ) -> None:
         self.size = size
         self.batch_size = batch_size
@@ -83,6 +92,7 @@ class ShuffledBatches(Sampler[Tensor]):
         self.rank = rank
         self.world = world
         self.device = device
+        self.exchange = exchange
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -96,7 +106,10 @@ class ShuffledBatches(Sampler[Tensor]):
         # A generator, which begins at the first batch: Lightning asks for the iterator of a
         # resumed run before it sets the epoch.
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(self.size, generator=generator)[self.rank :: self.world]
+        order = torch.randperm(self.size, generator=generator)
+        if self.exchange is not None:
+            order = self.exchange(order, generator)
+        order = order[self.rank :: self.world]
         yield from torch.split(order.to(self.device), self.batch_size)[: len(self)]
 
 

@@ -3,8 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
+import torch
+from torch.utils.data import DataLoader
+
 from mnist_lit.data.idx import IdxDataModule
+from mnist_lit.data.memory import Batch, Images, ShuffledBatches
 from mnist_lit.data.sets import TRAIN, MnistSet
+from mnist_lit.data.strokes import Exchange
 
 
 class MNISTDataModule(MnistSet, IdxDataModule):
@@ -15,6 +20,8 @@ class MNISTDataModule(MnistSet, IdxDataModule):
         eval_batch_size: Images per step where no gradients are kept.
         train_size: Train on only this many images, equally many of each digit.
         seed: Decides, with the epoch, the order of the training images.
+        drawn: The share of them, from 0 to 1, that are exchanged for digits of the same kind in
+            forms that MNIST hardly has; see :mod:`~mnist_lit.data.strokes`.
     """
 
     def __init__(
@@ -28,6 +35,7 @@ class MNISTDataModule(MnistSet, IdxDataModule):
         folds: int | None = None,
         fold: int | None = None,
         seed: int = 0,
+        drawn: float = 0.0,
     ) -> None:
         IdxDataModule.__init__(
             self,
@@ -36,10 +44,25 @@ class MNISTDataModule(MnistSet, IdxDataModule):
             fold=fold,
             seed=seed,
         )
+        self.drawn = drawn
 
     def check(self, images: int | None = TRAIN) -> None:
         """See :meth:`IdxDataModule.check`; nothing is read for it."""
         super().check(images)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return shuffled full batches; the order depends on seed and epoch alone."""
+        if not self.drawn:
+            return super().train_dataloader()
+        rank, world, device = self._place
+        size = len(self.train)
+        exchange = Exchange(self.train.labels, self.drawn)
+        batches = ShuffledBatches(size, self.batch_size, self.seed, rank, world, device, exchange)
+        images = Images(
+            torch.cat([self.train.images, exchange.drawn.images]),
+            torch.cat([self.train.labels, exchange.drawn.labels]),
+        )
+        return images.loader(batches, device)
 
     def prepare_data(self) -> None:
         """Find the files, or download them, in one process."""

@@ -22,17 +22,19 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 from numpy import ndarray
+from PIL import Image
 
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.errors import DemoError, PictureError, need, reason
 from mnist_lit.inference.files import open_picture, shown
 from mnist_lit.inference.pictures import prepare_for, to_gray
-from mnist_lit.inference.predict import run
+from mnist_lit.inference.predict import boxed, montage
+from mnist_lit.inference.reading import read_all
 from mnist_lit.network.compact import count_parameters
 
 SEEN = 8  # screen pixels for each of the 28
-HINT = "Draw a digit, or give a picture of one."
+HINT = "Draw a digit or a number, or give a picture of one."
 PORTS = range(7860, 7960)
 UPLOAD = 20_000_000  # bytes of a picture, at most
 BODY = UPLOAD + 1_000_000  # bytes of a request, at most: a picture and what goes with it
@@ -44,11 +46,11 @@ EVERYWHERE = ("0.0.0.0", "::")
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 PAPER = """
-<canvas width="320" height="320" aria-label="paper"></canvas>
+<canvas width="480" height="320" aria-label="paper"></canvas>
 <button type="button">Clear</button>
 """
 STYLE = """
-canvas { width: 100%; max-width: 320px; aspect-ratio: 1; display: block; background: white;
+canvas { width: 100%; max-width: 480px; aspect-ratio: 3 / 2; display: block; background: white;
          border: 1px solid silver; border-radius: 8px; touch-action: none; cursor: crosshair; }
 button { margin-top: 8px; padding: 4px 16px; border: 1px solid silver; border-radius: 8px; }
 """
@@ -113,14 +115,14 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                 raise gr.Error(html.escape(shown(words)), print_exception=False) from None
 
     with Page(title="mnist-lit", analytics_enabled=False) as page:
-        gr.Markdown("# mnist-lit\nA network of a few kilobytes reads the digit that you draw.")
+        gr.Markdown("# mnist-lit\nA network of a few kilobytes reads the digits that you draw.")
         with gr.Row():
             with gr.Column():
                 paper = gr.HTML(
                     html_template=PAPER, css_template=STYLE, js_on_load=DRAW, elem_id="paper"
                 )
                 picture = gr.Image(
-                    label="or a picture of a digit",
+                    label="or a picture of digits",
                     type="filepath",
                     sources=["upload", "webcam", "clipboard"],
                     # A digit must not be mirrored; a telephone has its better camera at the back.
@@ -138,13 +140,18 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                 )
                 words = gr.Markdown(HINT, elem_id="words")
                 seen = gr.Image(
-                    label="What the network sees (28×28)",
+                    label="What the network sees (28×28 a digit)",
                     interactive=False,
                     buttons=[],
                     elem_id="seen",
                 )
+                boxes = gr.Image(
+                    label="Where it found them", interactive=False, buttons=[], elem_id="boxes"
+                )
                 probabilities = gr.Label(
-                    label="Probabilities", num_top_classes=10, elem_id="probabilities"
+                    label="Probabilities of one digit",
+                    num_top_classes=10,
+                    elem_id="probabilities",
                 )
 
         def uploaded(given: Any) -> bytes | None:
@@ -158,7 +165,7 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
         # Gradio's own decodes a picture, of any size, to see whether it has to be converted.
         picture.preprocess = uploaded
         latest = gr.State()  # the drawing or the picture, for another network to read
-        outputs = [words, probabilities, seen]
+        outputs = [words, probabilities, seen, boxes]
 
         def on_drawing(drawing: Any, name: str) -> tuple[Any, ...]:
             drawn = decode(drawing)
@@ -176,21 +183,36 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
 
 def read(
     picture: bytes | None, model: str, trust: tuple[str, ...] = ()
-) -> tuple[str, dict[str, float] | None, ndarray | None]:
-    """Return what the page shows of a picture file: words, probabilities, and what was seen."""
+) -> tuple[str, dict[str, float] | None, ndarray | None, Image.Image | None]:
+    """Return what the page shows of a picture file.
+
+    Words, the probabilities of one digit, what the network saw, and the picture with boxes.
+    """
     if picture is None:
-        return HINT, None, None
+        return HINT, None, None, None
     try:
         image = open_picture(picture)
         if to_gray(image).min() == 1:  # the empty paper
-            return HINT, None, None
-        prepared = prepare_for(trained(model, trust).facts, image)
+            return HINT, None, None, None
+        network = trained(model, trust)
+        found = prepare_for(network.facts, image, single=False)
     except PictureError as error:
-        return f"{HINT} ({error})", None, None
-    (found,) = run(trained(model, trust), [prepared], torch.device("cpu"))
-    large = np.kron(prepared, np.ones((SEEN, SEEN), dtype=np.uint8))
-    labels = dict(zip(found.classes, found.probabilities, strict=True))
-    return f"# {found.name}", labels, large
+        return f"{HINT} ({error})", None, None, None
+    (reading,) = read_all(network, [found], torch.device("cpu"))
+    if reading.status == "none":
+        return f"# no digit\n{reading.why}", None, None, None
+    words = "<br>".join(html.escape(line) for line in reading.text.split("\n"))
+    said = [f"# {words}"]
+    if len(reading.digits) > 1:
+        said.append(f"{reading.probability:.1%}")
+    if reading.status == "unsure":
+        said.append("unsure")
+    large = np.kron(montage(reading), np.ones((SEEN, SEEN), dtype=np.uint8))
+    labels = None
+    if len(reading.digits) == 1:
+        (digit,) = reading.digits
+        labels = dict(zip(digit.classes, digit.probabilities, strict=True))
+    return "\n".join(said), labels, large, boxed(image, reading)
 
 
 def decode(drawing: Any) -> bytes:

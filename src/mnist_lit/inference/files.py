@@ -31,6 +31,7 @@ JPEG_STEP = 4_096  # bytes that the decoder is given at a time
 MAX_PAGES = 1_000
 MAX_PDF_PIXELS = 12_000_000
 PDF_SCALE = 200 / 72  # a page of a PDF is drawn with 200 dots an inch
+REDUCED = "mnist-lit: reduced by"  # how many times smaller an image is than the file's picture
 EXTRA = "pip install 'mnist-lit[pictures]'"
 # Endings of what Pillow alone does not read. A folder's PDFs are seldom digits.
 HEIC_ENDINGS = (".heic", ".heif")
@@ -150,7 +151,9 @@ def _decoded(content: bytes, several: bool) -> Iterator[tuple[str, Image.Image]]
         words = "read them with pages()" if kind == "TIFF" else "save one of them as a picture"
         raise PictureError(f"several frames or pages; {words}")
     if kind in ("JPEG", "MPO"):
+        width = image.width
         image.draft(None, (JPEG_SIDE, JPEG_SIDE))
+        image.info[REDUCED] = width / image.width
         image.decodermaxblock = JPEG_STEP  # between the steps it can be stopped
     for number in count():
         file.start()

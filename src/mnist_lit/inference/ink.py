@@ -15,6 +15,7 @@ from mnist_lit.errors import PictureError
 
 WORKING_SIDE = 140  # pixels; more show no more of a digit that ends in a box of 20
 SEARCHING_SIDE = 200  # where nothing is seen on so few: a digit is small or faint
+READING_SIDE = 1_000  # where nothing is seen on so few either: a page full of digits
 TINY = 20  # pixels; the digit fills a picture of so few
 TWO_TONED = 0.75  # of the variance is between its two tones, where a picture has no more
 # In shares of the working picture's side:
@@ -22,6 +23,7 @@ BACKGROUND = 0.35  # wider than any stroke, narrower than a shadow
 RULE = 0.04  # ruled lines are thinner than this
 LONG = 0.6  # and longer than this in a frame
 ACROSS = 0.95  # and than this elsewhere
+THICK = 0.2  # any stroke is thinner than this
 EDGE = 0.05  # a digit that comes so near to every edge fills the picture
 SMALL = 0.3  # a digit that is smaller is read from a part of the picture
 # In shares of the digit's longer side:
@@ -38,6 +40,8 @@ AROUND = np.ones((3, 3), dtype=bool)  # a pixel's neighbours, those at its corne
 
 Gray = Float32[ndarray, "h w"]
 Mask = Bool[ndarray, "h w"]
+SmallGray = Float32[ndarray, "i j"]  # of a reduced picture
+SmallMask = Bool[ndarray, "i j"]
 
 
 class Box(NamedTuple):
@@ -50,6 +54,33 @@ class Box(NamedTuple):
     def longer(self) -> int:
         """Its longer side."""
         return max(side.stop - side.start for side in self)
+
+    @property
+    def height(self) -> int:
+        """Its height."""
+        return int(self.rows.stop - self.rows.start)
+
+    @property
+    def width(self) -> int:
+        """Its width."""
+        return int(self.columns.stop - self.columns.start)
+
+    def near(self, other: "Box", reach: float) -> bool:
+        """Say whether fewer pixels than this lie between it and another, down and across."""
+        return all(
+            one.start - two.stop < reach and two.start - one.stop < reach
+            for one, two in zip(self, other, strict=True)
+        )
+
+    def around(self, other: "Box") -> "Box":
+        """Return the smallest box around it and another."""
+        both = zip(self, other, strict=True)
+        return Box(*(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in both))
+
+    def moved(self, down: int, right: int) -> "Box":
+        """Return it, so many pixels further down and to the right."""
+        both = zip(self, (down, right), strict=True)
+        return Box(*(slice(side.start + by, side.stop + by) for side, by in both))
 
     def grown(self, by: float, scale: float, shape: tuple[int, ...]) -> "Box":
         """Return it, larger by so many pixels on each side, in a picture enlarged by a scale."""
@@ -68,11 +99,8 @@ def bounds(mask: Mask) -> Box:
     return Box(*(slice(int(side[0]), int(side[-1]) + 1) for side in (rows, columns)))
 
 
-def find_ink(gray: Gray) -> Float32[ndarray, "i j"]:
-    """Return how much ink of the digit there is, ``[I, J]`` from 0 to 1, and none of the rest.
-
-    A digit that is small on a large picture is looked for on a reduced one, and read from the part
-    of the picture around it.
+def look(gray: Gray) -> "Seen":
+    """Tell ink from paper, on a reduced picture.
 
     Args:
         gray: From 0 (black) to 1 (white).
@@ -80,26 +108,31 @@ def find_ink(gray: Gray) -> Float32[ndarray, "i j"]:
     Raises:
         PictureError: There is nothing to be seen.
     """
-    small = _shrunk(gray)
-    try:
-        ink = _ink(small)
-    except PictureError:
-        if max(gray.shape) <= WORKING_SIDE:
-            raise
-        small = _shrunk(gray, SEARCHING_SIDE)
-        ink = _ink(small)
-    box = bounds(ink > 0)
-    scale = max(gray.shape) / max(small.shape)
-    if scale > 1 and box.longer < SMALL * max(small.shape):
-        part = _shrunk(gray[box.grown(0.5 * box.longer + 2, scale, gray.shape)])
+    for side in (WORKING_SIDE, SEARCHING_SIDE):
         try:
-            return _ink(part)
+            return _seen(shrunk(gray, side))
+        except PictureError:
+            if max(gray.shape) <= side:
+                raise
+    return _seen(shrunk(gray, READING_SIDE))
+
+
+def ink_of(gray: Gray, seen: "Seen", mask: SmallMask) -> Float32[ndarray, "k l"]:
+    """Return how much ink there is of the one digit that a mask shows; see :func:`find_ink`."""
+    ink = seen.ink(mask)
+    box = bounds(ink > 0)
+    scale = max(gray.shape) / seen.side
+    if scale > 1 and box.longer < SMALL * seen.side:
+        part = shrunk(gray[box.grown(0.5 * box.longer + 2, scale, gray.shape)])
+        try:
+            closer = _seen(part)
+            return closer.ink(one_digit(closer.mask))
         except PictureError:  # what made it stand out lies further away
             return ink
     return ink
 
 
-def _shrunk(gray: Gray, side: int = WORKING_SIDE) -> Float32[ndarray, "i j"]:
+def shrunk(gray: Gray, side: int = WORKING_SIDE) -> SmallGray:
     """Return a picture of at most so many pixels a side."""
     height, width = gray.shape
     scale = side / max(height, width)
@@ -109,7 +142,61 @@ def _shrunk(gray: Gray, side: int = WORKING_SIDE) -> Float32[ndarray, "i j"]:
     return np.asarray(Image.fromarray(gray).resize(size, Image.Resampling.BOX))
 
 
-def _ink(gray: Gray) -> Float32[ndarray, "i j"]:
+class Seen(NamedTuple):
+    """Ink and paper of a picture.
+
+    Attributes:
+        dark: 1 for dark ink, -1 for light ink.
+        paper: How light the paper is everywhere, times ``dark``.
+        depth: By how much each pixel is darker than the paper, or lighter with light ink.
+        bare: That of the paper itself.
+        mask: What is ink, but that of ruled lines.
+        margin: Pixels that were added on each side.
+    """
+
+    dark: float
+    paper: Gray
+    depth: Gray
+    bare: float
+    mask: Mask
+    margin: int = 0
+
+    @property
+    def side(self) -> int:
+        """The longer side of the picture, without a margin."""
+        return max(self.mask.shape) - 2 * self.margin
+
+    def part(self, box: Box) -> "Seen":
+        """Return what is seen of a part of the picture."""
+        return Seen(self.dark, self.paper[box], self.depth[box], self.bare, self.mask[box])
+
+    def ink(self, mask: Mask) -> Float32[ndarray, "i j"]:
+        """Return how much ink there is, from 0 to 1, of what a mask shows, and none of the rest."""
+        full = np.quantile(self.depth[mask], 0.8)
+        soft = np.clip((self.depth - self.bare) / (full - self.bare), 0, 1)
+        pieces = ndimage.sum_labels(mask, *_labelled(mask))
+        if (pieces > SPECK * mask.sum()).sum() >= DASHES:
+            closed = disc(2 * stroke(mask))
+            wide = len(closed)  # beyond the edges there is no ink
+            mask = ndimage.binary_closing(np.pad(mask, wide), closed)[wide:-wide, wide:-wide]
+            soft = ndimage.grey_closing(soft, footprint=closed)
+        near = ndimage.distance_transform_cdt(~mask, "taxicab") <= 2
+        return np.where(near, soft, 0).astype(np.float32)
+
+    def closer(self, gray: Gray, kept: SmallMask, side: int) -> "Seen":
+        """Look at the picture with more pixels, where a mask shows that there is ink."""
+        fine = _smooth(shrunk(gray, side))
+        height, width = fine.shape
+        paper = np.asarray(Image.fromarray(self.paper).resize((width, height)))
+        depth = np.clip(paper - self.dark * fine, 0, None)
+        near = ndimage.binary_dilation(kept, AROUND, iterations=2)
+        near = np.asarray(Image.fromarray(near).resize((width, height), Image.Resampling.NEAREST))
+        threshold = _otsu(depth[near])[0]
+        bare = float(np.median(depth[near & (depth <= threshold)]))
+        return Seen(self.dark, paper, depth, bare, near & (depth > threshold))
+
+
+def _seen(gray: Gray) -> Seen:
     side = max(gray.shape)
     threshold, share = _otsu(gray)
     light_paper = _paper_is_light(gray, threshold)
@@ -117,11 +204,13 @@ def _ink(gray: Gray) -> Float32[ndarray, "i j"]:
     paper_tone = float(np.median(gray[is_paper]))
     # A hard shadow parts a picture in two tones as well, but is wider than a stroke.
     two_toned = share > TWO_TONED and (side <= TINY or _widest(~is_paper) < BACKGROUND * side)
-    if two_toned and side <= TINY:
-        gray = np.pad(gray, round(side / 4), constant_values=paper_tone)
-    gray = ndimage.gaussian_filter(gray, min(1, side / WORKING_SIDE))
+    margin = round(side / 4) if two_toned and side <= TINY else 0
+    if margin:
+        gray = np.pad(gray, margin, constant_values=paper_tone)
+    gray = _smooth(gray)
     dark = 1.0 if (light_paper if two_toned else not _light_on_dark(gray)) else -1.0
-    depth = _depth(dark * gray, dark * paper_tone if two_toned else None)
+    paper = np.full_like(gray, dark * paper_tone) if two_toned else _paper(dark * gray)
+    depth = np.clip(paper - dark * gray, 0, None)
     mask = depth > _otsu(depth)[0]
     if mask.all() or not mask.any():
         raise PictureError(BLANK)
@@ -132,23 +221,17 @@ def _ink(gray: Gray) -> Float32[ndarray, "i j"]:
         mask = _mended(~rules & (depth > _otsu(depth[~rules])[0]), rules)
     if not mask.any():
         raise PictureError(NOTHING)
-    paper = depth[~mask]
-    bare = np.median(paper)
+    outside = depth[~mask]
+    bare = float(np.median(outside))
     contrast = float(np.median(depth[mask]) - bare)
-    noise = 1.4826 * float(np.median(np.abs(paper - bare)))
+    noise = 1.4826 * float(np.median(np.abs(outside - bare)))
     if contrast < max(MIN_CONTRAST, MIN_SIGNAL * noise):
         raise PictureError(BLANK)
-    mask = _one_digit(mask)
-    full = np.quantile(depth[mask], 0.8)
-    soft = np.clip((depth - bare) / (full - bare), 0, 1)
-    pieces = ndimage.sum_labels(mask, *_labelled(mask))
-    if (pieces > SPECK * mask.sum()).sum() >= DASHES:
-        closed = disc(2 * _stroke(mask))
-        wide = len(closed)  # beyond the edges there is no ink
-        mask = ndimage.binary_closing(np.pad(mask, wide), closed)[wide:-wide, wide:-wide]
-        soft = ndimage.grey_closing(soft, footprint=closed)
-    near = ndimage.distance_transform_cdt(~mask, "taxicab") <= 2
-    return np.where(near, soft, 0).astype(np.float32)
+    return Seen(dark, paper, depth, bare, mask, margin)
+
+
+def _smooth(gray: Gray) -> Gray:
+    return ndimage.gaussian_filter(gray, min(1, max(gray.shape) / WORKING_SIDE))
 
 
 def _paper_is_light(gray: Gray, threshold: float) -> bool:
@@ -164,17 +247,10 @@ def _paper_is_light(gray: Gray, threshold: float) -> bool:
     return sum(float(np.median(gray[edge])) > threshold for edge in edges) >= 2
 
 
-def _depth(light: Gray, paper: float | None) -> Gray:
-    """Return by how much each pixel is darker than the paper around it.
-
-    Args:
-        light: The picture, with dark ink.
-        paper: How light the paper is, where it is the same everywhere.
-    """
-    if paper is not None:
-        return np.clip(paper - light, 0, None)
+def _paper(light: Gray) -> Gray:
+    """Return how light the paper is around each pixel of a picture with dark ink."""
     reach = max(3, round(BACKGROUND * min(light.shape)))
-    return ndimage.grey_closing(light, size=(reach, reach)) - light
+    return ndimage.grey_closing(light, size=(reach, reach))
 
 
 def _light_on_dark(gray: Gray) -> bool:
@@ -276,33 +352,61 @@ def _mended(mask: Mask, rules: Mask) -> Mask:
     return mask | ((upright | level) & rules)
 
 
-def _one_digit(mask: Mask) -> Mask:
-    """Keep the largest part and what lies near it and is no speck.
+class Parts(NamedTuple):
+    """What a mask consists of.
 
-    Pieces of a dashed stroke are one part: a stroke's width parts them at most.
+    Pieces that a stroke's width parts, as those of a dashed stroke, are one part.
+
+    Attributes:
+        labels: The number of the part that a pixel belongs to, from 1; 0 is paper.
+        boxes: Where each is.
+        areas: The number of pixels of each.
+        inside: Whether each ends within the picture, or only just touches one of its edges.
     """
-    joined = ndimage.distance_transform_edt(~mask) <= (_stroke(mask) + 1) / 2
+
+    labels: Int[ndarray, "h w"]
+    boxes: list[Box]
+    areas: Float64[ndarray, " n"]
+    inside: Bool[ndarray, " n"]
+
+    @property
+    def main(self) -> int:
+        """The largest one, counted from 0.
+
+        The edge of a table or a shadow comes in from the side; a digit seldom does. What is thicker
+        than any stroke then is a digit only if there is nothing else.
+        """
+        weights = np.where(self.inside, 1.0, 0.2)
+        for number in np.flatnonzero(~self.inside):
+            if _widest(self.labels == number + 1) > THICK * max(self.labels.shape):
+                weights[number] = SPECK
+        return int((self.areas * weights).argmax())
+
+
+def parts_of(mask: Mask) -> Parts:
+    """Tell the parts of a mask apart."""
+    joined = ndimage.distance_transform_edt(~mask) <= (stroke(mask) + 1) / 2
     labels, count = ndimage.label(joined, AROUND)
     labels[~mask] = 0
-    parts = [Box(*part) for part in ndimage.find_objects(labels, count)]
+    boxes = [Box(*part) for part in ndimage.find_objects(labels, count)]
     areas = ndimage.sum_labels(mask, labels, range(1, count + 1))
-    inside = [_inside(labels, number, part) for number, part in enumerate(parts, 1)]
-    # The edge of a table or a shadow comes in from the side; a digit seldom does.
-    scores = areas * np.where(inside, 1.0, 0.2)
-    main = int(scores.argmax())
-    box = parts[main]
-    reach = REACH * box.longer
+    inside = [_inside(labels, number, box) for number, box in enumerate(boxes, 1)]
+    return Parts(labels, boxes, np.asarray(areas, float), np.array(inside))
+
+
+def one_digit(mask: Mask) -> Mask:
+    """Keep the largest part and what lies near it and is no speck."""
+    parts = parts_of(mask)
+    main = parts.main
+    around = parts.boxes[main]
     kept = [
-        number
-        for number, (part, area) in enumerate(zip(parts, areas, strict=True))
-        if area >= SPECK * areas[main]
-        and (inside[number] or number == main)
-        and all(
-            p.start - b.stop < reach and b.start - p.stop < reach
-            for p, b in zip(part, box, strict=True)
-        )
+        number + 1
+        for number, (box, area) in enumerate(zip(parts.boxes, parts.areas, strict=True))
+        if area >= SPECK * parts.areas[main]
+        and (parts.inside[number] or number == main)
+        and box.near(around, REACH * around.longer)
     ]
-    return np.isin(labels, [number + 1 for number in kept])
+    return np.isin(parts.labels, kept)
 
 
 def _widest(mask: Mask) -> int:
@@ -310,7 +414,7 @@ def _widest(mask: Mask) -> int:
     return 2 * int(ndimage.distance_transform_cdt(mask, "chessboard").max()) - 1
 
 
-def _stroke(mask: Mask) -> int:
+def stroke(mask: Mask) -> int:
     """Return how wide a stroke is, in pixels."""
     depths = ndimage.distance_transform_cdt(np.pad(mask, 1), "chessboard")
     return max(1, round(2 * float(np.quantile(depths[depths > 0], 0.9)) - 1))

@@ -6,7 +6,7 @@ and Haffner, Gradient-based learning applied to document recognition, 1998, sect
 ink is found first: people's pictures have shadows, ruled lines, noise, and ink of either colour.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -15,9 +15,10 @@ from PIL import ExifTags, Image
 from scipy import ndimage
 
 from mnist_lit.errors import PictureError
-from mnist_lit.facts import Facts
-from mnist_lit.inference.files import refusing
-from mnist_lit.inference.ink import Gray, bounds, disc, find_ink
+from mnist_lit.facts import DIGITS, Facts
+from mnist_lit.inference.digits import Found, find_digit, find_digits
+from mnist_lit.inference.files import REDUCED, refusing
+from mnist_lit.inference.ink import Box, Gray, bounds, disc
 from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20
@@ -92,52 +93,91 @@ def _flatten(image: Image.Image) -> Image.Image:
     return Image.composite(gray, Image.new("L", image.size, 0 if light else 255), alpha)
 
 
+class Candidate(NamedTuple):
+    """What may be a digit, made into what a network takes.
+
+    Attributes:
+        box: Where it is on the picture: left, top, right and bottom, in pixels.
+        pixels: ``uint8 [side, side]``.
+        ways: Other ways to see it: two digits or more each.
+        sought: Whether it was looked for, so that it may be something else; not so an image that
+            is laid out as MNIST's are, or what is said to be one digit.
+    """
+
+    box: tuple[int, int, int, int]
+    pixels: UInt8[ndarray, "side side"]
+    ways: tuple[tuple["Candidate", ...], ...] = ()
+    sought: bool = False
+
+
 def prepare_for(
-    facts: Facts, image: Image.Image, name: str = "the picture"
-) -> UInt8[ndarray, "side side"]:
+    facts: Facts, image: Image.Image, single: bool, name: str = "the picture"
+) -> list[Candidate] | str:
     """Make of a picture what a network takes that was trained on such images.
 
-    A digit is found and laid out; a picture for other data is made gray and resized, no more.
+    Digits are found and laid out; a picture for other data is made gray and resized, no more.
 
     Args:
         facts: Of the images that the network was trained on.
         image: In any mode and size.
+        single: There is one digit on it, whatever else is.
         name: What to call it in an error.
 
+    Returns:
+        What may be digits, in any order; or, if there is nothing to be seen, in what way.
+
     Raises:
-        PictureError: There is no digit on it, or it cannot be decoded.
+        PictureError: It cannot be decoded.
     """
     with refusing(name):
+        gray = to_gray(image)
         if facts.centred:
-            return prepare(image)
-        gray = Image.fromarray(to_gray(image))
-        resized = gray.resize((facts.side, facts.side), Image.Resampling.BOX, reducing_gap=None)
-        return np.round(np.asarray(resized).clip(0, 1) * 255).astype(np.uint8)
+            several = not single and facts.classes == DIGITS
+            return _prepare(image, gray, several)
+        side = facts.side
+        small = Image.fromarray(gray).resize((side, side), Image.Resampling.BOX, reducing_gap=None)
+        pixels = np.round(np.asarray(small).clip(0, 1) * 255).astype(np.uint8)
+        height, width = gray.shape
+        return [Candidate(_scaled((0, 0, width, height), image), pixels)]
 
 
-def prepare(image: Image.Image) -> UInt8[ndarray, "28 28"]:
-    """Find the digit and lay it out as MNIST's are: light on black in 28×28.
-
-    An image that already is laid out so is returned as it is.
-
-    Args:
-        image: In any mode and size.
-
-    Raises:
-        PictureError: There is nothing on it.
-    """
-    gray = to_gray(image)
+def _prepare(image: Image.Image, gray: Gray, several: bool) -> list[Candidate] | str:
     if is_laid_out(gray):
-        return np.round(gray * 255).astype(np.uint8)
+        pixels = np.round(gray * 255).astype(np.uint8)
+        return [Candidate(_edges(bounds(gray > 0)), pixels)]
     try:
-        return lay_out(find_ink(gray))
+        return _found(gray, image, several)
     except PictureError as error:
-        refused = error.with_traceback(None)
+        refused = str(error)
     del gray  # two of them at a time would take too much memory
     colours = clearest(image)
     if colours is None:
-        raise refused
-    return lay_out(find_ink(colours))
+        return refused
+    try:
+        return _found(colours, image, several)
+    except PictureError as error:
+        return str(error)
+
+
+def _found(gray: Gray, image: Image.Image, several: bool) -> list[Candidate]:
+    found = find_digits(gray) if several else [find_digit(gray)]
+    return [_candidate(one, image, several) for one in found]
+
+
+def _candidate(found: Found, image: Image.Image, sought: bool) -> Candidate:
+    ways = tuple(tuple(_candidate(one, image, sought) for one in way) for way in found.ways)
+    return Candidate(_scaled(_edges(found.box), image), lay_out(found.ink), ways, sought)
+
+
+def _edges(box: Box) -> tuple[int, int, int, int]:
+    return box.columns.start, box.rows.start, box.columns.stop, box.rows.stop
+
+
+def _scaled(edges: tuple[int, int, int, int], image: Image.Image) -> tuple[int, int, int, int]:
+    """Return a box on the picture as its file has it, which may have been decoded smaller."""
+    scale = image.info.get(REDUCED, 1)
+    left, top, right, bottom = (round(edge * scale) for edge in edges)
+    return left, top, right, bottom
 
 
 def is_laid_out(gray: Gray) -> bool:

@@ -5,7 +5,7 @@ import glob
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from math import ceil
 from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,23 +14,32 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.devices import pick_device
-from mnist_lit.errors import CheckpointError, PictureError, reason
-from mnist_lit.evaluation.evaluate import classify
+from mnist_lit.errors import PictureError, reason
 from mnist_lit.facts import MNIST, Facts
-from mnist_lit.inference.files import FORMATS, HEIC_ENDINGS, labelled_pages, open_picture, shown
-from mnist_lit.inference.pictures import prepare_for, to_gray
+from mnist_lit.inference.files import (
+    FORMATS,
+    HEIC_ENDINGS,
+    REDUCED,
+    labelled_pages,
+    open_picture,
+    shown,
+)
+from mnist_lit.inference.pictures import Candidate, prepare_for, to_gray
+from mnist_lit.inference.reading import Reading, read_all
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BATCH = 256
+BATCH = 256  # files at a time
+ROW = 8  # digits that are drawn in one row
+SEEN = 240  # pixels of a picture's longer side, as it is drawn
 ONE_PROCESS = 64  # pictures that are prepared sooner than other processes have started
 CHANNELS = (1, 3, 4)
 
@@ -40,62 +49,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Prediction:
-    """What a network says of one picture.
-
-    Two are equal if they say the same of the same prepared picture.
-
-    Attributes:
-        probabilities: Of the classes, for MNIST the digits 0 to 9.
-        prepared: What the network saw, ``uint8 [side, side]``.
-        classes: Their names.
-    """
-
-    probabilities: tuple[float, ...]
-    prepared: ndarray
-    classes: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        return f"Prediction({self.name!r}, {self.top(1)[0][1]:.1%})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Prediction) and self._content == other._content
-
-    def __hash__(self) -> int:
-        return hash(self._content)
-
-    @property
-    def _content(self) -> tuple[Any, ...]:
-        seen = self.prepared
-        return self.probabilities, self.classes, seen.shape, seen.tobytes()
-
-    @property
-    def digit(self) -> int:
-        """The most probable class by its number, for MNIST the digit."""
-        return self.top(1)[0][0]
-
-    @property
-    def name(self) -> str:
-        """The name of the most probable class."""
-        return self.classes[self.digit]
-
-    def top(self, count: int) -> list[tuple[int, float]]:
-        """Return the most probable classes and their probabilities, most probable first."""
-        return sorted(enumerate(self.probabilities), key=lambda pair: -pair[1])[:count]
-
-
 def predict(
     images: Any,
     model: str | Path | nn.Module | Trained = "final",
     device: str = "auto",
     trust: Collection[str] = (),
-) -> list[Prediction]:
+    single: bool = False,
+) -> list[Reading]:
     """Read each picture.
 
-    A digit may lie anywhere, dark on light or light on dark; MNIST's own images are taken as they
-    are. For a network of other data pictures are only resized, unless its facts say that they are
-    to be centred.
+    Digits may lie anywhere, dark on light or light on dark; MNIST's own images are taken as they
+    are. A picture without any gets a reading without any. For a network of other data pictures are
+    only resized, unless its facts say that they are to be centred, and each gets one answer.
 
     What arrays (and what can be made one: lists of numbers, data frames) and tensors hold is told
     by their shape. With ``side`` for that of the images that the network was trained on, 28 for
@@ -121,9 +86,10 @@ def predict(
             with ``facts``, or one that was trained on MNIST.
         device: ``auto``, ``cpu``, ``cuda``, …
         trust: Classes that a checkpoint may name, beside those of this project.
+        single: There is one digit on each picture, whatever else is on it.
 
     Raises:
-        PictureError: A picture cannot be read; it is named by its path or position.
+        PictureError: A picture cannot be decoded; it is named by its path or position.
         CheckpointError: There is no such model, or it does not give a number for each class.
     """
     if isinstance(model, (nn.Module, Trained)):
@@ -131,39 +97,12 @@ def predict(
         trained = Trained(copy.deepcopy(network), getattr(model, "facts", MNIST))
     else:
         trained = pretrained.load(model, trust=trust)
-    prepared: list[ndarray] = []
+    prepared: list[list[Candidate] | str] = []
     for picture in _separate(images, trained.facts.side):
         name = shown(picture) if isinstance(picture, Path) else f"picture {len(prepared)}"
         image = picture if isinstance(picture, Image.Image) else open_picture(picture, name)
-        prepared.append(prepare_for(trained.facts, image, name))
-    return run(trained, prepared, pick_device(device))
-
-
-def run(trained: Trained, prepared: Sequence[ndarray], device: torch.device) -> list[Prediction]:
-    """Run a network over prepared pictures, ``uint8 [side, side]`` each.
-
-    Raises:
-        CheckpointError: It does not give a number for each class.
-    """
-    if not prepared:
-        return []
-    # In float32, which a global default or the network's owner may have made another type.
-    network, facts = trained.network.to(device, torch.float32).eval(), trained.facts
-    found: list[Prediction] = []
-    for start in range(0, len(prepared), BATCH):
-        batch = prepared[start : start + BATCH]
-        pixels = torch.from_numpy(np.stack(batch)).unsqueeze(1).to(device)
-        logits = classify(network, pixels, facts)
-        if logits.shape != (len(batch), len(facts.classes)) or not logits.isfinite().all():
-            raise CheckpointError(
-                f"the network gives {list(logits.shape[1:])} values for {len(facts.classes)} "
-                "classes, or some that are not numbers; give one that was trained on these classes "
-                "and did not diverge"
-            )
-        rows = logits.softmax(dim=1).tolist()
-        pairs = zip(rows, batch, strict=True)
-        found += [Prediction(tuple(row), image, facts.classes) for row, image in pairs]
-    return found
+        prepared.append(prepare_for(trained.facts, image, single, name))
+    return read_all(trained, prepared, pick_device(device))
 
 
 def _separate(images: Any, side: int, first: int = 0) -> Iterator[Any]:
@@ -321,17 +260,18 @@ class Page(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A page, and what a network takes of it or what is wrong with it."""
+    """A page, and what may be digits on it, or why there are none; or why it cannot be decoded."""
 
     page: Page
-    picture: ndarray | None
-    error: str
+    found: list[Candidate] | str
+    error: str = ""
 
 
 class _Pictures(Dataset[list[Prepared]]):
-    def __init__(self, facts: Facts, sources: Sequence[Path | bytes]) -> None:
+    def __init__(self, facts: Facts, sources: Sequence[Path | bytes], single: bool) -> None:
         self.facts = facts
         self.sources = sources
+        self.single = single
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -345,18 +285,21 @@ class _Pictures(Dataset[list[Prepared]]):
             for label, image in labelled_pages(source, name):
                 page = Page(source, label)
                 try:
-                    yield Prepared(page, prepare_for(self.facts, image, name + label), "")
+                    found = prepare_for(self.facts, image, self.single, name + label)
+                    yield Prepared(page, found)
                 except PictureError as error:
-                    yield Prepared(page, None, str(error))
+                    yield Prepared(page, "", str(error))
         except PictureError as error:
-            yield Prepared(Page(source, ""), None, str(error))
+            yield Prepared(Page(source, ""), "", str(error))
 
 
-def prepare_files(facts: Facts, sources: Sequence[Path | bytes]) -> Iterator[list[Prepared]]:
+def prepare_files(
+    facts: Facts, sources: Sequence[Path | bytes], single: bool
+) -> Iterator[list[Prepared]]:
     """Read and prepare files, or their contents, on all cores; in order, some at a time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield from DataLoader(
-        _Pictures(facts, sources),
+        _Pictures(facts, sources, single),
         batch_size=BATCH if len(sources) > ONE_PROCESS else 1,
         num_workers=(cores or 1) if len(sources) > ONE_PROCESS else 0,
         collate_fn=_flat,
@@ -367,8 +310,8 @@ def _flat(files: Sequence[list[Prepared]]) -> list[Prepared]:
     return [page for pages_of_one in files for page in pages_of_one]
 
 
-def sheet(named: Sequence[tuple[Page, Prediction]]) -> "Figure":
-    """Draw each picture, what the network saw of it, and what it said."""
+def sheet(named: Sequence[tuple[Page, Reading]]) -> "Figure":
+    """Draw each picture with boxes around its digits, what the network saw, and what it said."""
     from matplotlib.figure import Figure
 
     columns = min(4, len(named))
@@ -377,21 +320,45 @@ def sheet(named: Sequence[tuple[Page, Prediction]]) -> "Figure":
     grid: Any = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for number, (page, prediction) in enumerate(named):
+    for number, (page, reading) in enumerate(named):
         row, column = divmod(number, columns)
         left, right = grid[row, 2 * column], grid[row, 2 * column + 1]
         with suppress(PictureError):  # it may be gone by now
-            left.imshow(_thumbnail(page))
+            left.imshow(boxed(page.open(), reading))
         name = shown(Path(page.name).name)
         name = name if len(name) < 22 else f"…{name[-20:]}"
         left.set_title(name, fontsize=8, parse_math=False)
-        right.imshow(prediction.prepared, cmap="gray", vmin=0, vmax=255)
-        probability = prediction.top(1)[0][1]
-        right.set_title(f"{prediction.name}   {probability:.1%}", fontsize=10, parse_math=False)
+        right.imshow(montage(reading), cmap="gray", vmin=0, vmax=255)
+        said = reading.text.replace("\n", " / ") or "no digit"
+        said = said if len(said) < 14 else f"{said[:12]}…"
+        sure = f"   {reading.probability:.1%}" if reading.digits else ""
+        right.set_title(f"{said}{sure}", fontsize=10, parse_math=False)
     return figure
 
 
-def _thumbnail(page: Page) -> Image.Image:
-    seen = Image.fromarray((255 * to_gray(page.open())).astype(np.uint8)).convert("RGB")
-    seen.thumbnail((200, 200))
+def montage(reading: Reading) -> ndarray:
+    """Lay what the network saw of each digit side by side, ``uint8 [height, width]``."""
+    seen = [digit.prepared for digit in reading.digits]
+    if not seen:
+        return np.zeros((1, 1), np.uint8)
+    across = ceil(len(seen) ** 0.5) if len(seen) > ROW else len(seen)
+    framed = [np.pad(one, 1, constant_values=96) for one in seen]
+    side = len(framed[0])
+    laid = np.full((-(-len(seen) // across) * side, across * side), 96, np.uint8)
+    for number, one in enumerate(framed):
+        top, left = (side * place for place in divmod(number, across))
+        laid[top : top + side, left : left + side] = one
+    return laid
+
+
+def boxed(image: Image.Image, reading: Reading) -> Image.Image:
+    """Return a picture as it is seen, made small, with a box around each digit."""
+    gray = to_gray(image)
+    seen = Image.fromarray((255 * gray).astype(np.uint8)).convert("RGB")
+    seen.thumbnail((SEEN, SEEN))
+    scale = seen.width / (gray.shape[1] * image.info.get(REDUCED, 1))
+    pen = ImageDraw.Draw(seen)
+    for digit in reading.digits:
+        left, top, right, bottom = (scale * edge for edge in digit.box)
+        pen.rectangle((left - 2, top - 2, right + 1, bottom + 1), outline=(220, 40, 40))
     return seen

@@ -1,0 +1,239 @@
+"""Numbers of several digits are read in order, and what is no digit is said to be none."""
+
+import csv
+import io
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+import mnist_lit
+from mnist_lit import MNISTDataModule
+from mnist_lit.cli import main
+from mnist_lit.inference.digits import in_lines
+from mnist_lit.inference.predict import Page, boxed, montage, sheet
+from mnist_lit.inference.reading import Reading
+from tests.inference.test_ink import digits
+from tests.inference.world import SEVERAL
+
+# Of so many pictures at least so many are read wholly right.
+LEAST = {"numbers": (40, 37), "touching": (40, 20), "lines": (16, 12)}
+
+
+@pytest.fixture(scope="module")
+def written(mnist: MNISTDataModule) -> list[Image.Image]:
+    """Test digits as dark ink, 80 pixels a side: a 7, 2, 1, 0, 4 and so on."""
+    return [Image.fromarray(255 - one).resize((80, 80)) for one, _ in islice(digits(mnist), 20)]
+
+
+def on_paper(rows: list[list[Image.Image]]) -> Image.Image:
+    paper = Image.new("L", (90 * max(map(len, rows)) + 40, 110 * len(rows) + 40), 255)
+    for y, row in enumerate(rows):
+        for x, digit in enumerate(row):
+            paper.paste(digit, (20 + 90 * x, 20 + 110 * y))
+    return paper
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_numbers_are_read(name: str, mnist: MNISTDataModule) -> None:
+    count, least = LEAST[name]
+    made = SEVERAL[name](islice(digits(mnist), 600), np.random.default_rng(1))
+    cases = list(islice(made, count))
+    found = mnist_lit.predict([case.picture for case in cases])
+    assert sum(one.text == case.text for one, case in zip(found, cases, strict=True)) >= least
+
+
+def test_a_reading_is_its_digits_line_by_line(written: list[Image.Image]) -> None:
+    paper = on_paper([written[:4], written[4:6]])
+    (found,) = mnist_lit.predict(paper)
+    assert found.text == "7210\n41"
+    assert [digit.name for digit in found.digits] == list("721041")
+    assert [len(line) for line in found.lines] == [4, 2]
+    assert found.status == "read"
+    assert found.probability == pytest.approx(
+        np.prod([max(digit.probabilities) for digit in found.digits])
+    )
+    for digit, (row, column) in zip(
+        found.digits, [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)], strict=True
+    ):
+        left, top, right, bottom = digit.box
+        assert 20 + 90 * column <= left < right <= 100 + 90 * column
+        assert 20 + 110 * row <= top < bottom <= 100 + 110 * row
+        beside = np.asarray(paper)[top:bottom, [left + 1, right - 2]] < 128
+        assert beside.any(axis=0).all()
+    assert repr(found).startswith("Reading('7210\\n41', ")
+    assert repr(found).count("\n") == 0
+    assert found == mnist_lit.predict(paper)[0]
+    assert len({found, mnist_lit.predict(paper)[0]}) == 1
+    for asked in ("digit", "name", "probabilities", "prepared"):
+        with pytest.raises(ValueError, match="6 digits on this picture"):
+            getattr(found, asked)
+    with pytest.raises(ValueError, match="6 digits"):
+        found.top(3)
+
+
+def test_one_digit_answers_for_itself(written: list[Image.Image]) -> None:
+    (found,) = mnist_lit.predict(written[0])
+    (digit,) = found.digits
+    assert found.digit == digit.digit == 7
+    assert found.probabilities == digit.probabilities
+    assert found.prepared is digit.prepared
+    assert found.top(2) == digit.top(2)
+
+
+def test_a_single_digit_can_be_asked_for(written: list[Image.Image]) -> None:
+    paper = on_paper([[written[0].resize((80, 80)), written[2].resize((40, 40))]])
+    (both,), (one,) = mnist_lit.predict(paper), mnist_lit.predict(paper, single=True)
+    assert both.text == "71"
+    assert one.text == "7"
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_boxes_are_of_the_picture_as_it_is_seen(
+    orientation: int, written: list[Image.Image], tmp_path: Path
+) -> None:
+    """A large JPEG is decoded at a fraction of its size, and a camera may be held sideways."""
+    paper = on_paper([written[:2]]).resize((2200, 1500))
+    stored = paper.transpose(Image.Transpose.ROTATE_90) if orientation == 6 else paper
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "72.jpg", exif=exif)
+    (found,) = mnist_lit.predict(tmp_path / "72.jpg")
+    assert found.text == "72"
+    scale = 2200 / on_paper([written[:2]]).width
+    for number, digit in enumerate(found.digits):
+        left, _, right, _ = digit.box
+        assert (20 + 90 * number) * scale <= left < right <= (100 + 90 * number) * scale
+
+
+def test_a_full_page_is_read(mnist: MNISTDataModule) -> None:
+    threes = mnist.test.images[mnist.test.labels == 3][:, 0].numpy()
+    page = np.full((1754, 1240), 245.0)
+    count = 0
+    for top in range(60, 1680, 44):
+        for left in range(60, 1160, 44):
+            ink = Image.fromarray(threes[count % len(threes)]).resize((34, 34))
+            page[top : top + 34, left : left + 34] -= 0.8 * np.asarray(ink)
+            count += 1
+    (found,) = mnist_lit.predict(Image.fromarray(page.clip(0, 255).astype(np.uint8)))
+    assert len(found.lines) == len(range(60, 1680, 44))
+    assert abs(len(found.digits) - count) <= 3
+    assert found.text.count("3") >= 0.97 * count
+
+
+def test_digits_beside_an_object_are_read(written: list[Image.Image]) -> None:
+    paper = on_paper([written[:3]])
+    scene = Image.new("L", (paper.width, paper.height + 120), 250)
+    scene.paste(paper, (0, 0))
+    ImageDraw.Draw(scene).rectangle((60, paper.height + 10, scene.width, scene.height), fill=30)
+    assert mnist_lit.predict(scene)[0].text == "721"
+
+
+def test_lines_may_slope() -> None:
+    sloping = [(40 * n, 12 * n, 40 * n + 25, 12 * n + 40) for n in range(6)]
+    below = [(left, top + 60, right, low + 60) for left, top, right, low in sloping]
+    mixed = [*below, *sloping]
+    order = np.random.default_rng(0).permutation(len(mixed))
+    lines = in_lines([mixed[number] for number in order])
+    assert [[mixed[order[n]] for n in line] for line in lines] == [sloping, below]
+
+
+def letters() -> list[Image.Image]:
+    font = ImageFont.truetype("DejaVuSans.ttf", 120)
+    drawn = []
+    for letter in "AEFHKMNRVWXaekmwx":
+        paper = Image.new("L", (200, 200), 255)
+        ImageDraw.Draw(paper).text((100, 100), letter, 0, font, anchor="mm")
+        drawn.append(paper)
+    return drawn
+
+
+def test_what_is_no_digit_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    code = Image.fromarray(255 * (rng.random((21, 21)) > 0.5).astype(np.uint8))
+    box = Image.new("L", (200, 200), 255)
+    ImageDraw.Draw(box).rectangle((30, 30, 170, 170), outline=0, width=6)
+    for pictures in (letters(), [code.resize((210, 210), Image.Resampling.NEAREST), box]):
+        found = mnist_lit.predict(pictures)
+        sure = sum(one.status == "read" for one in found)
+        assert sure <= len(found) // 10
+        assert any(one.status == "none" for one in found)
+        for one in found:
+            if one.status == "none":
+                assert (one.text, one.digits, one.probability) == ("", (), 0.0)
+                assert one.why
+                with pytest.raises(ValueError, match="0 digits"):
+                    one.digit  # noqa: B018 - it is asked for to be refused
+
+
+def test_test_digits_are_not_refused(mnist: MNISTDataModule) -> None:
+    found = mnist_lit.predict(mnist.test.images[:1000])
+    assert all(len(one.digits) == 1 for one in found)
+    assert sum(one.status == "unsure" for one in found) <= 10
+
+
+def test_the_command_reads_numbers(
+    written: list[Image.Image], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_paper([written[:3], written[3:5]]).save(tmp_path / "number.png")
+    written[0].save(tmp_path / "one.png")
+    letters()[0].save(tmp_path / "letter.png")
+    names = [str(tmp_path / f"{name}.png") for name in ("number", "one", "letter")]
+
+    def run(*options: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", "final", *names, *options])
+        printed = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, printed.out, printed.err
+
+    code, out, err = run()
+    assert code == 1
+    assert [line.split("  ")[1].split()[0] for line in out.splitlines()] == ["721", "7"]
+    assert "721 / 04 (" in out
+    assert f"{names[2]}: no digit" in err
+    rows: list[dict[str, Any]] = json.loads(run("--json")[1])
+    assert [row["status"] for row in rows] == ["read", "read", "none"]
+    assert [row["digit"] for row in rows] == [None, 7, None]
+    assert [row["text"] for row in rows] == ["721\n04", "7", ""]
+    assert [len(row["digits"]) for row in rows] == [5, 1, 0]
+    assert [len(row["top"]) for row in rows] == [0, 1, 0]
+    assert all(len(digit["box"]) == 4 for digit in rows[0]["digits"])
+    table = list(csv.DictReader(io.StringIO(run("--csv")[1])))
+    assert [row["digit_1"] for row in table] == ["", "7", ""]
+    assert [row["text"] for row in table] == ["721\n04", "7", ""]
+    assert [row["status"] for row in table] == ["read", "read", "none"]
+    assert "7  (" not in run("--single")[2]
+    del names[2]
+    main(["predict", "final", *names, "--min-confidence", "0.5"])
+    assert capsys.readouterr().err == ""
+    code, out, err = run("--min-confidence", "1")
+    assert code == 1
+    assert out.count("\n") == 2
+    assert err.count("less than --min-confidence 1") == 2
+    with pytest.raises(SystemExit):
+        main(["predict", "final", *names, "--min-confidence", "2"])
+    assert "'2': a number from 0 to 1 is expected" in capsys.readouterr().err
+
+
+def test_the_sheet_draws_the_boxes(written: list[Image.Image], tmp_path: Path) -> None:
+    paper = on_paper([written[:3]])
+    paper.save(tmp_path / "721.png")
+    (found,) = mnist_lit.predict(paper)
+    drawn = np.asarray(boxed(paper, found)).astype(int)
+    red = drawn[..., 0] - drawn[..., 1] > 100
+    left, top, right, bottom = found.digits[1].box
+    scale = drawn.shape[1] / paper.width
+    middle = round((top + bottom) / 2 * scale)
+    edges = np.flatnonzero(red[middle]) / scale
+    assert min(abs(edges - left)) < 5
+    assert min(abs(edges - right)) < 5
+    assert montage(found).shape == (30, 90)
+    many = Reading((found.digits * 10,), "read")
+    assert montage(many).shape == (150, 180)
+    axes = sheet([(Page(tmp_path / "721.png", ""), found)]).axes
+    assert any("721" in one.get_title() for one in axes)
