@@ -112,8 +112,7 @@ class Exchange:
     def __init__(self, labels: Int64[Tensor, " n"], share: float) -> None:
         self.labels = labels
         self.share = share
-        digits = torch.arange(len(FORMS)).repeat_interleave(EACH)
-        self.drawn = Images(draw(digits, torch.Generator().manual_seed(0)), digits)
+        self.drawn = _bank()
 
     def __call__(
         self, order: Int64[Tensor, " n"], generator: torch.Generator
@@ -125,9 +124,13 @@ class Exchange:
         return torch.where(exchanged, drawn, order)
 
 
-def draw(
-    labels: Int64[Tensor, " n"], generator: torch.Generator
-) -> UInt8[Tensor, "n 1 {IMAGE_SIZE} {IMAGE_SIZE}"]:
+@cache
+def _bank() -> Images:
+    digits = torch.arange(len(FORMS)).repeat_interleave(EACH)
+    return Images(draw(digits, torch.Generator().manual_seed(0)), digits)
+
+
+def draw(labels: Int64[Tensor, " n"], generator: torch.Generator) -> UInt8[Tensor, "n 1 28 28"]:
     """Draw digits, each in one of its forms.
 
     Args:
@@ -163,12 +166,12 @@ def _draw(labels: Int64[Tensor, " n"], generator: torch.Generator) -> UInt8[Tens
         torch.nan_to_num(lines, nan=fill).reshape(len(labels), -1, 2) for fill in (9.0, -9.0)
     )
     low, high = low.amin(dim=1), high.amax(dim=1)
-    scale = (BOX - pen) / (high - low).amax(dim=1, keepdim=True)
+    scale = (BOX - 1 - pen) / (high - low).amax(dim=1, keepdim=True)
     centre = (low + high) / 2
     lines = (lines - centre[:, None, None]) * scale[:, None, None]
     ink = _ink(lines, pen)
     # Its centre of mass is put into the middle: by whole pixels, as MNIST's was.
-    across = torch.arange(IMAGE_SIZE) - (IMAGE_SIZE - 1) / 2
+    across = torch.arange(IMAGE_SIZE) - IMAGE_SIZE / 2
     mass = ink.sum(dim=(1, 2))
     off = torch.stack([(ink.sum(dim=1) @ across) / mass, (ink.sum(dim=2) @ across) / mass], dim=1)
     steps = off.round().long()
@@ -226,15 +229,15 @@ def _smooth(
 def _ink(lines: Float[Tensor, "n s 2 2"], pen: Float[Tensor, "n 1"]) -> Float[Tensor, "n h w"]:
     """Return how much of each pixel is within half the pen's width of a piece."""
     across = torch.arange(IMAGE_SIZE) - (IMAGE_SIZE - 1) / 2
-    pixels = torch.stack(torch.meshgrid(across, across, indexing="xy"), dim=2).reshape(-1, 1, 2)
-    nearest = torch.full((len(lines), len(pixels)), torch.inf)
+    nearest = torch.full((len(lines), IMAGE_SIZE, IMAGE_SIZE), torch.inf)
     for piece in range(lines.shape[1]):
-        one, two = lines[:, piece, 0, None], lines[:, piece, 1, None]
+        one, two = lines[:, piece, 0], lines[:, piece, 1]
         along = two - one
-        length = (along**2).sum(dim=2).clamp(min=1e-6)
-        away = pixels[:, 0] - one
-        share = ((away * along).sum(dim=2) / length).clamp(0, 1)
-        squared = ((away - share[..., None] * along) ** 2).sum(dim=2)
-        nearest = torch.minimum(nearest, squared.nan_to_num(nan=torch.inf))
-    ink = (pen / 2 + 0.5 - nearest.sqrt()).clamp(0, 1)
-    return ink.view(-1, IMAGE_SIZE, IMAGE_SIZE)
+        length = (along**2).sum(dim=1).clamp(min=1e-6)[:, None, None]
+        away_x, away_y = (across - one[:, axis, None] for axis in (0, 1))
+        dot = (away_x * along[:, :1])[:, None, :] + (away_y * along[:, 1:])[:, :, None]
+        share = (dot / length).clamp(0, 1)
+        squared = (away_x**2)[:, None, :] + (away_y**2)[:, :, None]
+        squared += share * (share * length - 2 * dot)
+        nearest = torch.fmin(nearest, squared)  # which passes NaN over
+    return (pen[:, :, None] / 2 + 0.5 - nearest.clamp(min=0).sqrt()).clamp(0, 1)
