@@ -23,7 +23,7 @@ import numpy as np
 from accuracy import PUBLIC_MARKS, RESULTS, ROOT, hardest, load_results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from playwright.sync_api import Page as Tab
 from playwright.sync_api import sync_playwright
 from tqdm import tqdm
@@ -37,6 +37,7 @@ from mnist_lit.inference.predict import Page, sheet
 sys.path.append(str(ROOT))  # the photographs are made by the tests
 
 from tests.inference.photographs import photograph
+from tests.inference.world import GROUPS, SEVERAL
 
 FOLDER = ROOT / "docs" / "pictures"
 KEY = "Made-from"  # of the digests in a PNG file
@@ -152,7 +153,7 @@ def hardest_digits() -> Figure:
 
 
 def photographs() -> Figure:
-    """Draw test digits as photographs, what `final` sees of them, and what it says."""
+    """Draw test digits as photographs, what `final-world` sees of them, and what it says."""
     test = MNISTDataModule().images("test")
     rng = np.random.default_rng(3)
     with TemporaryDirectory() as folder:
@@ -165,9 +166,56 @@ def photographs() -> Figure:
         return sheet([(Page(path, ""), one) for path, one in zip(paths, found, strict=True)])
 
 
+def laid(pictures: dict[str, Image.Image]) -> Figure:
+    """Draw pictures by their names, with boxes, and what is read of them."""
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in pictures]
+        for path, picture in zip(paths, pictures.values(), strict=True):
+            picture.convert("RGB").save(path, "PNG")
+        found = predict(paths, device="cpu")
+        return sheet([(Page(path, ""), one) for path, one in zip(paths, found, strict=True)])
+
+
+def digits(count: int) -> list[tuple[np.ndarray, str]]:
+    """Return the first test digits, and what they are."""
+    test = MNISTDataModule().images("test")
+    return [(test.images[n, 0].numpy(), str(int(test.labels[n]))) for n in range(count)]
+
+
+def read() -> Figure:
+    """Draw the first picture of many kinds."""
+    shown = {}
+    for name in ("numbers", "lines", "cells", "page 8 mm", "equal gray", "8×8", "broken strokes"):
+        make = {**GROUPS, **SEVERAL}[name]
+        shown[name] = next(iter(make(digits(40), np.random.default_rng(4)))).picture
+    shown["touching"] = next(
+        iter(SEVERAL["touching"](digits(40), np.random.default_rng(2)))
+    ).picture
+    return laid(shown)
+
+
+def unread() -> Figure:
+    """Draw what is no digit, and the first touching digits that are misread."""
+    shown = {}
+    for letter in "ARW":
+        paper = Image.new("L", (200, 200), 255)
+        font = ImageFont.truetype("DejaVuSans.ttf", 120)
+        ImageDraw.Draw(paper).text((100, 100), letter, 0, font, anchor="mm")
+        shown[f"letter {letter}"] = paper
+    squares = np.random.default_rng(0).random((21, 21)) > 0.5
+    code = Image.fromarray((255 * squares).astype(np.uint8))
+    shown["squares"] = code.resize((210, 210), Image.Resampling.NEAREST)
+    for case in SEVERAL["touching"](digits(300), np.random.default_rng(0)):
+        if predict(case.picture, device="cpu")[0].text != case.text:
+            shown[f"touching {case.text}"] = case.picture
+        if len(shown) == 8:
+            break
+    return laid(shown)
+
+
 def demonstration() -> bytes:
     """Draw the digit on the demo's page."""
-    address = demo.serve("final", "127.0.0.1", None, wait=False)
+    address = demo.serve("final-world", "127.0.0.1", None, wait=False)
 
     def draw(browser: Tab) -> None:
         browser.goto(address)
@@ -219,8 +267,10 @@ PICTURES = {
     "overview": Picture(overview, [*weights("final"), *results()]),
     "accuracy": Picture(accuracy, results()),
     "hardest": Picture(hardest_digits, results()),
-    "photographs": Picture(photographs, weights("final")),
-    "demo": Picture(demonstration, weights("final")),
+    "photographs": Picture(photographs, weights("final-world")),
+    "read": Picture(read, weights("final-world")),
+    "unread": Picture(unread, weights("final-world")),
+    "demo": Picture(demonstration, weights("final-world")),
     "comparison": Picture(comparison, weights("final", "nano")),
 }
 

@@ -1,6 +1,6 @@
 """How many pictures of no digit are refused, and how many digits are.
 
-``python benchmarks/refused.py`` draws both, reads them with ``final`` as ``mnist-lit predict``
+``python benchmarks/refused.py`` draws both, reads them with ``final-world`` as ``mnist-lit predict``
 does, prints the shares and writes ``results/refused.json`` beside it. It needs
 ``pip install Hershey-Fonts segno font-roboto font-amatic-sc font-intuitive font-fredoka-one
 font-manrope font-source-serif-pro font-hanken-grotesk``: fonts and codes that nothing was trained
@@ -143,7 +143,7 @@ def photographs(rng: Generator) -> Iterator[Image.Image]:
 
 def read(pictures: list[Image.Image]) -> dict[str, Any]:
     """Count what is said of pictures, and keep how probable each is a digit."""
-    network = load_pretrained("final")
+    network = load_pretrained("final-world")
     said = []
     scores = []
     for picture in tqdm(pictures, unit="picture", disable=None, leave=False):

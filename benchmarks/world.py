@@ -67,11 +67,11 @@ def group(name: str) -> list[Case]:
     return list({**GROUPS, **SEVERAL}[name](digits(count), np.random.default_rng(0)))
 
 
-def measure(name: str, single: bool, keep: Path | None) -> dict[str, Any]:
+def measure(name: str, model: str, single: bool, keep: Path | None) -> dict[str, Any]:
     """Read a group."""
     right = refused = unsure = 0
     cases = group(name)
-    network = load_pretrained("final")
+    network = load_pretrained(model)
     started = time.perf_counter()
     for number, case in enumerate(tqdm(cases, unit="picture", disable=None, leave=False)):
         (found,) = predict(case.picture, network, single=single)
@@ -98,6 +98,7 @@ def command_line() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("groups", nargs="*", help=f"{', '.join(KNOWN)} (default: all)")
+    parser.add_argument("--model", default="final-world", help="default: %(default)s")
     parser.add_argument("--single", action="store_true", help="look for one digit a picture")
     parser.add_argument("--keep", type=Path, help="leave what is misread in this folder")
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
@@ -119,7 +120,7 @@ def main() -> None:
     for name in options.groups or KNOWN:
         if name not in KNOWN:
             parser.error(f"{name}: no such group; there are {', '.join(KNOWN)}")
-        found = results["groups"][name] = measure(name, options.single, options.keep)
+        found = results["groups"][name] = measure(name, options.model, options.single, options.keep)
         words = "  ".join(f"{key} {found[key]:>5}" for key in ("n", "right", "refused", "unsure"))
         share = f"{found['right'] / found['n']:6.1%}  {found['seconds']:6.2f} s"
         print(f"{name:<20}{words}  {share}", flush=True)

@@ -406,7 +406,9 @@ def _add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="draw digits on a local page and watch them being read",
         description="Open a page on which to draw a digit and watch a network read it.",
     )
-    parser.add_argument("model", nargs="?", default="final", help="as in predict (default: final)")
+    parser.add_argument(
+        "model", nargs="?", default="final-world", help="as in predict (default: final-world)"
+    )
     _add_trust(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone; 0.0.0.0: all"

@@ -16,6 +16,7 @@ WEIGHTS = Path(__file__).with_name("weights")
 # What each network is for.
 PURPOSES = {
     "final": "the default; the five convolutions of FinalMNISTNet",
+    "final-world": "people's pictures; as final, trained on drawn digits too",
     "flagship": "the highest accuracy under 20,000 parameters",
     "small": "under 10,000 parameters",
     "optimized": "the layer list of OptimizedMNISTNet, to compare with",

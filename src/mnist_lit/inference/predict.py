@@ -51,7 +51,7 @@ if hasattr(os, "register_at_fork"):
 
 def predict(
     images: Any,
-    model: str | Path | nn.Module | Trained = "final",
+    model: str | Path | nn.Module | Trained = "final-world",
     device: str = "auto",
     trust: Collection[str] = (),
     single: bool = False,
