@@ -34,7 +34,7 @@ from mnist_lit.evaluation.page import open_subject, page
 from mnist_lit.inference import demo
 from mnist_lit.inference.predict import Page, sheet
 
-sys.path.append(str(ROOT))  # the photographs are made by the tests
+sys.path.insert(0, str(ROOT))  # the photographs are made by the tests
 
 from tests.inference.photographs import photograph
 from tests.inference.world import GROUPS, SEVERAL

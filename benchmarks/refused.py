@@ -1,7 +1,7 @@
 """How many pictures of no digit are refused, and how many digits are.
 
-``python benchmarks/refused.py`` draws both, reads them with ``final-world`` as ``mnist-lit predict``
-does, prints the shares and writes ``results/refused.json`` beside it. It needs
+``python benchmarks/refused.py`` draws both, reads them with ``final-world`` as
+``mnist-lit predict`` does, prints the shares and writes ``results/refused.json`` beside it. Needed:
 ``pip install Hershey-Fonts segno font-roboto font-amatic-sc font-intuitive font-fredoka-one
 font-manrope font-source-serif-pro font-hanken-grotesk``: fonts and codes that nothing was trained
 on or tuned with. Letters with a digit's shape (O, D, I, l, S, Z, B, b, g, q and the like) are left
@@ -33,7 +33,7 @@ from mnist_lit.facts import MNIST
 from mnist_lit.inference.pictures import prepare_for
 from mnist_lit.inference.reading import judged
 
-sys.path.append(str(ROOT))  # the photographs are made by the tests
+sys.path.insert(0, str(ROOT))  # the photographs are made by the tests
 
 from tests.inference.photographs import photograph
 

@@ -2,7 +2,8 @@
 
 ``python benchmarks/world.py`` prints the share of each group that is read right, and writes
 ``results/world.json`` beside it. ``python benchmarks/world.py cells margin`` measures some groups;
-``--keep FOLDER`` leaves what is misread, for a look.
+``--keep FOLDER`` leaves what is misread, for a look. The calibration error is that of the
+probabilities of pictures of one digit, in 15 bins.
 """
 
 import argparse
@@ -16,14 +17,16 @@ from typing import Any
 
 import numpy as np
 import scipy
+import torch
 from accuracy import ROOT
 from numpy import ndarray
 from PIL import Image
+from torchmetrics.functional.classification import binary_calibration_error
 from tqdm import tqdm
 
 from mnist_lit import MNISTDataModule, load_pretrained, predict
 
-sys.path.append(str(ROOT))  # the pictures are made by the tests
+sys.path.insert(0, str(ROOT))  # the pictures are made by the tests
 
 from tests.inference.world import GROUPS, SEVERAL, Case
 
@@ -70,6 +73,7 @@ def group(name: str) -> list[Case]:
 def measure(name: str, model: str, single: bool, keep: Path | None) -> dict[str, Any]:
     """Read a group."""
     right = refused = unsure = 0
+    confidence, correct = [], []
     cases = group(name)
     network = load_pretrained(model)
     started = time.perf_counter()
@@ -79,17 +83,19 @@ def measure(name: str, model: str, single: bool, keep: Path | None) -> dict[str,
         right += said == case.text
         refused += not said
         unsure += found.status == "unsure"
+        if len(found.digits) == 1:
+            confidence.append(found.probability)
+            correct.append(int(said == case.text))
         if keep is not None and said != case.text:
             file = keep / f"{name.replace(' ', '-')}-{number}-{case.text}-{said or 'none'}.png"
             case.picture.save(file)
     seconds = time.perf_counter() - started
-    return {
-        "n": len(cases),
-        "right": right,
-        "refused": refused,
-        "unsure": unsure,
-        "seconds": round(seconds, 2),
-    }
+    counts = {"n": len(cases), "right": right, "refused": refused, "unsure": unsure}
+    error = None
+    if confidence:
+        given = torch.tensor(confidence), torch.tensor(correct)
+        error = round(float(binary_calibration_error(*given, n_bins=15)), 4)
+    return {**counts, "calibration_error": error, "seconds": round(seconds, 2)}
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -121,7 +127,10 @@ def main() -> None:
         if name not in KNOWN:
             parser.error(f"{name}: no such group; there are {', '.join(KNOWN)}")
         found = results["groups"][name] = measure(name, options.model, options.single, options.keep)
-        words = "  ".join(f"{key} {found[key]:>5}" for key in ("n", "right", "refused", "unsure"))
+        words = "  ".join(
+            f"{key} {found[key]:>5}"
+            for key in ("n", "right", "refused", "unsure", "calibration_error")
+        )
         share = f"{found['right'] / found['n']:6.1%}  {found['seconds']:6.2f} s"
         print(f"{name:<20}{words}  {share}", flush=True)
         options.output.write_text(json.dumps(results, indent=1) + "\n")

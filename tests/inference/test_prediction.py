@@ -217,7 +217,8 @@ def test_arrays_and_tensors_of_every_layout(digits: np.ndarray, labels: list[int
 
 def test_predictions_are_those_of_the_network(mnist: MNISTDataModule) -> None:
     found = mnist_lit.predict(mnist.test.images[:20], device="cpu")
-    wanted = classify(mnist_lit.load_pretrained("final-world"), mnist.test.images[:20]).softmax(dim=1)
+    network = mnist_lit.load_pretrained("final-world")
+    wanted = classify(network, mnist.test.images[:20]).softmax(dim=1)
     got = torch.tensor([p.probabilities for p in found])
     torch.testing.assert_close(got, wanted)
     assert MNIST.normalize(mnist.test.images[:1]).shape == (1, 1, 28, 28)
