@@ -216,7 +216,7 @@ def put_into_package(recipe: Recipe, report: dict[str, Any]) -> None:
 def load_results(folder: Path) -> list[dict[str, Any]]:
     """Read what has been measured, most parameters first."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("accuracy/*.json"))]
-    return sorted(found, key=lambda result: -result["parameters"])
+    return sorted(found, key=lambda result: (-result["parameters"], result["experiment"]))
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

@@ -185,12 +185,10 @@ def digits(count: int) -> list[tuple[np.ndarray, str]]:
 def read() -> Figure:
     """Draw the first picture of many kinds."""
     shown = {}
-    for name in ("numbers", "lines", "cells", "page 8 mm", "equal gray", "8×8", "broken strokes"):
+    kinds = ("numbers", "lines", "cells", "page 8 mm", "equal gray", "8×8", "margin")
+    for name in (*kinds, "broken strokes"):
         make = {**GROUPS, **SEVERAL}[name]
         shown[name] = next(iter(make(digits(40), np.random.default_rng(4)))).picture
-    shown["touching"] = next(
-        iter(SEVERAL["touching"](digits(40), np.random.default_rng(2)))
-    ).picture
     return laid(shown)
 
 

@@ -137,13 +137,14 @@ def opened(page: Page, address: str) -> Page:
     return page
 
 
-def draw(page: Page, strokes: list[list[tuple[float, float]]]) -> None:
+def draw(page: Page, strokes: list[list[tuple[float, float]]], left: float = 0.25) -> None:
+    """Draw on a part of the paper as wide as high, which begins at this share of its height."""
     box = page.locator("#paper canvas").bounding_box()
     assert box is not None
     for stroke in strokes:
         for number, (x, y) in enumerate(stroke):
             page.mouse.move(
-                box["x"] + (x + 0.25) * box["height"],
+                box["x"] + (x + left) * box["height"],
                 box["y"] + y * box["height"],
                 steps=8 if number else 1,
             )
@@ -213,6 +214,22 @@ def fine(stroke: list[tuple[float, float]], steps: int = 8) -> Iterator[tuple[fl
     for (x0, y0), (x1, y1) in itertools.pairwise(stroke):
         for i in range(1, steps + 1):
             yield x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps
+
+
+def test_a_number_is_read_and_boxed(opened: Page) -> None:
+    draw(opened, STROKES["7"], left=-0.1)
+    draw(opened, STROKES["4"], left=0.6)
+    expect(opened.locator("#words h1")).to_have_text("74", timeout=15_000)
+    expect(opened.locator("#boxes img")).to_be_visible()
+    expect(opened.locator("#seen img")).to_be_visible()
+    expect(opened.locator("#probabilities")).not_to_contain_text("100%")
+
+
+def test_what_is_no_digit_is_said_to_be_none(opened: Page, tmp_path: Path) -> None:
+    squares = 255 * (np.random.default_rng(0).random((21, 21)) > 0.5).astype(np.uint8)
+    Image.fromarray(squares).resize((210, 210), Image.Resampling.NEAREST).save(tmp_path / "qr.png")
+    opened.set_input_files("#picture input[type=file]", tmp_path / "qr.png")
+    expect(opened.locator("#words h1")).to_have_text("no digit", timeout=15_000)
 
 
 def test_the_page_reads_while_a_stroke_goes_on(opened: Page) -> None:

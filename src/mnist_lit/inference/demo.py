@@ -145,13 +145,13 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                     buttons=[],
                     elem_id="seen",
                 )
-                boxes = gr.Image(
-                    label="Where it found them", interactive=False, buttons=[], elem_id="boxes"
-                )
                 probabilities = gr.Label(
                     label="Probabilities of one digit",
                     num_top_classes=10,
                     elem_id="probabilities",
+                )
+                boxes = gr.Image(
+                    label="Where it found them", interactive=False, buttons=[], elem_id="boxes"
                 )
 
         def uploaded(given: Any) -> bytes | None:

@@ -332,7 +332,8 @@ def sheet(named: Sequence[tuple[Page, Reading]]) -> "Figure":
         said = reading.text.replace("\n", " / ") or "no digit"
         said = said if len(said) < 14 else f"{said[:12]}…"
         sure = f"   {reading.probability:.1%}" if reading.digits else ""
-        right.set_title(f"{said}{sure}", fontsize=10, parse_math=False)
+        doubt = "\nunsure" if reading.status == "unsure" else ""
+        right.set_title(f"{said}{sure}{doubt}", fontsize=10, parse_math=False)
     return figure
 
 
