@@ -128,7 +128,7 @@ def main() -> None:
             parser.error(f"{name}: no such group; there are {', '.join(KNOWN)}")
         found = results["groups"][name] = measure(name, options.model, options.single, options.keep)
         words = "  ".join(
-            f"{key} {found[key]:>5}"
+            f"{key} {found[key]!s:>5}"
             for key in ("n", "right", "refused", "unsure", "calibration_error")
         )
         share = f"{found['right'] / found['n']:6.1%}  {found['seconds']:6.2f} s"
