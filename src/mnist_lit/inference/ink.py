@@ -16,6 +16,7 @@ from mnist_lit.errors import PictureError
 WORKING_SIDE = 140  # pixels; more show no more of a digit that ends in a box of 20
 SEARCHING_SIDE = 200  # where nothing is seen on so few: a digit is small or faint
 READING_SIDE = 1_000  # where nothing is seen on so few either: a page full of digits
+FINE = 0.5  # pixels that are smoothed over where digits have few
 TINY = 20  # pixels; the digit fills a picture of so few
 TWO_TONED = 0.75  # of the variance is between its two tones, where a picture has no more
 # In shares of the working picture's side:
@@ -185,7 +186,7 @@ class Seen(NamedTuple):
 
     def closer(self, gray: Gray, kept: SmallMask, side: int) -> "Seen":
         """Look at the picture with more pixels, where a mask shows that there is ink."""
-        fine = _smooth(shrunk(gray, side))
+        fine = ndimage.gaussian_filter(shrunk(gray, side), FINE)
         height, width = fine.shape
         paper = np.asarray(Image.fromarray(self.paper).resize((width, height)))
         depth = np.clip(paper - self.dark * fine, 0, None)
