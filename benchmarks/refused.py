@@ -72,9 +72,7 @@ def printed(characters: str, rng: Generator) -> Image.Image:
 
 def written(rng: Generator) -> Image.Image:
     """A letter as strokes of a pen, each of its points a little aside."""
-    from HersheyFonts import HersheyFonts  # type: ignore[import-untyped]  # it has no types
-
-    known = HersheyFonts()
+    known: Any = import_module("HersheyFonts").HersheyFonts()
     known.load_default_font(str(rng.choice(HANDS)))
     known.normalize_rendering(100)
     lines = np.array(list(known.lines_for_text(str(rng.choice(list(LETTERS))))), float)
@@ -100,10 +98,10 @@ def boxes(rng: Generator) -> Image.Image:
 
 def codes(rng: Generator) -> Image.Image:
     """A QR code."""
-    import segno
-
     stored = io.BytesIO()
-    segno.make(str(rng.integers(10**12))).save(stored, kind="png", scale=int(rng.integers(3, 8)))
+    import_module("segno").make(str(rng.integers(10**12))).save(
+        stored, kind="png", scale=int(rng.integers(3, 8))
+    )
     return Image.open(stored).convert("L")
 
 
