@@ -155,13 +155,18 @@ def read(pictures: list[Image.Image]) -> dict[str, Any]:
     return {"n": len(pictures), **counts, "scores": scores}
 
 
-def main() -> None:
-    """Measure."""
+def command_line() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure."""
+    options = command_line().parse_args()
     rng = np.random.default_rng(0)
     groups = {"digits": read(list(photographs(rng)))}
     real = groups["digits"]["scores"]
