@@ -303,7 +303,7 @@ def test_pictures_are_read_as_the_command_line_reads_them(
     for picture in (clear.resize((200, 200)), deep.resize((200, 200))):
         (tmp_path / "2.png").write_bytes(content := as_png(picture))
         (wanted,) = mnist_lit.predict(tmp_path / "2.png", device="cpu")
-        words, labels, *_ = demo.read(content, "final")
+        words, labels, *_ = demo.read(content, "final-world")
         assert words == "# 2"
         assert labels is not None
         assert tuple(labels.values()) == wanted.probabilities
