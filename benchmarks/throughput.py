@@ -323,8 +323,7 @@ class BareLoop:
         self.augment = distortion(**without_target(config.augmentation[0]))
         self.sgd = without_target(config.optimizer)
         self.decay = config.callbacks["average"]["decay"]
-        # untyped in torch
-        average = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]
+        average = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]  # untyped there
         self.average = AveragedModel(self.network, multi_avg_fn=average)
 
     def epoch(self) -> dict[str, Any]:
@@ -354,8 +353,7 @@ class BareLoop:
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 loss = F.cross_entropy(network(images), labels)
             optimizer.zero_grad()
-            # untyped in torch
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
             optimizer.step()
             schedule.step()
             if self.flipped == "lean average":

@@ -19,6 +19,12 @@ def photograph(digit: np.ndarray, rng: Generator) -> bytes:
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     covered = np.zeros((height, width))
     covered[top : top + side, left : left + side] = np.asarray(ink) / 255
+    return on_paper(covered, rng)
+
+
+def on_paper(covered: np.ndarray, rng: Generator) -> bytes:
+    """Return a JPEG of ink, ``[h, w]`` from 0 to 1, on paper with a gradient and noise."""
+    height, width = covered.shape
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     slope = rng.uniform(-0.3, 0.3, 2)
     paper = rng.uniform(0.55, 0.8) + slope[0] * (x - 0.5) + slope[1] * (y - 0.5)

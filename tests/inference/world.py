@@ -11,7 +11,7 @@ from numpy import ndarray
 from numpy.random import Generator
 from PIL import Image
 
-from tests.inference.photographs import photograph
+from tests.inference.photographs import on_paper, photograph
 
 Digits = Iterable[tuple[ndarray, str]]  # uint8 [28, 28] each, and what it is
 COLOURS = {  # pairs of equal gray: ink, paper
@@ -241,20 +241,7 @@ def _photographed(ink: ndarray, rng: Generator) -> Image.Image:
     turned = Image.fromarray(covered.astype(np.float32)).rotate(
         rng.uniform(-5, 5), Image.Resampling.BICUBIC, expand=True
     )
-    covered = np.asarray(turned).clip(0, 1)
-    height, width = covered.shape
-    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
-    slope = rng.uniform(-0.3, 0.3, 2)
-    paper = rng.uniform(0.55, 0.8) + slope[0] * (x - 0.5) + slope[1] * (y - 0.5)
-    seen = paper * (1 - covered * rng.uniform(0.5, 0.9))
-    seen = seen + rng.normal(0, rng.uniform(0.01, 0.05), seen.shape)
-    if rng.random() < 0.5:
-        seen = 1 - seen
-    stored = io.BytesIO()
-    Image.fromarray((255 * np.clip(seen, 0, 1)).astype(np.uint8)).save(
-        stored, "JPEG", quality=int(rng.integers(50, 95))
-    )
-    return Image.open(stored)
+    return Image.open(io.BytesIO(on_paper(np.asarray(turned).clip(0, 1), rng)))
 
 
 SEVERAL: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {

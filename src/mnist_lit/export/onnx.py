@@ -118,8 +118,7 @@ def _quantise(source: Source, model: Any) -> Any:
         if any("'network.alignment'" in prop.value for prop in node.metadata_props)
     ]
 
-    # onnxruntime ships no types.
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
         """Hands the calibration images out, a hundred at a time."""
 
         def __init__(self) -> None:

@@ -119,7 +119,10 @@ def look(gray: Gray) -> "Seen":
 
 
 def ink_of(gray: Gray, seen: "Seen", mask: SmallMask) -> Float32[ndarray, "k l"]:
-    """Return how much ink there is of the one digit that a mask shows; see :func:`find_ink`."""
+    """Return how much ink there is, from 0 to 1, of the one digit that a mask shows.
+
+    If it is small on a large picture, it is looked at again on the part of the picture around it.
+    """
     ink = seen.ink(mask)
     box = bounds(ink > 0)
     scale = max(gray.shape) / seen.side
