@@ -23,6 +23,8 @@ import torch
 from numpy import ndarray
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from scipy import ndimage
+from scipy.interpolate import CubicSpline
 from tqdm import tqdm
 
 from mnist_lit import MNISTDataModule
@@ -49,10 +51,11 @@ LETTERS = "".join(c for c in string.ascii_letters if c not in "OoDIiLlSsZzBbgqYy
 SIGNS = "#%&@?+*=<>~^{}[]$€§"
 NONE = 10
 SHARES = {  # of what is drawn
-    "letters": 0.4,
-    "signs": 0.05,
-    "scribbles": 0.15,
-    "boxes": 0.05,
+    "letters": 0.35,
+    "signs": 0.04,
+    "scribbles": 0.1,
+    "curves": 0.12,
+    "boxes": 0.08,
     "patterns": 0.05,
     "mirrored": 0.08,
     "pairs": 0.1,
@@ -87,7 +90,7 @@ class Drawing:
                 return self.images[number]
 
     def text(self, characters: str) -> ndarray:
-        """A character in any of the fonts, turned, slanted and thickened a little."""
+        """A character in any of the fonts, turned, slanted, thickened and bent a little."""
         character = str(self.rng.choice(list(characters)))
         font = self.fonts[int(self.rng.integers(len(self.fonts)))]
         paper = Image.new("L", (SIDE, SIDE))
@@ -103,7 +106,15 @@ class Drawing:
         thicker = int(self.rng.integers(0, 4))
         if thicker:
             paper = paper.filter(ImageFilter.MaxFilter(2 * thicker + 1))
-        return np.asarray(paper)
+        return self.bent(np.asarray(paper))
+
+    def bent(self, drawn: ndarray) -> ndarray:
+        """Move every part of it a little its own way, as no hand writes twice alike."""
+        far = self.rng.uniform(0, 6)
+        noise = self.rng.normal(size=(2, *drawn.shape))
+        field = ndimage.gaussian_filter(noise, (0, SIDE / 8, SIDE / 8))
+        places = np.indices(drawn.shape) + far * field / field.std()
+        return ndimage.map_coordinates(drawn, places, order=1)
 
     def letters(self) -> ndarray:
         """A letter."""
@@ -129,10 +140,24 @@ class Drawing:
             pen.line(points, 255, width, "curve")
         return np.asarray(paper)
 
+    def curves(self) -> ndarray:
+        """One smooth curve through a few places."""
+        paper = Image.new("L", (SIDE, SIDE))
+        places = self.rng.uniform(12, SIDE - 12, (int(self.rng.integers(4, 10)), 2))
+        curve = CubicSpline(np.arange(len(places)), places)
+        points = [tuple(point) for point in curve(np.linspace(0, len(places) - 1, 150))]
+        ImageDraw.Draw(paper).line(points, 255, int(self.rng.integers(3, 11)), "curve")
+        return np.asarray(paper)
+
     def boxes(self) -> ndarray:
         """One to three rectangles and triangles, empty or full."""
         paper = Image.new("L", (SIDE, SIDE))
         pen = ImageDraw.Draw(paper)
+        if self.rng.random() < 0.4:
+            left, top = self.rng.uniform(8, 45, 2)
+            right, bottom = self.rng.uniform(SIDE - 45, SIDE - 8, 2)
+            pen.rectangle((left, top, right, bottom), None, 255, int(self.rng.integers(2, 10)))
+            return self.bent(np.asarray(paper))
         for _ in range(int(self.rng.integers(1, 4))):
             x, y = (sorted(self.rng.uniform(8, SIDE - 8, 2).tolist()) for _ in range(2))
             full = 255 if self.rng.random() < 0.4 else None
@@ -230,7 +255,7 @@ def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
 def photographed(light: ndarray, rng: Generator) -> ndarray:
     """Return light ink as it may be on a picture: of any size, turned, blurred, with noise."""
     side = max(light.shape)
-    scale = rng.uniform(24, 130) / side
+    scale = np.exp(rng.uniform(np.log(9), np.log(130))) / side
     size = [max(4, round(length * scale)) for length in light.shape[::-1]]
     paper = Image.fromarray(np.pad(light, side // 8)).resize(
         (size[0] * 5 // 4, size[1] * 5 // 4), Image.Resampling.BICUBIC
@@ -281,7 +306,7 @@ def main() -> None:
         )
     names = ",".join(f'"{name}"' for name in [*string.digits, "none"])
     print(
-        f"python train.py experiment=micro data=idx data.root={options.folder} "
+        f"python train.py experiment=small data=idx data.root={options.folder} "
         f"'data.classes=[{names}]' data.centred=true data.name=digits-or-none\n"
         "python benchmarks/nothing.py --take outputs/<date>/<time>"
     )
