@@ -307,7 +307,8 @@ def main() -> None:
     names = ",".join(f'"{name}"' for name in [*string.digits, "none"])
     print(
         f"python train.py experiment=small data=idx data.root={options.folder} "
-        f"'data.classes=[{names}]' data.centred=true data.name=digits-or-none\n"
+        f"'data.classes=[{names}]' data.centred=true data.name=digits-or-none "
+        "requirements.enforce=false\n"
         "python benchmarks/nothing.py --take outputs/<date>/<time>"
     )
 
