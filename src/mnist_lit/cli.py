@@ -381,6 +381,9 @@ def _add_export(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--to", required=True, choices=FORMATS, dest="form", help="the format; see below"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: MODEL and an ending")
+    parser.add_argument(
+        "--name", help="of the functions in C (default: that of the file, without its ending)"
+    )
     _add_data_root(parser)
     parser.set_defaults(run=_export)
 
@@ -391,13 +394,15 @@ def _export(options: argparse.Namespace) -> None:
 
     trained = pretrained.load(options.model, trust=options.trust)
     path = options.output or Path(Path(options.model).resolve().stem + FORMATS[options.form].ending)
-    done = export(trained, options.form, path, options.data_root, options.trust)
+    done = export(trained, options.form, path, options.data_root, options.trust, options.name)
     print(
         f"{done.path}: {done.size:,} bytes; {done.correct:,} of {done.total:,} test "
         f"{trained.facts.noun} "
         f"(the network: {done.reference:,}), logits differ by {done.largest_difference:.1g} "
-        f"at most; {done.milliseconds:.2f} ms an image"
+        f"at most; {done.milliseconds:.3f} ms an image"
     )
+    for note in done.notes:
+        print(f"  {note}")
 
 
 def _add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -200,9 +200,11 @@ def test_only_a_regular_file_is_replaced_and_only_by_a_whole_one(tmp_path: Path)
 def test_a_person_can_include_the_header(tmp_path: Path, mnist: MNISTDataModule) -> None:
     main(["export", "nano", "--to", "c-int8", "--output", str(tmp_path / "digits.h")])
     (tmp_path / "main.c").write_text(
-        '#include <stdio.h>\n#include "digits.h"\nstatic const uint8_t pixels[784] = {'
+        '#include <stdio.h>\n#define DIGITS_IMPLEMENTATION\n#include "digits.h"\n'
+        "static const uint8_t pixels[784] = {"
         + ",".join(map(str, mnist.test.images[0].flatten().tolist()))
-        + '};\nint main(void) { printf("%d\\n", predict(pixels)); return 0; }\n'
+        + "};\nstatic struct digits_state state;\nint main(void) { "
+        'printf("%d\\n", digits_predict(&state, pixels, 0)); return 0; }\n'
     )
     subprocess.run(
         ["gcc", "-std=c99", "-Wall", "-Wextra", "-Werror", "main.c", "-o", "main"],
@@ -219,7 +221,9 @@ def test_what_does_not_agree_is_not_written(
 ) -> None:
     file = tmp_path / "odd.h"
     file.write_text("older")
-    monkeypatch.setattr("mnist_lit.export.c._fold", lambda norm, bias: (norm.weight, norm.bias))
+    monkeypatch.setattr(
+        "mnist_lit.export.c._fold", lambda norm, bias: (norm.weight.detach(), norm.bias.detach())
+    )
     with pytest.raises(ExportError, match=r"odd\.h: not written, for it differs"):
         export(Trained(odd_network, MNIST), "c", file)
     assert file.read_text() == "older"

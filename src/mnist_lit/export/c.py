@@ -1,15 +1,25 @@
-"""A trained network as one C99 header, for machines without an operating system.
+"""A trained network as one C header, for machines without an operating system.
 
-The batch norms become a scale and a shift of each channel. With int8 weights every filter has a
-scale of its own, which joins its channel's; the maps stay in floats.
+The code is ``engine.h``: rows of the picture stream through the layers, each of which keeps only
+the rows that it still needs, and what is 0 is skipped. Here its arrays and its table are made. A
+batch norm becomes a scale and a shift of each filter. In int8 the weights have a scale for each
+filter, maps are bytes, sums 32 bits, and a norm is a multiplication and a shift (Jacob et al.,
+Quantization and training of neural networks for efficient integer-arithmetic-only inference, 2018):
+there is no floating point, and every compiler and processor gives the same bits.
 """
 
-import subprocess
+import ctypes
+import math
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -17,288 +27,480 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from mnist_lit.errors import ExportError, reason
-from mnist_lit.export.source import Logits, Run, Source
-from mnist_lit.network.alignment import BLANK, STEEPEST, Alignment
+from mnist_lit.export.source import Loaded, Logits, Source
+from mnist_lit.network.alignment import STEEPEST, Alignment
 from mnist_lit.network.compact import CompactCNN, ConvBlock
 from mnist_lit.network.fused import CompileError, compile_c
 
-# What the header's functions are tested with: images in, a float for each class out.
-PROGRAM = """
-#include <stdio.h>
-#include "HEADER"
-int main(void) {
-    uint8_t pixels[PIXELS];
-    float logits[CLASSES];
-    while (fread(pixels, 1, sizeof pixels, stdin) == sizeof pixels) {
-        if (predict_logits(pixels, logits) != predict(pixels)) return 1;
-        fwrite(logits, sizeof *logits, CLASSES, stdout);
-        fflush(stdout);
-    }
+LARGEST_ALIGNED = 128  # side of an image whose moments fit
+LANES = 4  # filters are padded to a multiple of it
+OPTIONS = ["-std=c99", "-O3", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic"]
+# What the header's functions are tested with.
+AROUND = """
+#define {NAME}_IMPLEMENTATION
+#include "{file}"
+int many(const uint8_t *pixels, int count, int pixels_each, {sum} *logits, int classes) {{
+    static struct {name}_state state;
+    for (int i = 0; i < count; i++)
+        {name}_predict(&state, pixels + i * pixels_each, logits + i * classes);
     return 0;
-}
+}}
+int memory(void) {{ return (int)sizeof(struct {name}_state); }}
+int constants(void) {{ return (int)({constants}); }}
 """
 
-FUNCTIONS = """
-/* Keep the largest of each 2x2, in place. */
-static inline void mnist_lit_pool(float *map, int channels, int size) {
-    int to = size / 2;
-    for (int c = 0; c < channels; c++)
-        for (int y = 0; y < to; y++)
-            for (int x = 0; x < to; x++) {
-                const float *corner = map + (c * size + 2 * y) * size + 2 * x;
-                float best = corner[0];
-                if (corner[1] > best) best = corner[1];
-                if (corner[size] > best) best = corner[size];
-                if (corner[size + 1] > best) best = corner[size + 1];
-                map[(c * to + y) * to + x] = best;
-            }
-}
 
-/* Convolve with stride 1 and so many zeros around; depthwise filters have a channel each. With
- * pool, only the largest of each 2x2 is kept. Maps are [channel][row][column]. */
-static inline void mnist_lit_conv(const float *in, int channels, int size, const weight_t *w, int k,
-                                  int zeros, int filters, int depthwise, int pool, float *out) {
-    static float map[PIXELS];
-    int count = depthwise ? 1 : channels, to = size + 2 * zeros - k + 1, pixels = size * size;
-    int kept = pool ? to / 2 * (to / 2) : to * to;
-    for (int f = 0; f < filters; f++) {
-        for (int i = 0; i < to * to; i++) map[i] = 0.0f;
-        for (int tap = 0; tap < count * k * k; tap++) {
-            const float *from = in + (depthwise ? f : tap / (k * k)) * pixels;
-            int dy = tap / k % k - zeros, dx = tap % k - zeros;
-            int left = dx < 0 ? -dx : 0, right = dx > size - to ? size - dx : to;
-            float weight = (float)w[f * count * k * k + tap];
-            for (int y = dy < 0 ? -dy : 0; y < to && y + dy < size; y++)
-                for (int x = left; x < right; x++)
-                    map[y * to + x] += weight * from[(y + dy) * size + x + dx];
-        }
-        if (pool) mnist_lit_pool(map, 1, to);
-        for (int i = 0; i < kept; i++) out[f * kept + i] = map[i];
-    }
-}
+@dataclass
+class Layer:
+    """A convolution with its norm, ReLU and pooling, applied once.
 
-/* Scale and shift each channel, cut off below 0, and add what went in if it is given. */
-static inline void mnist_lit_norm_relu(float *map, int channels, int size, const float *scale,
-                                const float *shift, const float *added) {
-    for (int c = 0; c < channels; c++)
-        for (int i = c * size * size; i < (c + 1) * size * size; i++) {
-            float value = map[i] * scale[c] + shift[c];
-            map[i] = (value > 0.0f ? value : 0.0f) + (added ? added[i] : 0.0f);
-        }
-}
+    Attributes:
+        block: The number of its block, from 1.
+        weight: Of the convolution behind the depthwise one, or of the only one.
+        apart: Of the depthwise convolution, ``[C, k, k]``.
+        scale, shift: Of each filter, what the batch norm comes to.
+        channels, filters, kernel: Of the whole.
+        size: Of the map that comes in; of the first layer with what is around the picture.
+        reach: Zeros that are around a map beyond the first.
+        out: Of the map that goes out.
+        pool: 1 if it pools, and 0.
+        late: 1 if every place is normed before the largest is kept.
+        added: Not 0 if what came in is added.
+        table: The other fields that the table has.
+    """
 
-static inline void mnist_lit_scale(float *map, int channels, int size, const float *scale) {
-    for (int i = 0; i < channels * size * size; i++) map[i] *= scale[i / (size * size)];
-}
-"""
+    block: int
+    weight: ndarray
+    apart: ndarray | None
+    scale: ndarray
+    shift: ndarray
+    channels: int
+    filters: int
+    kernel: int
+    size: int
+    reach: int
+    out: int
+    pool: int
+    late: int
+    added: int
+    table: dict[str, int] = field(default_factory=dict)
 
-ALIGN = """
-/* Move the centre of mass of what differs from the paper to the middle, and undo the slant; in and
- * out are other places. */
-static inline void mnist_lit_align(const float *in, float paper, float *out) {
-    const float middle = (SIDE - 1) / 2.0f;
-    float mass = 0.0f, x = 0.0f, y = 0.0f, xy = 0.0f, yy = 0.0f, slant = 0.0f;
-    for (int i = 0; i < SIDE * SIDE; i++) {
-        float ink = in[i] - paper, dx = (float)(i % SIDE) - middle, dy = (float)(i / SIDE) - middle;
-        mass += ink, x += ink * dx, y += ink * dy, xy += ink * dx * dy, yy += ink * dy * dy;
-    }
-    if (mass > BLANKf) {
-        x /= mass, y /= mass, xy = xy / mass - x * y, yy = yy / mass - y * y;
-        slant = xy / (yy > 1e-6f ? yy : 1e-6f);
-        slant = slant < -STEEPf ? -STEEPf : slant > STEEPf ? STEEPf : slant;
-    } else x = y = 0.0f;
-    for (int i = 0; i < SIDE * SIDE; i++) {
-        float dy = (float)(i / SIDE) - middle, v = (float)(i / SIDE) + y;
-        float u = (float)(i % SIDE) + x + slant * dy, sum = 0.0f;
-        int left = (int)(u + 2.0f * SIDE) - 2 * SIDE, top = (int)(v + 2.0f * SIDE) - 2 * SIDE;
-        for (int row = top; row <= top + 1; row++)
-            for (int column = left; column <= left + 1; column++) {
-                float down = v - (float)row, across = u - (float)column;
-                if (row < 0 || row >= SIDE || column < 0 || column >= SIDE) continue;
-                sum += (in[row * SIDE + column] - paper) * (1.0f - (down < 0 ? -down : down)) *
-                       (1.0f - (across < 0 ? -across : across));
-            }
-        out[i] = sum + paper;
-    }
-}
-""".replace("BLANK", str(BLANK)).replace("STEEP", str(STEEPEST))
+    @property
+    def separable(self) -> bool:
+        """Whether there is a depthwise convolution."""
+        return self.apart is not None
+
+    @property
+    def padded(self) -> int:
+        """The filters, and those that are nothing, so that they are a multiple of four."""
+        return -(-self.filters // LANES) * LANES
+
+    @property
+    def wide(self) -> int:
+        """The same of the channels."""
+        return -(-self.channels // LANES) * LANES
+
+    @property
+    def slots(self) -> int:
+        """How many rows of its input are kept."""
+        return min(self.kernel + self.pool, self.size)
+
+    def widen(self) -> None:
+        """Add filters and channels that are nothing, up to a multiple of four each."""
+        filters = self.padded - self.filters
+        channels = self.wide - self.channels if self.channels > 1 else 0
+        self.weight = np.pad(self.weight, ((0, filters), (0, channels), (0, 0), (0, 0)))
+        if self.apart is not None:
+            self.apart = np.pad(self.apart, ((0, channels), (0, 0), (0, 0)))
+        self.scale, self.shift = (np.pad(v, (0, filters)) for v in (self.scale, self.shift))
+        self.filters, self.channels = self.filters + filters, self.channels + channels
+
+    def __getitem__(self, name: str) -> int:
+        return int(self.table[name] if name in self.table else getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array of the header."""
+
+    name: str
+    kind: str
+    values: ndarray
+
+    @property
+    def count(self) -> int:
+        """How many values there are."""
+        return self.values.size
+
+    @property
+    def text(self) -> str:
+        """The values as C has them."""
+        words = [_literal(v) if self.kind == "float" else f"{int(v)}" for v in self.values.ravel()]
+        lines = [", ".join(words[i : i + 16]) for i in range(0, len(words), 16)]
+        return ",\n    ".join(lines)
 
 
 def make(source: Source, int8: bool) -> bytes:
-    """Return the header, with what it says of itself on top."""
-    return header(source, int8).encode()
+    """Return the header.
 
-
-@contextmanager
-def load(content: bytes, source: Source) -> Iterator[Run]:
-    """Compile a header with a program around it that answers images with logits."""
-    classes, side = len(source.facts.classes), source.facts.side
-    text = PROGRAM.replace("HEADER", "network.h").replace("PIXELS", str(side * side))
-    text = text.replace("CLASSES", str(classes))
-    options = ["-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-pedantic", "-x", "c", "-"]
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "network.h").write_bytes(content)
-        program = Path(folder) / "program"
-        try:
-            compile_c([*options, "-I", folder, "-o", str(program)], text)
-            process = subprocess.Popen(
-                [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-            )
-        except (CompileError, OSError) as error:  # programs may be forbidden to run there
-            raise ExportError(f"the export cannot be checked: {reason(error)}") from None
-        with process:
-            into, out_of = process.stdin, process.stdout
-            assert into is not None
-            assert out_of is not None
-
-            def run(pixels: ndarray) -> Logits:
-                rows = []
-                for image in pixels:
-                    into.write(image.tobytes())
-                    answer = b""
-                    while len(answer) < 4 * classes:
-                        part = out_of.read(4 * classes - len(answer))
-                        if not part:
-                            raise ExportError("the export cannot be checked: its program ended")
-                        answer += part
-                    rows.append(np.frombuffer(answer, dtype=np.float32))
-                return np.stack(rows)
-
-            yield run
-            into.close()
-
-
-def header(source: Source, int8: bool) -> str:
-    """Return the text of a header with ``predict`` and ``predict_logits``.
-
-    Args:
-        source: Its network is a :class:`CompactCNN`.
-        int8: Whether the weights are rounded to 8 bits.
+    Raises:
+        ExportError: The engine cannot hold the network.
     """
     network, facts = source.network, source.facts
     assert isinstance(network, CompactCNN)
-    side, classes = facts.side, len(facts.classes)
-    arrays: list[str] = []
-    steps: list[str] = []
-    size, channels, largest = side, 1, side * side
-
-    def array(name: str, values: Tensor, kind: str = "float") -> None:
-        numbers = values.detach().flatten().tolist()
-        words = [f"{n:d}" if kind == "int8_t" else _literal(n) for n in numbers]
-        lines = [", ".join(words[i : i + 10]) for i in range(0, len(words), 10)]
-        body = ",\n    ".join(lines)
-        arrays.append(f"static const {kind} mnist_lit_{name}[{len(words)}] = {{\n    {body}}};")
-
-    def filters(name: str, weight: Tensor) -> Tensor:
-        """Add the filters and return what each has to be multiplied by."""
-        if not int8:
-            array(name, weight)
-            return torch.ones(len(weight))
-        scale = weight.detach().flatten(1).abs().amax(1).clamp(min=1e-12) / 127
-        rounded = (weight.detach() / scale.view(-1, *[1] * (weight.ndim - 1))).round()
-        array(name, rounded.to(torch.int8), "int8_t")
-        return scale
-
-    functions = FUNCTIONS
     if isinstance(network.alignment, Alignment):
-        functions = ALIGN.replace("SIDE", str(side)) + functions
-        paper = _literal(network.alignment.paper)
-        steps += [f"mnist_lit_align(a, {paper}, b);", "t = a; a = b; b = t;"]
+        if facts.side > LARGEST_ALIGNED:
+            raise ExportError(f"the C code straightens images of up to {LARGEST_ALIGNED} pixels")
+        if abs(network.alignment.paper - facts.paper) > 1e-5:
+            raise ExportError("the C code straightens images whose paper is the pixel 0 alone")
+    layers, end = _layers(network, facts.side)
+    border = layers[0].table["border"]
+    if not int8:
+        for layer in layers:
+            layer.widen()
+    at = 0
+    for layer in layers:
+        layer.table["map"], at = at, at + layer.slots * layer.size * layer.channels
+    numbers = _whole if int8 else _floating
+    arrays, more = numbers(source, layers, end)
+    fields = _fields(layers, int8)
+    separable = any(layer.separable for layer in layers)
+    entries = max(
+        layer.wide if layer.separable else layer.kernel**2 * layer.channels for layer in layers
+    )
+    weights = max(
+        (1 if layer.separable else layer.kernel**2) * layer.channels * layer.padded
+        for layer in layers
+    )
+    text = _template().render(
+        file=source.file,
+        name=source.name,
+        NAME=source.name.upper(),
+        int8=int8,
+        about=source.about,
+        what="digit" if facts.noun == "digits" else "class",
+        side=facts.side,
+        classes=len(facts.classes),
+        align=isinstance(network.alignment, Alignment),
+        layers=layers,
+        last=layers[-1],
+        arrays=arrays,
+        fields=fields,
+        border=border,
+        separable=separable,
+        late=any(layer.late for layer in layers),
+        residual=any(layer.added for layer in layers),
+        widest=max(layer.padded for layer in layers),
+        span=max(layer.kernel + layer.pool for layer in layers),
+        entries=entries,
+        maps=at + (LANES - 1) * separable,
+        map_t="uint8_t" if int8 else "float",
+        sum_t="int32_t" if int8 else "float",
+        weight_t="int8_t" if int8 else "float",
+        norm_t="int32_t" if int8 else "float",
+        entry_t="int16_t" if int8 else "float",
+        place_t="int32_t" if int8 else "float",
+        moment_t="int32_t" if facts.side <= 48 else "int64_t",
+        at_t=_unsigned(weights),
+        row_t=_unsigned(layers[0].size + border),
+        half=2**31,
+        steep=int(STEEPEST * 65536),
+        steepest=STEEPEST,
+        squeeze=2 ** max(0, math.ceil(math.log2(2 * 65025 * facts.side**6)) - 46),
+        **more,
+    )
+    return text.encode()
+
+
+@contextmanager
+def load(content: bytes, source: Source) -> Iterator[Loaded]:
+    """Compile a header into a library of its own, which answers images with logits."""
+    classes, side, text = len(source.facts.classes), source.facts.side, content.decode()
+    names = re.findall(r"^static const .*? (\w+)\[", text, flags=re.MULTILINE)
+    unit = re.search(r"_LOGIT (\S+)f$", text, flags=re.MULTILINE)
+    around = AROUND.format(
+        NAME=source.name.upper(),
+        name=source.name,
+        file="network.h",
+        sum="int32_t" if unit else "float",
+        constants=" + ".join(f"sizeof {name}" for name in names),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "network.h").write_bytes(content)
+        library = Path(folder) / "network.so"
+        try:
+            compile_c(
+                [*OPTIONS, "-shared", "-fPIC", "-x", "c", "-", "-I", folder, "-o", str(library)],
+                around,
+            )
+            code = ctypes.CDLL(str(library))
+        except (CompileError, OSError) as error:  # libraries may be forbidden to load there
+            raise ExportError(f"the export cannot be checked: {reason(error)}") from None
+
+        def run(pixels: ndarray) -> Logits:
+            logits = np.empty((len(pixels), classes), np.int32 if unit else np.float32)
+            given = np.ascontiguousarray(pixels)
+            code.many(
+                *(given.ctypes.data_as(ctypes.c_void_p), len(given), side * side),
+                *(logits.ctypes.data_as(ctypes.c_void_p), classes),
+            )
+            return logits.astype(np.float32) * np.float32(unit[1] if unit else 1)
+
+        yield Loaded(
+            run, (f"constants {code.constants():,} bytes, memory {code.memory():,} bytes",)
+        )
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.undefined = jinja2.StrictUndefined
+    return environment.get_template("engine.h")
+
+
+def _layers(network: CompactCNN, side: int) -> tuple[list[Layer], int]:
+    """Return the layers, and how many places of the last map are averaged."""
+    layers: list[Layer] = []
+    size, channels = side, 1
     for number, block in enumerate(network.blocks, 1):
         assert isinstance(block, ConvBlock)
-        width = block.conv.out_channels
-        if isinstance(block.depthwise, nn.Conv2d):
-            unit = filters(f"depthwise{number}", block.depthwise.weight)
-            if int8:
-                array(f"depthwise{number}_scale", unit)
-        unit = filters(f"conv{number}", block.conv.weight)
+        wide = block.depthwise if isinstance(block.depthwise, nn.Conv2d) else block.conv
+        kernel, zeros = wide.kernel_size[0], int(wide.padding[0])
         for repeat, norm in enumerate(block.norms, 1):
             assert isinstance(norm, nn.BatchNorm2d)
-            name = f"norm{number}" + (f"_{repeat}" if len(block.norms) > 1 else "")
             scale, shift = _fold(norm, block.conv.bias)
-            array(f"{name}_scale", scale * unit)
-            array(f"{name}_shift", shift)
-            given = "a"
-            largest = max(largest, channels * size**2)
-            if isinstance(block.depthwise, nn.Conv2d):
-                steps.append(
-                    f"mnist_lit_conv(a, {channels}, {size}, mnist_lit_depthwise{number}, "
-                    f"{_taps(block.depthwise)}, {channels}, 1, 0, c);"
-                )
-                size = _side(block.depthwise, size)
-                if int8:
-                    steps.append(
-                        f"mnist_lit_scale(c, {channels}, {size}, "
-                        f"mnist_lit_depthwise{number}_scale);"
-                    )
-                given = "c"
-            pooled = block.pool == "after_conv"
-            steps.append(
-                f"mnist_lit_conv({given}, {channels}, {size}, mnist_lit_conv{number}, "
-                f"{_taps(block.conv)}, {width}, 0, {int(pooled)}, b);"
+            pool = block.pool if repeat == len(block.norms) else "none"
+            late = block.residual or (pool == "after_activation" and bool((scale < 0).any()))
+            border = 0 if layers else zeros
+            out = (size + 2 * zeros - kernel + 1) // (1 if pool == "none" else 2)
+            layer = Layer(
+                block=number,
+                weight=block.conv.weight.detach().double().numpy(),
+                apart=(
+                    wide.weight.detach().double().numpy()[:, 0]
+                    if isinstance(block.depthwise, nn.Conv2d)
+                    else None
+                ),
+                scale=scale.double().numpy(),
+                shift=shift.double().numpy(),
+                channels=channels,
+                filters=block.conv.out_channels,
+                kernel=kernel,
+                size=size + 2 * border,
+                reach=zeros if layers else 0,
+                out=out,
+                pool=int(pool != "none"),
+                late=int(late),
+                added=int(block.residual),
+                table={"border": border},
             )
-            size = _side(block.conv, size) // (2 if pooled else 1)
-            largest = max(largest, width * size**2)
-            added = "a" if block.residual else "0"
-            steps.append(
-                f"mnist_lit_norm_relu(b, {width}, {size}, mnist_lit_{name}_scale, "
-                f"mnist_lit_{name}_shift, {added});"
-            )
-            steps.append("t = a; a = b; b = t;")
-            channels = width
+            layers.append(layer)
+            size, channels = out, layer.filters
+    return layers, size * size
+
+
+def _fields(layers: list[Layer], int8: bool) -> dict[str, str]:
+    """Return the fields of the table that are numbers, and of what type each has to be."""
+    names = ["map", "slots", "size", "out", "channels", "filters", "padded", "kernel", "reach"]
+    names += ["pool"]
+    separable = any(layer.separable for layer in layers)
+    names += ["wide"] * separable
+    if int8:
+        names += ["before", "after"] + ["apart_shift"] * separable
+    if any(layer.late for layer in layers):
+        names.append("late")
+    if any(layer.added for layer in layers):
+        names.append("added")
+    return {name: _unsigned(max(layer[name] for layer in layers)) for name in names}
+
+
+def _unsigned(largest: int) -> str:
+    """Return the smallest type that holds a number from 0."""
+    return next(f"uint{bits}_t" for bits in (8, 16, 32) if largest < 2**bits)
+
+
+def _apart(weight: ndarray) -> ndarray:
+    """Reorder ``[C, k, k]`` as ``[k, k, C padded]``."""
+    channels = len(weight)
+    return np.pad(weight.transpose(1, 2, 0), ((0, 0), (0, 0), (0, -channels % LANES)))
+
+
+def _filters(weight: ndarray, padded: int) -> ndarray:
+    """Reorder ``[F, C, k, k]`` as ``[k, k, C, padded]``."""
+    filters, channels, kernel, _ = weight.shape
+    ordered = np.zeros((kernel, kernel, channels, padded))
+    ordered[..., :filters] = weight.transpose(2, 3, 1, 0)
+    return ordered
+
+
+def _from_pixels(layer: Layer, source: Source) -> tuple[float, ndarray]:
+    """Return what a pixel counts for and, of each filter, what all its weights come to at paper.
+
+    Outside the picture is what is 0 once normalised, :func:`_outside`; that it is 0 there and a
+    pixel of 0 is not goes into the shift of the first norm.
+    """
+    if layer.added:
+        raise ExportError("a first block with residual=true cannot be exported to C")
+    unit = 1 / (255 * source.facts.std)
+    weights = layer.weight.sum((2, 3))
+    if layer.apart is not None:
+        weights = weights * layer.apart.sum((1, 2))
+    return unit, weights.sum(1) * unit * _outside(source)
+
+
+def _outside(source: Source) -> float:
+    """Return the pixel that is 0 when it is normalised, as everything outside the picture is."""
+    return source.facts.mean * 255
+
+
+def _floating(
+    source: Source, layers: list[Layer], places: int
+) -> tuple[list[Array], dict[str, Any]]:
+    """Return the arrays of a network in floats, and what else the header needs."""
+    arrays = {}
+    unit, paper = _from_pixels(layers[0], source)
+    for number, layer in enumerate(layers, 1):
+        key, scale, shift = layer.block, layer.scale, layer.shift
+        if number == 1:
+            scale, shift = scale * unit, shift - scale * paper
+        if layer.apart is not None:
+            arrays[f"apart{key}"] = _apart(layer.apart)
+        arrays[f"conv{key}"] = _filters(layer.weight, layer.padded)
+        arrays[f"norm{number}"] = np.stack([scale, shift])
+    linear = _linear(source)
+    weight = linear.weight.detach().double().numpy() / places
+    arrays["linear"] = np.pad(weight, ((0, 0), (0, layers[-1].filters - weight.shape[1])))
+    arrays["linear_bias"] = linear.bias.detach().double().numpy()
+    made = [Array(name, "float", values) for name, values in arrays.items()]
+    return made, {"outside": _literal(_outside(source))}
+
+
+def _whole(source: Source, layers: list[Layer], places: int) -> tuple[list[Array], dict[str, Any]]:
+    """Return the arrays of a network in whole numbers, and what else the header needs.
+
+    The fields of the table that depend on it are added to the layers.
+    """
+    arrays: dict[str, Array] = {}
+
+    def array(name: str, kind: str, values: ndarray) -> None:
+        values = np.round(values)
+        most = np.iinfo(kind.removesuffix("_t"))
+        assert values.min(initial=0) >= most.min, name
+        assert values.max(initial=0) <= most.max, name
+        arrays[name] = Array(name, kind, values)
+
+    outside = round(_outside(source))
+    coming, paper = _from_pixels(layers[0], source)  # what 1 of the map that comes in stands for
+    tops = _tops(source)
+    for number, (layer, top) in enumerate(zip(layers, tops, strict=True), 1):
+        key, unit = layer.block, coming
+        if layer.apart is not None:
+            most = np.abs(layer.apart).max((1, 2)).clip(1e-9) / 127
+            rounded = np.round(layer.apart / most[:, None, None])
+            # All channels to one scale, and to 16 bits.
+            to_one = np.round(most / most.max() * 1024).clip(1)
+            largest = float((np.abs(rounded).sum((1, 2)) * 255 * to_one).max())
+            if largest > 2**31 - 2**17:
+                raise ExportError(f"block {key}: its depthwise sums need more than 32 bits")
+            shift = max(1, math.ceil(math.log2(largest / 32767)))
+            layer.table["apart_shift"] = shift
+            unit = unit * float(most.max()) / 1024 * 2**shift
+            array(f"apart{key}", "int8_t", _apart(rounded))
+            array(f"apart{key}_scale", "int16_t", _apart(to_one[:, None, None]))
+        else:
+            layer.table["apart_shift"] = 0
+        weight_unit = np.abs(layer.weight).max((1, 2, 3)).clip(1e-9) / 127
+        rounded = np.round(layer.weight / weight_unit[:, None, None, None])
+        largest = float(np.abs(rounded).sum((1, 2, 3)).max()) * (32767 if layer.separable else 255)
+        if largest > 2**30:
+            raise ExportError(f"block {key}: its sums need more than 32 bits")
+        array(f"conv{key}", "int8_t", _filters(rounded, layer.padded))
+        scale, shifted = layer.scale * unit * weight_unit, layer.shift
+        if number == 1 and layer.separable:
+            shifted = shifted - layer.scale * paper
+        elif number == 1:
+            shifted = shifted - scale * rounded.sum((1, 2, 3)) * _outside(source)
+        going = top / 255
+        array(f"norm{number}", "int32_t", _norm(layer, scale, shifted, coming, going))
+        coming = going
+    linear = _linear(source)
+    real = linear.weight.detach().double().numpy() * coming / places
+    bias = linear.bias.detach().double().numpy()
+    most = (np.abs(real).sum(1) * 255 * places + np.abs(bias)).max() / 2**30
+    unit = max(float(most), float(np.abs(real).max()) / 32767)
+    array("linear", "int16_t", real / unit)
+    array("linear_bias", "int32_t", bias / unit)
+    made = list(arrays.values())
+    negative = any((a.values[:, 1] < 0).any() for a in made if a.name.startswith("norm"))
+    return made, {"outside": outside, "unit": f"{unit:.9g}", "negative": negative}
+
+
+def _norm(
+    layer: Layer, scale: ndarray, shift: ndarray, coming: float, going: float
+) -> Float[ndarray, "f 3"]:
+    """Return of each filter what is added to its sum, what that is multiplied by, and up to where.
+
+    The sum, moved right by ``before`` bits, times the second and moved right by ``after`` bits, is
+    a byte. Both go to the table of the layer, as does what comes in if it is added.
+
+    Args:
+        layer: Where they go.
+        scale, shift: What turns a filter's sum of whole numbers into what the network has there.
+        coming, going: What 1 stands for in the map that comes in, and in the one that goes out.
+    """
+    after = 24
+    if layer.added:
+        ratio = coming / going
+        after = min(23, 31 - math.ceil(math.log2(255 * ratio + 1)))
+        layer.table["added"] = max(1, round(ratio * 2**after))
+    size = np.abs(scale).clip(1e-30)
+    full = 255.49 * going / size  # the sum that is 255
+    before = max(0, math.ceil(math.log2(np.median(full) / 2**17)))
+    times = np.round(size * 2.0**before / going * 2.0**after).clip(1, 2**31 - 1)
+    limit = np.minimum(np.floor(255.49 * 2.0**after / times), 2**31 - 1)
+    layer.table |= {"before": before, "after": after}
+    added = np.round(shift / size).clip(-(2**30), 2**30)
+    return np.stack([added, np.where(scale < 0, -times, times), limit], 1)
+
+
+@torch.inference_mode()
+def _tops(source: Source) -> list[float]:
+    """Return of each layer's map which value is its 255: the one with the least squared error."""
+    network = source.network
+    assert isinstance(network, CompactCNN)
+    x = network.alignment(source.facts.normalize(source.calibration()))
+    tops = []
+    for block in network.blocks:
+        assert isinstance(block, ConvBlock)
+        for norm in block.norms:
+            assert isinstance(norm, nn.BatchNorm2d)
+            y = block.apply_once(x, norm)
+            x = x + y if block.residual else y
+            tops.append(_top(x.flatten()))
         if block.pool == "after_activation":
-            steps.append(f"mnist_lit_pool(a, {channels}, {size});")
-            size //= 2
-    unit = filters("linear", network.linear.weight)
-    array("linear_scale", unit)
-    array("linear_bias", network.linear.bias)
-    body = "\n    ".join(steps)
-    what = "digit" if facts.noun == "digits" else "class"
-    about = "\n".join(f" * {key}: {value}" for key, value in source.about.items())
-    return f"""/* Made by mnist-lit; C99, needs no library.
-{about}
- *
- * predict(pixels) returns the {what} on a {side}x{side} image, rows from the top, 0 for the
- * background and 255 for ink; predict_logits also gives the {classes} logits. Not for several
- * threads at once.
- */
-#ifndef MNIST_LIT_H
-#define MNIST_LIT_H
-#include <stdint.h>
+            x = nn.functional.max_pool2d(x, 2)
+    return tops
 
-typedef {"int8_t" if int8 else "float"} weight_t;
 
-{chr(10).join(arrays)}
-{functions.replace("PIXELS", str(side * side))}
-static inline int predict_logits(const uint8_t pixels[{side**2}], float logits[{classes}]) {{
-    static float buffers[3][{largest}];
-    float *a = buffers[0], *b = buffers[1], *c = buffers[2], *t;
-    int best = 0;
-    for (int i = 0; i < {side**2}; i++)
-        a[i] = ((float)pixels[i] / 255.0f - {facts.mean}f) / {facts.std}f;
-    {body}
-    (void)c;
-    for (int f = 0; f < {channels}; f++) {{
-        float sum = 0.0f;
-        for (int i = 0; i < {size**2}; i++) sum += a[f * {size**2} + i];
-        b[f] = sum / {size**2}.0f;
-    }}
-    for (int d = 0; d < {classes}; d++) {{
-        float sum = 0.0f;
-        for (int f = 0; f < {channels}; f++)
-            sum += b[f] * (float)mnist_lit_linear[d * {channels} + f];
-        logits[d] = sum * mnist_lit_linear_scale[d] + mnist_lit_linear_bias[d];
-        if (logits[d] > logits[best]) best = d;
-    }}
-    return best;
-}}
+def _top(values: Tensor) -> float:
+    some = values[values > 0].double()
+    some = some[:: 1 + len(some) // 300_000]
+    if not len(some):
+        return 1.0
+    best = (math.inf, 1.0)
+    for share in np.linspace(0.4, 1, 31):
+        top = float(some.max()) * float(share)
+        rounded = (some * (255 / top)).round().clamp(max=255) * (top / 255)
+        best = min(best, (float((rounded - some).square().mean()), top))
+    return best[1]
 
-static inline int predict(const uint8_t pixels[{side**2}]) {{
-    float logits[{classes}];
-    return predict_logits(pixels, logits);
-}}
-#endif
-"""
+
+def _linear(source: Source) -> nn.Linear:
+    assert isinstance(source.network, CompactCNN)
+    return source.network.linear
 
 
 def _fold(
@@ -310,15 +512,6 @@ def _fold(
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     mean = norm.running_mean if bias is None else norm.running_mean - bias
     return scale.detach(), (norm.bias - mean * scale).detach()
-
-
-def _taps(conv: nn.Conv2d) -> str:
-    """Return the side of a kernel and how many zeros are put around the map."""
-    return f"{conv.kernel_size[0]}, {int(conv.padding[0])}"
-
-
-def _side(conv: nn.Conv2d, size: int) -> int:
-    return size + 2 * int(conv.padding[0]) - conv.kernel_size[0] + 1
 
 
 def _literal(value: float) -> str:

@@ -29,6 +29,6 @@ FORMATS = {
     "torch": Format("a torch.export program: PyTorch alone", ".pt2", "mnist_lit.export.torch"),
     "c": Format(*("a C99 header that needs no library", ".h", "mnist_lit.export.c"), compact=True),
     "c-int8": Format(
-        *("the same with 8-bit weights", "-int8.h", "mnist_lit.export.c"), int8=True, compact=True
+        *("in whole numbers alone", "-int8.h", "mnist_lit.export.c"), int8=True, compact=True
     ),
 }

@@ -18,7 +18,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from mnist_lit.errors import need
-from mnist_lit.export.source import FromPixels, Run, Source
+from mnist_lit.export.source import FromPixels, Loaded, Source
 from mnist_lit.network.alignment import Alignment
 from mnist_lit.network.compact import CompactCNN
 
@@ -149,9 +149,9 @@ def _quantise(source: Source, model: Any) -> Any:
 
 
 @contextmanager
-def load(content: bytes, source: Source) -> Iterator[Run]:
+def load(content: bytes, source: Source) -> Iterator[Loaded]:
     """Open the file in onnxruntime, on one thread."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    yield lambda pixels: session.run(["logits"], {"pixels": pixels})[0]
+    yield Loaded(lambda pixels: session.run(["logits"], {"pixels": pixels})[0])

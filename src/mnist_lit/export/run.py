@@ -1,6 +1,7 @@
 """A trained network in another format, checked on the test images before it gets its name."""
 
 import copy
+import re
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Exported:
         total: How many test images there are.
         largest_difference: Of a logit from the network's.
         milliseconds: For one image at a time, the median; the start not counted.
+        notes: What else was measured of it, a line each.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Exported:
     total: int
     largest_difference: float
     milliseconds: float
+    notes: tuple[str, ...]
 
 
 def export(
@@ -54,6 +57,7 @@ def export(
     path: Path,
     data_root: Path | None = None,
     trust: Collection[str] = (),
+    name: str | None = None,
 ) -> Exported:
     """Write a network to a file in another format, if it agrees there with itself.
 
@@ -63,6 +67,8 @@ def export(
         path: Where it goes; a file there is replaced once the new one is checked.
         data_root: The folder of its images, or the one above it; None for the default.
         trust: Data modules that may be imported, beside those of this project.
+        name: What begins the names in source code; None for that of the file, without its ending.
+            What cannot stand in a name becomes ``_``.
 
     Raises:
         MissingPackageError: A package that the format needs is not installed.
@@ -93,6 +99,8 @@ def export(
     source = Source(
         *(network, facts, int((wanted.argmax(1) == labels).sum()), len(labels)),
         calibration=lambda: split(data, "train", facts).images[:CALIBRATION],
+        name=_identifier(path.stem if name is None else name),
+        file=path.name,
     )
     with files.whole(path) as draft:
         try:
@@ -104,7 +112,7 @@ def export(
                 f"{path}: not written, for {type(trained.network).__name__} cannot be exported to "
                 f"{form}: {reason(error.__cause__ or error)}"
             ) from error
-        with module.load(content, source) as run:
+        with module.load(content, source) as (run, notes):
             got = np.concatenate([run(x.numpy()) for x in batches])
             milliseconds = _time(run, test)
         result = Exported(
@@ -115,10 +123,16 @@ def export(
             total=source.total,
             largest_difference=float(np.abs(got - wanted).max()),
             milliseconds=milliseconds,
+            notes=notes,
         )
         _check(result, got, wanted, exact=not chosen.int8)
         draft.write_bytes(content)
     return result
+
+
+def _identifier(words: str) -> str:
+    name = re.sub(r"[^0-9A-Za-z_]", "_", words) or "_"
+    return f"_{name}" if name[0].isdigit() else name
 
 
 def _check(result: Exported, got: Logits, wanted: Logits, exact: bool) -> None:

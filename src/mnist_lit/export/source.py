@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from jaxtyping import Float, UInt8
 from numpy import ndarray
@@ -16,6 +17,18 @@ Logits = Float[ndarray, "n classes"]
 Run = Callable[[UInt8[ndarray, "n 1 h w"]], Logits]
 
 
+class Loaded(NamedTuple):
+    """A file that was opened by what reads its format.
+
+    Attributes:
+        run: Answers images with logits.
+        notes: What else was measured of it, a line each.
+    """
+
+    run: Run
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Source:
     """A network to be exported.
@@ -26,6 +39,8 @@ class Source:
         correct: Test images that it reads right.
         total: How many test images there are.
         calibration: Returns :data:`CALIBRATION` training images, ``uint8 [N, 1, side, side]``.
+        name: What begins the names in source code.
+        file: What a file of source code calls itself.
     """
 
     network: nn.Module
@@ -33,6 +48,8 @@ class Source:
     correct: int
     total: int
     calibration: Callable[[], Tensor]
+    name: str = "network"
+    file: str = "network.h"
 
     @property
     def about(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from numpy import ndarray
 
-from mnist_lit.export.source import FromPixels, Logits, Run, Source
+from mnist_lit.export.source import FromPixels, Loaded, Logits, Source
 
 NEEDED = {"val", "nn_module_stack"}  # to run a program, and to unflatten it into modules
 
@@ -29,7 +29,7 @@ def make(source: Source, int8: bool) -> bytes:
 
 
 @contextmanager
-def load(content: bytes, source: Source) -> Iterator[Run]:
+def load(content: bytes, source: Source) -> Iterator[Loaded]:
     """Open the file in torch."""
     module = torch.export.load(io.BytesIO(content)).module()
 
@@ -37,4 +37,4 @@ def load(content: bytes, source: Source) -> Iterator[Run]:
     def run(pixels: ndarray) -> Logits:
         return module(torch.from_numpy(pixels)).numpy()
 
-    yield run
+    yield Loaded(run)

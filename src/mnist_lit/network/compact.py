@@ -44,13 +44,14 @@ class ConvBlock(nn.Module):
         """Map ``[B, C, H, W]`` to ``[B, D, H, W]``, smaller where it pools or does not pad."""
         for norm in self.norms:
             assert isinstance(norm, nn.BatchNorm2d)
-            y = self._apply_once(x, norm)
+            y = self.apply_once(x, norm)
             x = x + y if self.residual else y
         if self.pool == "after_activation":
             x = F.max_pool2d(x, 2)
         return self.dropout(x)
 
-    def _apply_once(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    def apply_once(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+        """Convolve, norm and cut off below 0, with one of the norms; nothing is added."""
         x, pool = self.depthwise(x), self.pool == "after_conv"
         if self.training and pool and fused.convolves(x, self.conv):
             x, pool = fused.conv_pool(x, self.conv), False

@@ -1,0 +1,228 @@
+"""What the integer C code needs on small processors, and whether it gives the PC's bits there.
+
+``python benchmarks/edge.py`` exports the shipped networks to C, builds them for Cortex-M0+, M3, M4,
+M7 and rv32 and, the smallest, for an Arduino Uno, runs them under QEMU and simavr on 50 test
+digits, prints flash, memory and instructions of each, and writes ``results/edge.json`` beside it.
+It ends with an error where a bit differs. ``python benchmarks/edge.py nano --targets m3 uno`` does
+some. Needed: ``apt-get install gcc-arm-none-eabi gcc-riscv64-unknown-elf gcc-avr avr-libc
+qemu-system-arm qemu-system-misc simavr``; ``-O2`` throughout.
+
+Flash is what the network adds to an empty program, memory the state's, the stack (of the Uno alone)
+apart. Instructions are QEMU's: one a nanosecond of its clock, read every 40; the median of 50.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from accuracy import ROOT
+from numpy import ndarray
+
+from mnist_lit import MNISTDataModule
+from mnist_lit.checkpoints import pretrained
+from mnist_lit.export.run import export
+
+SOURCES = ROOT / "benchmarks" / "edge"
+RESULTS = ROOT / "benchmarks" / "results" / "edge.json"
+DIGITS = 50
+UNO_DIGITS = 10  # fit into its flash
+ARM = "arm-none-eabi-gcc -mthumb -mcpu=cortex-"
+BARE = "-std=c99 -O2 -ffunction-sections -fdata-sections -Wl,--gc-sections -nostartfiles -nostdlib"
+BARE += " -fno-tree-loop-distribute-patterns"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A processor: what compiles for it, what runs it, and how many instructions a tick is."""
+
+    compiler: str
+    emulator: str
+    tick: int
+
+
+def _cortex(core: str, machine: str) -> Target:
+    run = f"qemu-system-arm -M {machine} -nographic -icount shift=0,sleep=off "
+    run += "-semihosting-config enable=on,target=native -kernel"
+    return Target(f"{ARM}{core} {BARE}", run, 40)
+
+
+TARGETS = {
+    "m0+": _cortex("m0plus", "mps2-an385"),
+    "m3": _cortex("m3", "mps2-an385"),
+    "m4": _cortex("m4 -mfloat-abi=hard -mfpu=fpv4-sp-d16", "mps2-an386"),
+    "m7": _cortex("m7 -mfloat-abi=hard -mfpu=fpv5-sp-d16", "mps2-an500"),
+    "rv32": Target(
+        f"riscv64-unknown-elf-gcc -march=rv32imac -mabi=ilp32 -ffreestanding {BARE}",
+        "qemu-system-riscv32 -M virt -bios none -nographic -icount shift=0,sleep=off -kernel",
+        1,
+    ),
+}
+UNO = "avr-gcc -mmcu=atmega328p -std=gnu99 -Os -ffunction-sections -fdata-sections"
+UNO += " -Wl,--gc-sections"
+
+
+def build(command: str, name: str, folder: Path, output: Path, *words: str) -> None:
+    """Compile a network for a target."""
+    defined = [f"-DNAME={name}", f"-D{name.upper()}_IMPLEMENTATION"]
+    defined.append(f'-DNETWORK="{folder / name}.h"')
+    done = subprocess.run(
+        [*command.split(), *defined, *words, "-o", str(output)], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{command}\n{done.stderr}")
+
+
+def write_digits(path: Path, images: ndarray, place: str = "") -> None:
+    """Write images as a header."""
+    rows = ["{" + ",".join(map(str, image.ravel())) + "}" for image in images]
+    text = f"#define COUNT {len(images)}\nstatic const uint8_t pixels[COUNT][784] {place} = "
+    path.write_text(text + "{\n" + ",\n".join(rows) + "};\n")
+
+
+def answers(text: str) -> list[list[int]]:
+    """Return what was printed of each digit: the digit, ticks, ten logits."""
+    rows = [[int(word, 16) for word in line.split()] for line in text.splitlines()]
+    return [row for row in rows if len(row) == 12]
+
+
+def size(tool: str, program: Path) -> int:
+    """Return how many bytes of flash a program takes."""
+    said = subprocess.run([tool, str(program)], capture_output=True, text=True, check=True)
+    text, data, *_ = map(int, said.stdout.splitlines()[1].split()[:3])
+    return text + data
+
+
+def on_pc(name: str, folder: Path) -> list[list[int]]:
+    """Return what the PC answers."""
+    program = folder / f"{name}-pc"
+    around = folder / "pc.c"
+    around.write_text(
+        "#include <stdint.h>\n#include <stdio.h>\nvoid begin(void) {}\n"
+        "uint32_t passed(void) { return 0; }\nvoid say(const char *t) { fputs(t, stdout); }\n"
+    )
+    sources = [str(SOURCES / "main.c"), str(around), f'-DDIGITS="{folder}/digits.h"']
+    build("gcc -O2", name, folder, program, *sources)
+    return answers(subprocess.run([program], capture_output=True, text=True, check=True).stdout)
+
+
+def measure(name: str, key: str, folder: Path, wanted: list[list[int]]) -> dict[str, Any]:
+    """Build and run a network on a target."""
+    target = TARGETS[key]
+    kind = "riscv" if key == "rv32" else "arm"
+    tool = target.compiler.split("-gcc")[0] + "-size"
+    rest = [
+        str(SOURCES / f"{kind}.c"),
+        str(SOURCES / "memory.c"),
+        "-T",
+        str(SOURCES / f"{kind}.ld"),
+        "-lgcc",
+    ]
+    sizes = []
+    for words in (["-DNOTHING"], []):
+        program = folder / "sized"
+        build(target.compiler, name, folder, program, str(SOURCES / "main.c"), *rest, *words)
+        sizes.append(size(tool, program))
+    program = folder / "run"
+    given = f'-DDIGITS="{folder}/digits.h"'
+    build(target.compiler, name, folder, program, str(SOURCES / "main.c"), *rest, given)
+    said = subprocess.run(
+        [*target.emulator.split(), str(program)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=300,
+    )
+    got = answers(said.stdout + said.stderr)
+    same = [row[:1] + row[2:] for row in got] == [row[:1] + row[2:] for row in wanted]
+    if not same:
+        raise SystemExit(f"{name} on {key}: not the bits of the PC\n{said.stdout}{said.stderr}")
+    ticks = statistics.median(row[1] for row in got)
+    return {"flash": sizes[1] - sizes[0], "instructions": round(ticks * target.tick)}
+
+
+def on_uno(name: str, folder: Path, images: ndarray, wanted: list[list[int]]) -> dict[str, Any]:
+    """Build and run a network on an Arduino Uno."""
+    write_digits(folder / "uno.h", images[:UNO_DIGITS], "PROGMEM")
+    program = folder / "uno.elf"
+    build(UNO, name, folder, program, str(SOURCES / "uno.c"), f'-DDIGITS="{folder}/uno.h"')
+    said = subprocess.run(
+        ["simavr", "-m", "atmega328p", "-f", "16000000", str(program)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    lines = (said.stdout + said.stderr).replace("\x1b[32m", "").replace("\x1b[0m", "")
+    rows = [line.rstrip(".").split() for line in lines.splitlines()]
+    got = [[int(word, 16) for word in row] for row in rows if len(row) == 12]
+    unused = next(int(row[0], 16) for row in rows if len(row) == 1 and len(row[0]) == 8)
+    if [r[:1] + r[2:] for r in got] != [r[:1] + r[2:] for r in wanted[:UNO_DIGITS]]:
+        raise SystemExit(f"{name} on uno: not the bits of the PC\n{lines}")
+    flash = size("avr-size", program) - UNO_DIGITS * 784
+    seconds = statistics.median(row[1] for row in got) * 1024 / 16e6
+    return {"flash": flash, "memory with stack": 2048 - unused, "seconds": round(seconds, 2)}
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all shipped")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
+    parser.add_argument("--targets", nargs="+", choices=[*TARGETS, "uno"], help="default: all")
+    return parser
+
+
+def measure_network(
+    network: str, targets: Sequence[str], folder: Path, images: ndarray
+) -> dict[str, Any]:
+    """Export a network, and build and run it on each target."""
+    name = network.replace("-", "_")
+    done = export(pretrained.load(network), "c-int8", folder / f"{name}.h")
+    wanted = on_pc(name, folder)
+    found: dict[str, Any] = {"right": done.correct, "network": done.reference}
+    found["said"] = done.notes[0]
+    for key in targets:
+        if key == "uno":
+            if network in ("nano", "pico"):
+                found[key] = on_uno(name, folder, images, wanted)
+        else:
+            found[key] = measure(name, key, folder, wanted)
+        if key in found:
+            print(f"{network:<18}{key:<5}{found[key]}", flush=True)
+    return found
+
+
+def main() -> None:
+    """Measure."""
+    options = command_line().parse_args()
+    targets = options.targets or [*TARGETS, "uno"]
+    for tool in {TARGETS[key].compiler.split()[0] for key in targets if key != "uno"}:
+        if shutil.which(tool) is None:
+            sys.exit(f"error: {tool} is not installed; see the top of {Path(__file__).name}")
+    images = MNISTDataModule().images("test").images[:DIGITS, 0].numpy()
+    results = (
+        json.loads(options.output.read_text()) if options.output.is_file() else {"networks": {}}
+    )
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        write_digits(folder / "digits.h", images)
+        for network in options.networks or pretrained.names():
+            found = measure_network(network, targets, folder, images)
+            print(f"{network}: {found['said']}; {found['right']:,} ({found['network']:,})")
+            results["networks"].setdefault(network, {}).update(found)
+    results |= {"command": "python benchmarks/edge.py", "date": date.today().isoformat()}
+    options.output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

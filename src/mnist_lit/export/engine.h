@@ -1,0 +1,470 @@
+/* {{ file }}: made by mnist-lit, C99 or C++11; needs no library
+{%- if int8 %} and computes in whole numbers alone{% endif %}.
+{% for key, value in about.items() %}
+ * {{ key }}: {{ value }}
+{% endfor %}
+ *
+ * One file of a program defines {{ NAME }}_IMPLEMENTATION before it includes this; others include it
+ * as it is. Several networks go into one program.
+ *
+ *     struct {{ name }}_state state;  // all of its memory; a thread needs one of its own
+ *     int {{ what }} = {{ name }}_predict(&state, pixels, logits);
+ *
+ * pixels are {{ side }}x{{ side }} bytes, rows from the top, 0 for the background and 255 for ink.
+ * logits, {{ classes }} of them, may be a null pointer{% if int8 %}; times {{ NAME }}_LOGIT they are the network's{% endif %}.
+ *
+ * Without ever holding the picture, row by row:
+ *
+ *     {{ name }}_start(&state);
+{% if align %}
+ *     for (y = 0; y < {{ side }}; y++) {{ name }}_look(&state, row);  // how the picture leans
+{% endif %}
+ *     for (y = 0; y < {{ side }}; y++) {{ name }}_row(&state, row);{% if align %}   // the same rows again{% endif %}
+
+ *     int {{ what }} = {{ name }}_finish(&state, logits);
+ */
+#ifndef {{ NAME }}_H
+#define {{ NAME }}_H
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+{% if int8 %}
+#define {{ NAME }}_LOGIT {{ unit }}f
+
+{% endif %}
+struct {{ name }}_state {
+    {{ sum_t }} sums[{{ last.filters }}]; /* of the last layer's maps */
+    {{ sum_t }} best[{{ widest }}]; /* of the places that a pooling looks at */
+{% if late %}
+    {{ sum_t }} one[{{ widest }}]; /* of one of them */
+{% endif %}
+{% if not int8 %}
+    float row[{{ last.filters }}]; /* of the last layer, at one place */
+{% endif %}
+{% if align %}
+    {{ moment_t }} mass, x, y, xy, yy; /* moments of the ink, from the middle, in halves of a pixel */
+    {{ place_t }} right, down, slant; /* where the middle comes from, and by how much a row is moved */
+    int16_t looked, seen, made; /* rows */
+    uint8_t above[{{ side }}]; /* the row before */
+{% endif %}
+    struct {
+        {{ entry_t }} value;
+        {{ at_t }} at;
+    } entries[{{ entries }}]; /* what is not 0 under a filter, and where its weights are */
+    {{ row_t }} rows[{{ layers|length + 1 }}]; /* how many there are: of pixels, then of each layer */
+    {{ row_t }} from[{{ layers[0].slots }}], to[{{ layers[0].slots }}]; /* where there is ink in a row of pixels */
+    {{ map_t }} maps[{{ maps }}]; /* the rows that are still needed, in rings */
+};
+
+/* Return the most probable {{ what }}, of a whole picture or of the rows since the start. */
+int {{ name }}_predict(struct {{ name }}_state *state, const uint8_t *pixels, {{ sum_t }} *logits);
+void {{ name }}_start(struct {{ name }}_state *state);
+{% if align %}
+void {{ name }}_look(struct {{ name }}_state *state, const uint8_t *row);
+{% endif %}
+void {{ name }}_row(struct {{ name }}_state *state, const uint8_t *row);
+int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
+
+#if defined({{ NAME }}_IMPLEMENTATION) && !defined({{ NAME }}_IMPLEMENTED)
+#define {{ NAME }}_IMPLEMENTED
+{% if int8 %}
+#ifdef __AVR__
+#include <avr/pgmspace.h>
+#define {{ NAME }}_FLASH PROGMEM
+#define {{ NAME }}_I8(p) ((int8_t)pgm_read_byte(p))
+#define {{ NAME }}_I16(p) ((int16_t)pgm_read_word(p))
+#define {{ NAME }}_I32(p) ((int32_t)pgm_read_dword(p))
+#else
+#define {{ NAME }}_FLASH
+#define {{ NAME }}_I8(p) (*(p))
+#define {{ NAME }}_I16(p) (*(p))
+#define {{ NAME }}_I32(p) (*(p))
+#endif
+{% set flash, at8, at16, at32 = NAME ~ "_FLASH ", NAME ~ "_I8", NAME ~ "_I16", NAME ~ "_I32" %}
+{% else %}
+#define {{ NAME }}_AT(p) (*(p))
+{% set flash, at8, at16, at32 = "", NAME ~ "_AT", NAME ~ "_AT", NAME ~ "_AT" %}
+{% endif %}
+
+/* A convolution, and what follows it up to the next; the name of an array says of which block. */
+struct {{ name }}_layer {
+    const {{ weight_t }} *weights; /* [row][column][channel][filter] */
+    const {{ norm_t }} *norm; /* of each filter: {{ "shift, scale, largest" if int8 else "scale, shift" }} */
+{% if separable %}
+    const {{ weight_t }} *apart; /* depthwise filters before it: [row][column][channel] */
+{% if int8 %}
+    const int16_t *apart_scale;
+{% endif %}
+{% endif %}
+{% for field, kind in fields.items() %}
+    {{ kind }} {{ field }};
+{% endfor %}
+};
+
+{% for array in arrays %}
+static const {{ array.kind }} {{ name }}_{{ array.name }}[{{ array.count }}] {{ flash }}= {
+    {{ array.text }}};
+{% endfor %}
+
+/* {{ (["weights", "norm"] + (["apart"] if separable else []) + (["apart_scale"] if separable and int8 else []) + fields|list)|join(", ") }} */
+static const struct {{ name }}_layer {{ name }}_layers[{{ layers|length }}] = {
+{% for layer in layers %}
+    { {{- name }}_conv{{ layer.block }}, {{ name }}_norm{{ loop.index }}
+{%- if separable %}, {{ name ~ "_apart" ~ layer.block if layer.separable else 0 }}
+{%- if int8 %}, {{ name ~ "_apart" ~ layer.block ~ "_scale" if layer.separable else 0 }}{% endif %}{% endif %}
+{%- for field in fields %}, {{ layer[field] }}{% endfor %} },
+{% endfor %}
+};
+
+/* Add {{ 4 }}, 8{% if widest >= 16 %} or 16{% endif %} filters at one place, and keep the largest of all places. */
+#define {{ NAME }}_ZERO(n) {{ sum_t }} a##n = 0, b##n = 0, c##n = 0, d##n = 0;
+#define {{ NAME }}_ADD(n) \
+    a##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n); \
+    b##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 1); \
+    c##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 2); \
+    d##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 3);
+#define {{ NAME }}_FIRST(n) \
+    best[4 * n] = a##n; \
+    best[4 * n + 1] = b##n; \
+    best[4 * n + 2] = c##n; \
+    best[4 * n + 3] = d##n;
+#define {{ NAME }}_KEEP(n) \
+    best[4 * n] = a##n > best[4 * n] ? a##n : best[4 * n]; \
+    best[4 * n + 1] = b##n > best[4 * n + 1] ? b##n : best[4 * n + 1]; \
+    best[4 * n + 2] = c##n > best[4 * n + 2] ? c##n : best[4 * n + 2]; \
+    best[4 * n + 3] = d##n > best[4 * n + 3] ? d##n : best[4 * n + 3];
+#define {{ NAME }}_X1(DO) DO(0)
+#define {{ NAME }}_X2(DO) DO(0) DO(1)
+#define {{ NAME }}_X4(DO) DO(0) DO(1) DO(2) DO(3)
+#define {{ NAME }}_DOT(N) \
+    static void {{ name }}_dot##N(const struct {{ name }}_state *s, int count, const {{ weight_t }} *w, \
+                           {{ sum_t }} *best, int first) { \
+        {{ NAME }}_X##N({{ NAME }}_ZERO) for (int i = 0; i < count; i++) { \
+            const {{ weight_t }} *from = w + s->entries[i].at; \
+            {{ entry_t }} value = s->entries[i].value; \
+            {{ NAME }}_X##N({{ NAME }}_ADD) \
+        } \
+        if (first) { {{ NAME }}_X##N({{ NAME }}_FIRST) } \
+        else { {{ NAME }}_X##N({{ NAME }}_KEEP) } \
+    }
+{{ NAME }}_DOT(1)
+{% if widest >= 8 %}
+#if !defined(__AVR__) && !defined(__ARM_ARCH_6M__) /* which have too few registers */
+#define {{ NAME }}_WIDE
+{{ NAME }}_DOT(2)
+#endif
+{% endif %}
+{% if widest >= 16 %}
+#if UINTPTR_MAX > 0xffffffffu /* processors with many */
+#define {{ NAME }}_WIDER
+{{ NAME }}_DOT(4)
+#endif
+{% endif %}
+
+{% if int8 %}
+/* Shift, scale to 0 to 255, and cut off below 0 and above. */
+static int32_t {{ name }}_norm(int32_t sum, const int32_t *norm, const struct {{ name }}_layer *l) {
+    int32_t scale = {{ at32 }}(norm + 1);
+{% if negative %}
+    if (scale < 0) {
+        scale = -scale;
+        sum = -sum;
+    }
+{% endif %}
+    sum += {{ at32 }}(norm);
+    if (sum <= 0) return 0;
+    sum >>= l->before;
+    if (sum > {{ at32 }}(norm + 2)) return 255;
+    return (int32_t)(((uint32_t)sum * (uint32_t)scale + ((uint32_t)1 << (l->after - 1))) >> l->after);
+}
+{% else %}
+static float {{ name }}_norm(float sum, const float *norm, int filters) {
+    float value = sum * norm[0] + norm[filters];
+    return value > 0.0f ? value : 0.0f;
+}
+{% endif %}
+
+/* List what is not 0 under a filter, and where its weights are; y and x are of its upper left corner. */
+static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
+                      const {{ map_t }} *const *rows, int y, int x) {
+    int k = l->kernel, channels = l->channels, count = 0;
+    int left = x < 0 ? -x : 0, right = x + k > l->size ? l->size - x : k;
+    int top = y < 0 ? -y : 0, bottom = y + k > l->size ? l->size - y : k;
+{% if separable %}
+    if (l->apart) {
+        for (; count < channels; count += 4) { /* beyond the channels come numbers that nobody reads */
+            {{ sum_t }} sums[4] = {0, 0, 0, 0};
+            for (int i = top; i < bottom; i++) {
+                const {{ map_t }} *from = rows[i] + (x + left) * channels + count;
+                const {{ weight_t }} *w = l->apart + (i * k + left) * l->wide + count;
+                for (int j = left; j < right; j++, from += channels, w += l->wide)
+                    for (int c = 0; c < 4; c++) sums[c] += ({{ sum_t }})from[c] * {{ at8 }}(w + c);
+            }
+            for (int c = 0; c < 4; c++) {
+{% if int8 %}
+                uint32_t sum = (uint32_t)(sums[c] * {{ at16 }}(l->apart_scale + count + c));
+                sum += {{ half }}u + ((uint32_t)1 << (l->apart_shift - 1)); /* shifted as if it had a sign */
+                s->entries[count + c].value = (int16_t)((int32_t)(sum >> l->apart_shift) - (int32_t)({{ half }}u >> l->apart_shift));
+{% else %}
+                s->entries[count + c].value = sums[c];
+{% endif %}
+                s->entries[count + c].at = ({{ at_t }})((count + c) * l->padded);
+            }
+        }
+        return channels;
+    }
+{% endif %}
+    for (int i = top; i < bottom; i++) {
+        const {{ map_t }} *from = rows[i] + (x + left) * channels;
+        const {{ map_t }} *end = from + (right - left) * channels;
+        int at = (i * k + left) * channels * l->padded;
+        for (; from < end; from++, at += l->padded) {
+            s->entries[count].value = *from;
+            s->entries[count].at = ({{ at_t }})at;
+            count += *from != 0;
+        }
+    }
+    return count;
+}
+
+/* Make one row of a layer: convolve, keep the largest of each 2x2 if it pools, norm, ReLU. */
+static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ name }}_layer *l, int y, {{ map_t }} *out) {
+    const {{ map_t }} *rows[{{ span }}];
+    int step = l->pool ? 2 : 1, top = step * y - l->reach, from = l->size, to = 0;
+    for (int i = 0; i < l->kernel + step - 1; i++) {
+        int slot = (top + i + l->slots) % l->slots;
+        rows[i] = s->maps + l->map + slot * l->size * l->channels;
+        if (l != {{ name }}_layers) from = 0, to = l->size;
+        else {
+            if (s->from[slot] < from) from = s->from[slot];
+            if (s->to[slot] > to) to = s->to[slot];
+        }
+    }
+    for (int x = 0; x < l->out; x++) {
+        for (int place = 0; place < step * step; place++) {
+            int down = place >> 1, column = step * x + (place & 1) - l->reach, f = 0;
+            int count = 0, beyond = column + l->kernel;
+            if ((beyond > from && column < to){% if border %} || (l == {{ name }}_layers && (column < {{ border }} || beyond > {{ side + border }})){% endif %})
+                count = {{ name }}_gather(s, l, rows + down, top + down, column);
+{% set into = "into" if late else "s->best" %}
+{% set first = "place == 0 || l->late" if late else "place == 0" %}
+{% if late %}
+            {{ sum_t }} *into = l->late ? s->one : s->best;
+{% endif %}
+#ifdef {{ NAME }}_WIDER
+            for (; f + 16 <= l->padded; f += 16) {{ name }}_dot4(s, count, l->weights + f, {{ into }} + f, {{ first }});
+#endif
+#ifdef {{ NAME }}_WIDE
+            for (; f + 8 <= l->padded; f += 8) {{ name }}_dot2(s, count, l->weights + f, {{ into }} + f, {{ first }});
+#endif
+            for (; f < l->padded; f += 4) {{ name }}_dot1(s, count, l->weights + f, {{ into }} + f, {{ first }});
+{% if late %}
+            for (f = 0; l->late && f < l->filters; f++) {
+                {{ sum_t }} value = {{ name }}_norm(s->one[f], l->norm + {{ "3 * f, l" if int8 else "f, l->filters" }});
+{% if residual %}
+                if (l->added) {
+                    {{ map_t }} in = rows[down + l->reach][(column + l->reach) * l->channels + f];
+{% if int8 %}
+                    value += (int32_t)((in * (uint32_t)l->added + ((uint32_t)1 << (l->after - 1))) >> l->after);
+                    if (value > 255) value = 255;
+{% else %}
+                    value += in;
+{% endif %}
+                }
+{% endif %}
+                if (place == 0 || value > s->best[f]) s->best[f] = value;
+            }
+{% endif %}
+        }
+{% if int8 %}
+        for (int f = 0; f < l->filters; f++) {
+            int32_t value = {% if late %}l->late ? s->best[f] : {% endif %}{{ name }}_norm(s->best[f], l->norm + 3 * f, l);
+            if (out) *out++ = (uint8_t)value;
+            else s->sums[f] += value;
+        }
+{% else %}
+        float *to = out ? out + x * l->filters : s->row;
+        for (int f = 0; f < l->filters; f += 4)
+            for (int i = f; i < f + 4; i++) {
+                float value = {% if late %}l->late ? s->best[i] : {% endif %}{{ name }}_norm(s->best[i], l->norm + i, l->filters);
+                to[i] = value;
+            }
+        for (int f = 0; !out && f < l->filters; f++) s->sums[f] += s->row[f];
+{% endif %}
+    }
+}
+
+/* Make all rows that can be made of those that there are, the last layers' first. */
+static void {{ name }}_run(struct {{ name }}_state *s) {
+    for (int i = {{ layers|length - 1 }}; i >= 0;) {
+        const struct {{ name }}_layer *l = {{ name }}_layers + i, *to = l + 1;
+        int y = s->rows[i + 1], step = l->pool ? 2 : 1;
+        int need = step * y + step - 1 + l->kernel - l->reach;
+        if (y >= l->out || s->rows[i] < (need < l->size ? need : l->size)) {
+            i--;
+            continue;
+        }
+        {{ map_t }} *out = 0;
+        if (i < {{ layers|length - 1 }}) out = s->maps + to->map + y % to->slots * to->size * to->channels;
+        {{ name }}_layer_row(s, l, y, out);
+        s->rows[i + 1]++;
+        i = {{ layers|length - 1 }};
+    }
+}
+
+/* Take a row of what the first layer sees; a null pointer is one outside the picture. */
+static void {{ name }}_push(struct {{ name }}_state *s, const {{ map_t }} *pixels) {
+    int slot = s->rows[0] % {{ layers[0].slots }}, from = {{ layers[0].size }}, to = 0;
+    {{ map_t }} *row = s->maps + slot * {{ layers[0].size }};
+    for (int x = 0; x < {{ layers[0].size }}; x++) {
+        int inside = pixels && x >= {{ border }} && x < {{ side + border }};
+        row[x] = inside ? pixels[x - {{ border }}] : {{ outside }};
+        if ((inside || !pixels) && row[x] != 0) {
+            if (to == 0) from = x;
+            to = x + 1;
+        }
+    }
+    s->from[slot] = ({{ row_t }})from;
+    s->to[slot] = ({{ row_t }})to;
+    s->rows[0]++;
+    {{ name }}_run(s);
+}
+
+void {{ name }}_start(struct {{ name }}_state *s) {
+    for (int i = 0; i < {{ last.filters }}; i++) s->sums[i] = 0;
+    for (int i = 0; i < {{ layers|length + 1 }}; i++) s->rows[i] = 0;
+{% if align %}
+    s->mass = s->x = s->y = 0;
+    s->xy = s->yy = 0;
+    s->looked = s->seen = s->made = 0;
+    for (int i = 0; i < {{ side }}; i++) s->above[i] = 0;
+{% endif %}
+    for (int i = 0; i < {{ border }}; i++) {{ name }}_push(s, 0);
+}
+
+{% if align %}
+void {{ name }}_look(struct {{ name }}_state *s, const uint8_t *row) {
+    {{ moment_t }} y = 2 * s->looked++ - {{ side - 1 }}, mass = 0, x = 0;
+    for (int i = 0; i < {{ side }}; i++) {
+        mass += row[i];
+        x += ({{ moment_t }})row[i] * (2 * i - {{ side - 1 }});
+    }
+    s->mass += mass;
+    s->x += x;
+    s->y += mass * y;
+    s->xy += x * y;
+    s->yy += mass * y * y;
+}
+
+/* Find from the moments where the middle is and how much the ink leans, at most {{ steepest }}. */
+static void {{ name }}_settle(struct {{ name }}_state *s) {
+    s->right = s->down = s->slant = 0;
+    if (s->mass == 0) return;
+    int64_t mass = s->mass, both = mass * s->xy - (int64_t)s->x * s->y;
+    int64_t own = mass * s->yy - (int64_t)s->y * s->y;
+{% if int8 %}
+    s->right = (int32_t)((int64_t)s->x * 32768 / mass); /* in 65536ths of a pixel */
+    s->down = (int32_t)((int64_t)s->y * 32768 / mass);
+    if (own > 0) {
+        int64_t slant = {% if squeeze > 1 %}both / {{ squeeze }} * 65536 / (own / {{ squeeze }} + 1){% else %}both * 65536 / own{% endif %};
+        s->slant = slant > {{ steep }} ? {{ steep }} : slant < -{{ steep }} ? -{{ steep }} : (int32_t)slant;
+    }
+{% else %}
+    s->right = (float)s->x / (2.0f * (float)mass);
+    s->down = (float)s->y / (2.0f * (float)mass);
+    if (own > 0) {
+        float slant = (float)both / (float)own;
+        s->slant = slant > {{ steepest }}f ? {{ steepest }}f : slant < -{{ steepest }}f ? -{{ steepest }}f : slant;
+    }
+{% endif %}
+}
+
+/* The pixel above the place that row 0 comes from, and how far that is below it. */
+static int {{ name }}_floor({{ place_t }} place, {{ sum_t }} *beyond) {
+{% if int8 %}
+    uint32_t above = (uint32_t)(place + 128) + {{ 4 * side }} * (uint32_t)65536;
+    *beyond = (int32_t)(above >> 8 & 255);
+    return (int)(above >> 16) - {{ 4 * side }};
+{% else %}
+    int whole = (int)(place + {{ 4 * side }}.0f) - {{ 4 * side }};
+    *beyond = place - (float)whole;
+    return whole;
+{% endif %}
+}
+
+/* Make the next row of the straightened picture from two of the given ones. */
+static void {{ name }}_straighten(struct {{ name }}_state *s, const uint8_t *above, const uint8_t *below) {
+    {{ map_t }} row[{{ side }}];
+    {{ sum_t }} down, right, one = {{ "256" if int8 else "1.0f" }};
+    {{ name }}_floor(s->down, &down);
+    int whole = {{ name }}_floor(s->right + s->slant * {{ "" if int8 else "(float)" }}(2 * s->made - {{ side - 1 }}) / 2, &right);
+    for (int i = 0, x = whole; i < {{ side }}; i++, x++) {
+        {{ sum_t }} left = 0, next = 0;
+        if (x >= 0 && x < {{ side }}) left = above[x] * (one - down) + below[x] * down;
+        if (x >= -1 && x < {{ side - 1 }}) next = above[x + 1] * (one - down) + below[x + 1] * down;
+        row[i] = {{ "(uint8_t)((left * (one - right) + next * right + 32768) / 65536)" if int8 else "left * (one - right) + next * right" }};
+    }
+    s->made++;
+    {{ name }}_push(s, row);
+}
+
+void {{ name }}_row(struct {{ name }}_state *s, const uint8_t *row) {
+    static const uint8_t blank[{{ side }}] = {0};
+    {{ sum_t }} beyond;
+    if (s->seen == 0) {{ name }}_settle(s);
+    int first = {{ name }}_floor(s->down, &beyond) + 1; /* below the place that row 0 comes from */
+    while (s->made < {{ side }} && s->made + first < s->seen) {{ name }}_straighten(s, blank, blank);
+    if (s->made < {{ side }} && s->made + first == s->seen) {{ name }}_straighten(s, s->above, row);
+    for (int i = 0; i < {{ side }}; i++) s->above[i] = row[i];
+    s->seen++;
+}
+{% else %}
+void {{ name }}_row(struct {{ name }}_state *s, const uint8_t *row) {
+{% if int8 %}
+    {{ name }}_push(s, row);
+{% else %}
+    float pixels[{{ side }}];
+    for (int i = 0; i < {{ side }}; i++) pixels[i] = row[i];
+    {{ name }}_push(s, pixels);
+{% endif %}
+}
+{% endif %}
+
+int {{ name }}_finish(struct {{ name }}_state *s, {{ sum_t }} *logits) {
+    int best = 0;
+    {{ sum_t }} most = 0;
+{% if align %}
+    static const uint8_t blank[{{ side }}] = {0};
+    {{ name }}_row(s, blank);
+    while (s->made < {{ side }}) {{ name }}_straighten(s, blank, blank);
+{% endif %}
+    for (int i = 0; i < {{ border }}; i++) {{ name }}_push(s, 0);
+    for (int d = 0; d < {{ classes }}; d++) {
+        {{ sum_t }} sum = {{ at32 }}({{ name }}_linear_bias + d);
+        for (int f = 0; f < {{ last.filters }}; f++)
+            sum += s->sums[f] * {{ at16 }}({{ name }}_linear + d * {{ last.filters }} + f);
+        if (logits) logits[d] = sum;
+        if (d == 0 || sum > most) {
+            best = d;
+            most = sum;
+        }
+    }
+    return best;
+}
+
+int {{ name }}_predict(struct {{ name }}_state *s, const uint8_t *pixels, {{ sum_t }} *logits) {
+    {{ name }}_start(s);
+{% if align %}
+    for (int y = 0; y < {{ side }}; y++) {{ name }}_look(s, pixels + {{ side }} * y);
+{% endif %}
+    for (int y = 0; y < {{ side }}; y++) {{ name }}_row(s, pixels + {{ side }} * y);
+    return {{ name }}_finish(s, logits);
+}
+#endif

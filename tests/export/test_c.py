@@ -1,0 +1,179 @@
+"""The C code: by every compiler and standard, several networks in one program, row by row."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_lit import MNIST, MNISTDataModule
+from mnist_lit.checkpoints import pretrained
+from mnist_lit.errors import ExportError
+from mnist_lit.evaluation.evaluate import classify
+from mnist_lit.export.c import load, make
+from mnist_lit.export.run import export
+from mnist_lit.export.source import Source
+from mnist_lit.network.compact import CompactCNN
+from tests.conftest import needs_compiler
+from tests.export.test_export import odd_network
+
+pytestmark = needs_compiler
+__all__ = ["odd_network"]  # a fixture
+
+STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
+STANDARDS = (("c99", "c11", "c17", "c2x"), ("c++11", "c++14", "c++17", "c++20"))
+ROOT = Path(__file__).parents[2]
+# Reads images, whole and row by row; prints digits and logits, and whether the two agree.
+PROGRAM = """
+#include <stdio.h>
+#include <string.h>
+#define ODD_IMPLEMENTATION
+#include "odd.h"
+#define ODD_INT8_IMPLEMENTATION
+#include "odd_int8.h"
+#include "odd.h"
+static struct odd_state state;
+static struct odd_int8_state whole, rows;
+int main(void) {
+    uint8_t pixels[784];
+    while (fread(pixels, 1, sizeof pixels, stdin) == sizeof pixels) {
+        float logits[10];
+        int32_t one[10], other[10];
+        int digit = odd_int8_predict(&whole, pixels, one);
+        printf("%d", odd_predict(&state, pixels, logits));
+        odd_int8_start(&rows);
+        for (int y = 0; y < 28; y++) odd_int8_look(&rows, pixels + 28 * y);
+        for (int y = 0; y < 28; y++) odd_int8_row(&rows, pixels + 28 * y);
+        if (odd_int8_finish(&rows, other) != digit || memcmp(one, other, sizeof one)) return 1;
+        for (int d = 0; d < 10; d++) printf(" %ld", (long)one[d]);
+        printf("\\n");
+    }
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def headers(odd_network: CompactCNN, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both headers of a network of every kind of block, and a program."""
+    folder = tmp_path_factory.mktemp("headers")
+    images = MNISTDataModule().images("train").images[:200]
+    source = Source(odd_network, MNIST, 1, 1, calibration=lambda: images)
+    for int8, name in ((False, "odd"), (True, "odd_int8")):
+        content = make(replace(source, name=name), int8)
+        (folder / f"{name}.h").write_bytes(content)
+    (folder / "main.c").write_text(PROGRAM)
+    return folder
+
+
+def build(folder: Path, compiler: str, *options: str) -> Path:
+    """Compile the program, with every warning an error."""
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    program = folder / "program"
+    language = "c++" if "++" in compiler else "c"
+    subprocess.run(
+        [compiler, *STRICT, *options, "-x", language, folder / "main.c", "-o", program], check=True
+    )
+    return program
+
+
+def run(program: Path, pixels: torch.Tensor) -> str:
+    """Return what it prints of images."""
+    given = pixels.numpy().tobytes()
+    return subprocess.run(
+        [program], input=given, stdout=subprocess.PIPE, check=True
+    ).stdout.decode()
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "g++", "clang++"])
+def test_every_standard_takes_it_and_gives_the_same_bits(
+    compiler: str, headers: Path, mnist: MNISTDataModule
+) -> None:
+    pixels = mnist.test.images[:20]
+    said = set()
+    for standard, level in zip(STANDARDS[compiler[-1] == "+"], "0s23", strict=False):
+        said.add(run(build(headers, compiler, f"-std={standard}", f"-O{level}"), pixels))
+    said.add(run(build(headers, "gcc", "-std=c99", "-O2", "-funsigned-char"), pixels))
+    assert len(said) == 1
+    assert len(said.pop().splitlines()) == 20
+
+
+def test_sanitizers_find_nothing(headers: Path, mnist: MNISTDataModule) -> None:
+    checks = "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
+    program = build(headers, "gcc", "-std=c99", "-O1", "-g", *checks)
+    blank, full = torch.zeros(1, 1, 28, 28), torch.full((1, 1, 28, 28), 255)
+    corner = torch.zeros(4, 1, 28, 28)
+    corner[0, 0, 0, 0] = corner[1, 0, 27, 27] = corner[2, 0, 0] = corner[3, 0, :, 27] = 255
+    odd = torch.cat([blank, full, corner]).to(torch.uint8)
+    assert len(run(program, torch.cat([odd, mnist.test.images[:100]])).splitlines()) == 106
+
+
+def test_whole_numbers_give_the_logits_of_the_network(
+    odd_network: CompactCNN, headers: Path, mnist: MNISTDataModule
+) -> None:
+    pixels = mnist.test.images[:300]
+    rows = run(build(headers, "gcc", "-std=c99", "-O2"), pixels).splitlines()
+    unit = re.search(r"ODD_INT8_LOGIT (\S+)f", (headers / "odd_int8.h").read_text())
+    assert unit is not None
+    got = torch.tensor([[int(word) for word in row.split()[1:]] for row in rows]) * float(unit[1])
+    wanted = classify(odd_network, pixels)
+    assert (got - wanted).abs().mean() < 0.05 * wanted.std()
+    # No number of the code is a floating one.
+    code = re.sub(
+        r"#define \w+_LOGIT .*|/\*.*?\*/", "", (headers / "odd_int8.h").read_text(), flags=re.S
+    )
+    assert not re.search(r"float|double|\d\.\d", code)
+
+
+def test_digits_are_read_as_by_the_network_in_whole_numbers(mnist: MNISTDataModule) -> None:
+    for name in ("nano", "final"):
+        trained = pretrained.load(name)
+        source = Source(
+            *(trained.network, MNIST, 1, 1), calibration=lambda: mnist.train.images[:1000]
+        )
+        with load(make(source, True), source) as (answer, _):
+            digits = torch.from_numpy(answer(mnist.test.images[:2000].numpy())).argmax(1)
+        same = digits == classify(trained.network, mnist.test.images[:2000]).argmax(1)
+        assert int((~same).sum()) <= 6
+
+
+def test_names_are_made_of_what_is_given(tmp_path: Path) -> None:
+    nano = pretrained.load("nano")
+    done = export(nano, "c-int8", tmp_path / "3 digits.h")
+    assert "int _3_digits_predict(struct _3_digits_state *" in done.path.read_text()
+    assert re.fullmatch(r"constants [\d,]+ bytes, memory 1,4\d\d bytes", done.notes[0])
+    done = export(nano, "c", tmp_path / "program", name="other")
+    assert "#ifdef __cplusplus" in done.path.read_text()
+    assert "int other_predict(" in done.path.read_text()
+
+
+def test_what_the_engine_cannot_hold_is_said(mnist: MNISTDataModule) -> None:
+    torch.manual_seed(0)
+    residual = CompactCNN([{"channels": 1, "residual": True}, {"channels": 4}]).eval()
+    source = Source(residual, MNIST, 1, 1, calibration=lambda: mnist.train.images[:50])
+    with pytest.raises(ExportError, match="first block with residual=true cannot be exported to C"):
+        make(source, False)
+    other = CompactCNN([{"channels": 4}], align=True, paper=1.0).eval()
+    with pytest.raises(ExportError, match="whose paper is the pixel 0 alone"):
+        make(replace(source, network=other), True)
+
+
+@pytest.mark.parametrize("target", ["m3", "uno"])
+def test_a_microcontroller_gives_the_same_bits(target: str, tmp_path: Path) -> None:
+    needed = ("avr-gcc", "simavr") if target == "uno" else ("arm-none-eabi-gcc", "qemu-system-arm")
+    for tool in needed:
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    results = tmp_path / "edge.json"
+    command = [sys.executable, ROOT / "benchmarks" / "edge.py", "nano", "--targets", target]
+    said = subprocess.run([*command, "--output", results], text=True, stdout=subprocess.PIPE)
+    assert said.returncode == 0, said.stdout
+    found = json.loads(results.read_text())["networks"]["nano"][target]
+    assert 3_000 < found["flash"] < 10_000
+    assert found.get("memory with stack", 0) < 2_000
