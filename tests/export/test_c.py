@@ -171,8 +171,8 @@ def test_a_microcontroller_gives_the_same_bits(target: str, tmp_path: Path) -> N
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
     results = tmp_path / "edge.json"
-    command = [sys.executable, ROOT / "benchmarks" / "edge.py", "nano", "--targets", target]
-    said = subprocess.run([*command, "--output", results], text=True, stdout=subprocess.PIPE)
+    command = [sys.executable, str(ROOT / "benchmarks" / "edge.py"), "nano", "--targets", target]
+    said = subprocess.run([*command, "--output", str(results)], text=True, stdout=subprocess.PIPE)
     assert said.returncode == 0, said.stdout
     found = json.loads(results.read_text())["networks"]["nano"][target]
     assert 3_000 < found["flash"] < 10_000

@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from mnist_lit.errors import ExportError, reason
+from mnist_lit.export.layers import LANES, Layer, layers_of
 from mnist_lit.export.source import Loaded, Logits, Source
 from mnist_lit.network.alignment import STEEPEST, Alignment
 from mnist_lit.network.compact import CompactCNN, ConvBlock
 from mnist_lit.network.fused import CompileError, compile_c
 
 LARGEST_ALIGNED = 128  # side of an image whose moments fit
-LANES = 4  # filters are padded to a multiple of it
 OPTIONS = ["-std=c99", "-O3", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic"]
 # What the header's functions are tested with.
 AROUND = """
@@ -48,75 +48,6 @@ int many(const uint8_t *pixels, int count, int pixels_each, {sum} *logits, int c
 int memory(void) {{ return (int)sizeof(struct {name}_state); }}
 int constants(void) {{ return (int)({constants}); }}
 """
-
-
-@dataclass
-class Layer:
-    """A convolution with its norm, ReLU and pooling, applied once.
-
-    Attributes:
-        block: The number of its block, from 1.
-        weight: Of the convolution behind the depthwise one, or of the only one.
-        apart: Of the depthwise convolution, ``[C, k, k]``.
-        scale, shift: Of each filter, what the batch norm comes to.
-        channels, filters, kernel: Of the whole.
-        size: Of the map that comes in; of the first layer with what is around the picture.
-        reach: Zeros that are around a map beyond the first.
-        out: Of the map that goes out.
-        pool: 1 if it pools, and 0.
-        late: 1 if every place is normed before the largest is kept.
-        added: Not 0 if what came in is added.
-        table: The other fields that the table has.
-    """
-
-    block: int
-    weight: ndarray
-    apart: ndarray | None
-    scale: ndarray
-    shift: ndarray
-    channels: int
-    filters: int
-    kernel: int
-    size: int
-    reach: int
-    out: int
-    pool: int
-    late: int
-    added: int
-    table: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def separable(self) -> bool:
-        """Whether there is a depthwise convolution."""
-        return self.apart is not None
-
-    @property
-    def padded(self) -> int:
-        """The filters, and those that are nothing, so that they are a multiple of four."""
-        return -(-self.filters // LANES) * LANES
-
-    @property
-    def wide(self) -> int:
-        """The same of the channels."""
-        return -(-self.channels // LANES) * LANES
-
-    @property
-    def slots(self) -> int:
-        """How many rows of its input are kept."""
-        return min(self.kernel + self.pool, self.size)
-
-    def widen(self) -> None:
-        """Add filters and channels that are nothing, up to a multiple of four each."""
-        filters = self.padded - self.filters
-        channels = self.wide - self.channels if self.channels > 1 else 0
-        self.weight = np.pad(self.weight, ((0, filters), (0, channels), (0, 0), (0, 0)))
-        if self.apart is not None:
-            self.apart = np.pad(self.apart, ((0, channels), (0, 0), (0, 0)))
-        self.scale, self.shift = (np.pad(v, (0, filters)) for v in (self.scale, self.shift))
-        self.filters, self.channels = self.filters + filters, self.channels + channels
-
-    def __getitem__(self, name: str) -> int:
-        return int(self.table[name] if name in self.table else getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -153,7 +84,7 @@ def make(source: Source, int8: bool) -> bytes:
             raise ExportError(f"the C code straightens images of up to {LARGEST_ALIGNED} pixels")
         if abs(network.alignment.paper - facts.paper) > 1e-5:
             raise ExportError("the C code straightens images whose paper is the pixel 0 alone")
-    layers, end = _layers(network, facts.side)
+    layers, end = layers_of(network, facts.side)
     border = layers[0].table["border"]
     if not int8:
         for layer in layers:
@@ -259,47 +190,6 @@ def _template() -> jinja2.Template:
     )
     environment.undefined = jinja2.StrictUndefined
     return environment.get_template("engine.h")
-
-
-def _layers(network: CompactCNN, side: int) -> tuple[list[Layer], int]:
-    """Return the layers, and how many places of the last map are averaged."""
-    layers: list[Layer] = []
-    size, channels = side, 1
-    for number, block in enumerate(network.blocks, 1):
-        assert isinstance(block, ConvBlock)
-        wide = block.depthwise if isinstance(block.depthwise, nn.Conv2d) else block.conv
-        kernel, zeros = wide.kernel_size[0], int(wide.padding[0])
-        for repeat, norm in enumerate(block.norms, 1):
-            assert isinstance(norm, nn.BatchNorm2d)
-            scale, shift = _fold(norm, block.conv.bias)
-            pool = block.pool if repeat == len(block.norms) else "none"
-            late = block.residual or (pool == "after_activation" and bool((scale < 0).any()))
-            border = 0 if layers else zeros
-            out = (size + 2 * zeros - kernel + 1) // (1 if pool == "none" else 2)
-            layer = Layer(
-                block=number,
-                weight=block.conv.weight.detach().double().numpy(),
-                apart=(
-                    wide.weight.detach().double().numpy()[:, 0]
-                    if isinstance(block.depthwise, nn.Conv2d)
-                    else None
-                ),
-                scale=scale.double().numpy(),
-                shift=shift.double().numpy(),
-                channels=channels,
-                filters=block.conv.out_channels,
-                kernel=kernel,
-                size=size + 2 * border,
-                reach=zeros if layers else 0,
-                out=out,
-                pool=int(pool != "none"),
-                late=int(late),
-                added=int(block.residual),
-                table={"border": border},
-            )
-            layers.append(layer)
-            size, channels = out, layer.filters
-    return layers, size * size
 
 
 def _fields(layers: list[Layer], int8: bool) -> dict[str, str]:
@@ -501,17 +391,6 @@ def _top(values: Tensor) -> float:
 def _linear(source: Source) -> nn.Linear:
     assert isinstance(source.network, CompactCNN)
     return source.network.linear
-
-
-def _fold(
-    norm: nn.BatchNorm2d, bias: Tensor | None
-) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-    """Return what a batch norm, after a convolution's bias, multiplies by and adds."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    mean = norm.running_mean if bias is None else norm.running_mean - bias
-    return scale.detach(), (norm.bias - mean * scale).detach()
 
 
 def _literal(value: float) -> str:

@@ -29,6 +29,12 @@ FORMATS = {
     "torch": Format("a torch.export program: PyTorch alone", ".pt2", "mnist_lit.export.torch"),
     "c": Format(*("a C99 header that needs no library", ".h", "mnist_lit.export.c"), compact=True),
     "c-int8": Format(
-        *("in whole numbers alone", "-int8.h", "mnist_lit.export.c"), int8=True, compact=True
+        *("the same in whole numbers alone", "-int8.h", "mnist_lit.export.c"),
+        int8=True,
+        compact=True,
+    ),
+    "web": Format(
+        *("a page to draw on, with the network inside", ".html", "mnist_lit.export.web"),
+        compact=True,
     ),
 }

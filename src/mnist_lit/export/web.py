@@ -1,0 +1,94 @@
+"""A trained network in one HTML file, on which digits are drawn and read with nothing behind it."""
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from numpy import ndarray
+
+from mnist_lit.errors import ExportError, need
+from mnist_lit.export.layers import layers_of
+from mnist_lit.export.source import Loaded, Logits, Source
+from mnist_lit.inference.pictures import STROKE
+from mnist_lit.network.alignment import STEEPEST, Alignment
+from mnist_lit.network.compact import CompactCNN, count_parameters
+
+racer = need("py_mini_racer", "export")  # V8, which runs the page's code here
+
+
+def make(source: Source, int8: bool) -> bytes:
+    """Return the page.
+
+    Raises:
+        ExportError: The network was trained on what nobody draws, or cannot be written so.
+    """
+    network, facts = source.network, source.facts
+    assert isinstance(network, CompactCNN)
+    if not facts.centred:
+        raise ExportError(f"{facts.name}: a page to draw on needs images laid out as MNIST's are")
+    layers, _ = layers_of(network, facts.side)
+    parts: list[ndarray] = []
+
+    def put(values: ndarray) -> int:
+        parts.append(np.ascontiguousarray(values, np.float32).ravel())
+        return sum(map(len, parts)) - len(parts[-1])
+
+    described, filters = [], {}
+    for layer in layers:
+        if layer.block not in filters:
+            apart = -1 if layer.apart is None else put(layer.apart.transpose(1, 2, 0))
+            filters[layer.block] = put(layer.weight.transpose(2, 3, 1, 0)), apart
+        size, zeros = layer.size, layer.reach
+        if layer.table["border"]:  # the code puts zeros around every map itself
+            zeros = layer.table["border"]
+            size -= 2 * zeros
+        described.append(
+            {
+                **{name: layer[name] for name in ("channels", "filters", "kernel", "out", "pool")},
+                **{"size": size, "reach": zeros, "late": layer.late, "added": layer.added},
+                **dict(zip(("weights", "apart"), filters[layer.block], strict=True)),
+                "norm": put(np.concatenate([layer.scale, layer.shift])),
+            }
+        )
+    weight, bias = (p.detach().numpy() for p in (network.linear.weight, network.linear.bias))
+    linear = put(np.concatenate([weight.ravel(), bias]))
+    numbers = np.concatenate(parts)
+    text = (Path(__file__).parent / "web.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.from_string(text).render(
+        words=f"{count_parameters(network):,} parameters, which read {source.correct:,} of "
+        f"{source.total:,} test digits right.",
+        layers=json.dumps(described),
+        features=layers[-1].filters,
+        linear=linear,
+        classes=json.dumps(facts.classes).replace("<", "\\u003c"),
+        numbers=base64.b64encode(numbers.astype("<f4").tobytes()).decode(),
+        count=len(numbers),
+        align=isinstance(network.alignment, Alignment),
+        steepest=STEEPEST,
+        mean=facts.mean,
+        std=facts.std,
+        thinnest=STROKE,
+    )
+    return (page + "\n").encode()
+
+
+@contextmanager
+def load(content: bytes, source: Source) -> Iterator[Loaded]:
+    """Run the network's part of the page in V8."""
+    _, _, script = content.decode().partition('<script id="network">')
+    with racer.mini_racer() as engine:
+        engine.eval(script.partition("</script>")[0])
+
+        def run(pixels: ndarray) -> Logits:
+            rows = json.dumps(pixels.reshape(len(pixels), -1).tolist())
+            answer = engine.eval(f"JSON.stringify({rows}.map((pixels) => logits(pixels)))")
+            return np.array(json.loads(answer), np.float32)
+
+        yield Loaded(run)
