@@ -177,3 +177,49 @@ def test_a_microcontroller_gives_the_same_bits(target: str, tmp_path: Path) -> N
     found = json.loads(results.read_text())["networks"]["nano"][target]
     assert 3_000 < found["flash"] < 10_000
     assert found.get("memory with stack", 0) < 2_000
+
+
+# What the sketch needs of Arduino's own library.
+ARDUINO = """
+#include <avr/interrupt.h>
+#include <avr/io.h>
+#include <avr/pgmspace.h>
+#include <avr/sleep.h>
+#include <stdlib.h>
+struct {
+    void begin(long) { UBRR0 = 0; UCSR0B = 1 << TXEN0; }
+    void print(const char *text) { while (*text) { while (!(UCSR0A & 32)) {} UDR0 = *text++; } }
+    void print(int number) { char text[8]; print(itoa(number, text, 10)); }
+    void println(unsigned long number) { print((int)number); print("\\n"); }
+} Serial;
+static unsigned long millis() { return 0; }
+static void delay(int) { cli(); sleep_enable(); sleep_cpu(); }
+#include "picture.ino"
+int main() { setup(); for (;;) loop(); }
+"""
+
+
+def test_the_sketch_of_the_arduino_library_says_the_digit(tmp_path: Path) -> None:
+    for tool in ("avr-g++", "simavr"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    done = export(pretrained.load("nano"), "arduino", tmp_path / "digits.zip")
+    assert done.correct >= done.reference - 10
+    shutil.unpack_archive(done.path, tmp_path)
+    library = tmp_path / "digits"
+    assert "includes=digits.h" in (library / "library.properties").read_text()
+    (tmp_path / "main.cpp").write_text(ARDUINO)
+    folders = [f"-I{library}/src", f"-I{library}/examples/picture"]
+    subprocess.run(
+        ["avr-g++", "-mmcu=atmega328p", "-Os", "-std=gnu++11", *folders, "main.cpp", "-o", "run"],
+        cwd=tmp_path,
+        check=True,
+    )
+    said = subprocess.run(
+        ["simavr", "-m", "atmega328p", "-f", "16000000", tmp_path / "run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    assert "This is a 5, read in ms: 0" in said.stdout  # the first training image

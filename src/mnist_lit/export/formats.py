@@ -33,6 +33,11 @@ FORMATS = {
         int8=True,
         compact=True,
     ),
+    "arduino": Format(
+        *("a library for the Arduino IDE, with a sketch", ".zip", "mnist_lit.export.arduino"),
+        int8=True,
+        compact=True,
+    ),
     "web": Format(
         *("a page to draw on, with the network inside", ".html", "mnist_lit.export.web"),
         compact=True,
