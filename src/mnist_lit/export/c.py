@@ -11,6 +11,8 @@ there is no floating point, and every compiler and processor gives the same bits
 import ctypes
 import math
 import re
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +36,7 @@ from mnist_lit.network.compact import CompactCNN, ConvBlock
 from mnist_lit.network.fused import CompileError, compile_c
 
 LARGEST_ALIGNED = 128  # side of an image whose moments fit
+ARM = "arm-none-eabi-gcc"
 OPTIONS = ["-std=c99", "-O3", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic"]
 # What the header's functions are tested with.
 AROUND = """
@@ -177,9 +180,23 @@ def load(content: bytes, source: Source) -> Iterator[Loaded]:
             )
             return logits.astype(np.float32) * np.float32(unit[1] if unit else 1)
 
-        yield Loaded(
-            run, (f"constants {code.constants():,} bytes, memory {code.memory():,} bytes",)
-        )
+        notes = [f"constants {code.constants():,} bytes, memory {code.memory():,} bytes"]
+        if shutil.which(ARM):
+            notes.append(
+                f"flash {_flash(Path(folder), source.name):,} bytes on a Cortex-M3 ({ARM} -O2)"
+            )
+        yield Loaded(run, tuple(notes))
+
+
+def _flash(folder: Path, name: str) -> int:
+    """Return how many bytes code and constants take that are compiled for a Cortex-M3."""
+    program, code = folder / "network.o", f"-D{name.upper()}_IMPLEMENTATION"
+    options = ["-mcpu=cortex-m3", "-mthumb", "-std=c99", "-O2", "-c", "-x", "c", code]
+    subprocess.run([ARM, *options, folder / "network.h", "-o", program], check=True)
+    size = ARM.replace("gcc", "size")
+    said = subprocess.run([size, program], check=True, stdout=subprocess.PIPE, text=True).stdout
+    text, data, *_ = said.splitlines()[1].split()
+    return int(text) + int(data)
 
 
 @cache
