@@ -1,12 +1,10 @@
 """ONNX, in floats or with 8-bit weights."""
 
-import copy
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from mnist_lit.errors import need
+from mnist_lit.export.layers import Layer, layers_of
 from mnist_lit.export.source import FromPixels, Loaded, Source
 from mnist_lit.network.alignment import Alignment
 from mnist_lit.network.compact import CompactCNN
@@ -43,6 +42,79 @@ class Gathered(Alignment):
         return _blended(flat, shift, side, places).view(ink.shape)
 
 
+class Folded(torch.nn.Module):
+    """A compact network with its norms and its scaling folded into convolutions: pixels in."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        network, facts = source.network, source.facts
+        assert isinstance(network, CompactCNN)
+        aligned = isinstance(network.alignment, Alignment)
+        self.alignment = Gathered(facts.side, 0.0) if aligned else torch.nn.Identity()
+        self.zero = facts.mean * 255  # the pixel that is 0 when it is normalised
+        self.linear = network.linear
+        self.layers = torch.nn.ModuleList()
+        for layer in layers_of(network, facts.side)[0]:
+            weight = layer.weight if self.layers else layer.weight / (255 * facts.std)
+            zeros = layer.reach or layer.table["border"]
+            self.layers.append(FoldedLayer(layer, weight, zeros))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map ``uint8 [B, 1, side, side]`` to ``float32 [B, classes]``."""
+        x = self.alignment(pixels.float()) - self.zero
+        for layer in self.layers:
+            x = layer(x)
+        return self.linear(x.mean((2, 3), keepdim=True).flatten(1))
+
+
+class FoldedLayer(torch.nn.Module):
+    """A convolution with its norm inside, ReLU and pooling.
+
+    A norm with a negative scale behind a pooling stays outside, for the largest is not the largest
+    of what it was turned into.
+    """
+
+    def __init__(self, layer: Layer, weight: ndarray, zeros: int) -> None:
+        super().__init__()
+        self.pool, self.late, self.added = layer.pool, layer.late, layer.added
+        self.apart = None
+        if layer.apart is not None:
+            self.apart = _conv(layer.apart[:, None], zeros, groups=layer.channels)
+            zeros = 0
+        self.outside = bool(layer.pool and not layer.late and (layer.scale < 0).any())
+        scale, shift = (torch.tensor(v, dtype=torch.float32) for v in (layer.scale, layer.shift))
+        if self.outside:
+            self.conv = _conv(weight, zeros)
+            self.scale, self.shift = (v.view(1, -1, 1, 1) for v in (scale, shift))
+        else:
+            self.conv = _conv(weight * layer.scale[:, None, None, None], zeros, layer.shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, C, H, W]`` to ``[B, D, H, W]``, smaller where it pools or does not pad."""
+        y = self.conv(x if self.apart is None else self.apart(x))
+        if self.pool and not self.late:
+            y = F.max_pool2d(y, 2)
+        if self.outside:
+            y = y * self.scale + self.shift
+        y = F.relu(y)
+        y = x + y if self.added else y
+        return F.max_pool2d(y, 2) if self.pool and self.late else y
+
+
+def _conv(
+    weight: ndarray, zeros: int, bias: ndarray | None = None, groups: int = 1
+) -> torch.nn.Conv2d:
+    filters, channels, kernel, _ = weight.shape
+    conv = torch.nn.Conv2d(
+        *(channels * groups, filters, kernel), padding=zeros, groups=groups, bias=bias is not None
+    )
+    conv.weight.data = torch.tensor(weight, dtype=torch.float32)
+    if bias is not None:
+        assert conv.bias is not None
+        conv.bias.data = torch.tensor(bias, dtype=torch.float32)
+    return conv
+
+
 def _blended(
     table: Float[Tensor, "n k"],
     shift: Float[Tensor, "... s"],
@@ -62,14 +134,13 @@ def _blended(
 
 def make(source: Source, int8: bool) -> bytes:
     """Return the file, with what it says of itself and nothing of the machine that made it."""
-    side, network = source.facts.side, copy.deepcopy(source.network)
-    if isinstance(network, CompactCNN) and isinstance(network.alignment, Alignment):
-        network.alignment = Gathered(side, network.alignment.paper)
-    source = replace(source, network=network)
+    side = source.facts.side
+    compact = isinstance(source.network, CompactCNN)
+    whole = Folded(source) if compact else FromPixels(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
-            FromPixels(source),
+            whole.eval(),
             (torch.zeros(2, 1, side, side, dtype=torch.uint8),),
             dynamo=True,
             input_names=["pixels"],
@@ -79,11 +150,16 @@ def make(source: Source, int8: bool) -> bytes:
             verbose=False,
         )
     assert program is not None
-    model = _quantise(source, program.model_proto) if int8 else program.model_proto
+    model = program.model_proto
+    if compact:
+        _with_usual_operators(model.graph)
+    if int8:
+        model = _quantise(source, model)
     used = _strip(model)
     unused = [opset for opset in model.opset_import if opset.domain not in used]
     for opset in unused:
         model.opset_import.remove(opset)
+    _without_defaults(model.graph)
     onnx.helper.set_model_props(model, source.about)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
@@ -101,6 +177,34 @@ def _strip(message: Any) -> set[str]:
     return domains
 
 
+def _with_usual_operators(graph: Any) -> None:
+    """Write the mean over a map, and what follows, in the operators that every reader knows."""
+    for mean in (node for node in graph.node if node.op_type == "ReduceMean"):
+        (flat,) = (node for node in graph.node if mean.output[0] in node.input)
+        mean.op_type, flat.op_type = "GlobalAveragePool", "Flatten"
+        for node in (mean, flat):
+            del node.attribute[:]
+            del node.input[1:]
+    used = {name for node in graph.node for name in node.input}
+    for unused in [one for one in graph.initializer if one.name not in used]:
+        graph.initializer.remove(unused)
+
+
+def _without_defaults(graph: Any) -> None:
+    """Take out attributes that say what goes without saying; some readers know no others."""
+    ones, zeros = ("dilations", "strides"), ("pads",)
+    for node in graph.node:
+        known = onnx.defs.get_schema(node.op_type).attributes
+        for attribute in list(node.attribute):
+            default = known[attribute.name].default_value
+            value = onnx.helper.get_attribute_value(attribute)
+            usual = default.type and onnx.helper.get_attribute_value(default) == value
+            usual |= attribute.name in ones and node.op_type == "Conv" and set(value) == {1}
+            usual |= attribute.name == "dilations" and set(value) == {1}
+            if usual or (attribute.name in zeros and set(value) == {0}):
+                node.attribute.remove(attribute)
+
+
 def _quantise(source: Source, model: Any) -> Any:
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -115,7 +219,7 @@ def _quantise(source: Source, model: Any) -> Any:
     aligning = [
         node.name
         for node in model.graph.node
-        if any("'network.alignment'" in prop.value for prop in node.metadata_props)
+        if any("'alignment'" in prop.value for prop in node.metadata_props)
     ]
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types

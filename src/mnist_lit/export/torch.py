@@ -9,6 +9,7 @@ from numpy import ndarray
 
 from mnist_lit.export.source import FromPixels, Loaded, Logits, Source
 
+RELEASE = ".".join(torch.__version__.split(".")[:2])  # earlier ones refuse the file
 NEEDED = {"val", "nn_module_stack"}  # to run a program, and to unflatten it into modules
 
 
@@ -21,7 +22,8 @@ def make(source: Source, int8: bool) -> bytes:
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta = {key: node.meta[key] for key in NEEDED & node.meta.keys()}
-    text = "\n".join(f"{key}: {value}" for key, value in source.about.items())
+    about = {**source.about, "pytorch": f"{RELEASE} or later"}
+    text = "\n".join(f"{key}: {value}" for key, value in about.items())
     # A path would be named inside the archive.
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"about.txt": text})
@@ -37,4 +39,4 @@ def load(content: bytes, source: Source) -> Iterator[Loaded]:
     def run(pixels: ndarray) -> Logits:
         return module(torch.from_numpy(pixels)).numpy()
 
-    yield Loaded(run)
+    yield Loaded(run, (f"needs PyTorch {RELEASE} or later",))
