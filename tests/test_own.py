@@ -121,7 +121,7 @@ def test_it_is_reported_read_and_exported_with_its_classes(
     session = runtime.InferenceSession(tmp_path / "model.onnx")
     pixels = np.zeros((3, 1, side, side), np.uint8)
     assert session.run(None, {"pixels": pixels})[0].shape == (3, 7)
-    assert f"predict(const uint8_t pixels[{side * side}])" in (tmp_path / "model.c").read_text()
+    assert f"pixels are {side}x{side} bytes" in (tmp_path / "model.c").read_text()
 
 
 def test_other_images_than_it_was_trained_on_are_refused(
@@ -185,7 +185,7 @@ def test_a_data_module_of_ones_own_trains_and_is_opened_again_only_if_trusted(
     options = [option for option in TINY if not option.startswith(("data.", "model="))]
     cfg = compose(
         *options,
-        "model=micro",  # which takes images of 16×16
+        "model=small",  # which takes images of 16×16
         "test=true",
         f"run_dir={tiny().run_dir}",
         "optimizer.lr=0.05",
@@ -223,7 +223,7 @@ def test_a_data_module_that_lacks_something_is_refused(target: str, words: str) 
 
 def test_batches_of_another_kind_are_named(tiny: Make) -> None:
     options = [option for option in TINY if not option.startswith("model=")]
-    cfg = compose(*options, "model=micro", f"run_dir={tiny().run_dir}")
+    cfg = compose(*options, "model=small", f"run_dir={tiny().run_dir}")
     cfg.data = {"_target_": "tests.own.Floats"}
     with pytest.raises(DataError, match=r"stripes: batches of torch.float32 \[16, 1, 16, 16\]; im"):
         train(cfg)
@@ -489,7 +489,7 @@ def test_a_machines_own_settings_are_taken_in_where_they_are(
 def test_classes_and_side_reach_a_network_that_names_them(tmp_path: Path) -> None:
     folder = write_idx(tmp_path / "data", classes=5, side=20, train=40, test=10)
     data = ("data=idx", f"data.root={folder}", "data.batch_size=8")
-    for options in ([], ["model=micro"]):
+    for options in ([], ["model=small"]):
         config = parse(compose(*data, *options, "run_dir=unused"))
         network = build_classifier(config, IdxDataModule(folder).facts).network
         assert network(torch.zeros(2, 1, 20, 20)).shape == (2, 5)

@@ -15,6 +15,7 @@ from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.network.blocks import IMAGE_SIZE, MOST_CLASSES, Side, Switch, Target, validated
 
 DIGITS = tuple("0123456789")
+THINNEST = 0.09  # stroke of MNIST's digits, of their longer side; thinner ones are thickened
 
 
 def _plain_text(text: str) -> str:

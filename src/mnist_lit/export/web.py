@@ -13,7 +13,7 @@ from numpy import ndarray
 from mnist_lit.errors import ExportError, need
 from mnist_lit.export.layers import layers_of
 from mnist_lit.export.source import Loaded, Logits, Source
-from mnist_lit.inference.pictures import STROKE
+from mnist_lit.facts import THINNEST
 from mnist_lit.network.alignment import STEEPEST, Alignment
 from mnist_lit.network.compact import CompactCNN, count_parameters
 
@@ -74,7 +74,7 @@ def make(source: Source, int8: bool) -> bytes:
         steepest=STEEPEST,
         mean=facts.mean,
         std=facts.std,
-        thinnest=STROKE,
+        thinnest=THINNEST,
     )
     return (page + "\n").encode()
 

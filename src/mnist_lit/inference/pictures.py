@@ -15,14 +15,13 @@ from PIL import ExifTags, Image
 from scipy import ndimage
 
 from mnist_lit.errors import PictureError
-from mnist_lit.facts import DIGITS, Facts
+from mnist_lit.facts import DIGITS, THINNEST, Facts
 from mnist_lit.inference.digits import Found, find_digit, find_digits
 from mnist_lit.inference.files import REDUCED, refusing
 from mnist_lit.inference.ink import Box, Gray, bounds, disc
 from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20
-STROKE = 0.09  # of the longer side; thinner strokes are thickened: the thinnest of MNIST's
 # EXIF orientations: whether rows and columns are exchanged, then the steps along them.
 TURNS = {
     **{2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1)},
@@ -198,8 +197,8 @@ def lay_out(ink: Gray) -> UInt8[ndarray, "28 28"]:
     ink = np.pad(ink, 1)
     longer = max(ink.shape)
     stroke = 2 * float(ndimage.distance_transform_edt(ink > 0.5).max())
-    if stroke < STROKE * longer:
-        size = round(STROKE * longer - stroke) + 1
+    if stroke < THINNEST * longer:
+        size = round(THINNEST * longer - stroke) + 1
         ink = ndimage.grey_dilation(np.pad(ink, size), footprint=disc(size))
         ink = ink[bounds(ink > 0.25)]
         longer = max(ink.shape)

@@ -106,7 +106,7 @@ def _train(
         for note in parts.notes:
             say(note)
         say(
-            f"training on {describe_device(trainer)} in {trainer.precision} precision "
+            f"training on {describe_device(trainer)}, {trainer.precision} "
             f"(trainer.precision={config.trainer.precision})\n"
             f"{describe_operations(parts)}\n{shown(run_dir)}"
         )
