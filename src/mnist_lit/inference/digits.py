@@ -340,6 +340,8 @@ def in_lines(boxes: Sequence[tuple[int, int, int, int]]) -> list[list[int]]:
     Args:
         boxes: Left, top, right and bottom of each.
     """
+    if len(boxes) == 1:
+        return [[0]]
     edges = _Edges.of([Box(slice(top, low), slice(left, end)) for left, top, end, low in boxes])
     middle = (edges.left + edges.right) / 2
     line = np.arange(len(boxes))
