@@ -174,6 +174,31 @@ def test_what_is_no_digit_is_refused() -> None:
                     one.digit  # noqa: B018 - it is asked for to be refused
 
 
+@pytest.mark.parametrize("size", [(90, 90), (60, 100), (110, 70)])
+@pytest.mark.parametrize("thick", [3, 8, 12])
+def test_an_empty_box_is_no_zero(size: tuple[int, int], thick: int) -> None:
+    paper = Image.new("L", (200, 200), 240)
+    box = (40, 50, 40 + size[0], 50 + size[1])
+    ImageDraw.Draw(paper).rectangle(box, None, 20, thick)
+    (found,) = mnist_lit.predict(paper)
+    assert found.status != "read"
+    paper = Image.new("L", (200, 200), 240)
+    ImageDraw.Draw(paper).ellipse(box, None, 20, thick)
+    (found,) = mnist_lit.predict(paper)
+    assert found.text == "0"
+
+
+def test_digits_that_were_cut_apart_are_unsure(mnist: MNISTDataModule) -> None:
+    made = SEVERAL["touching"](islice(digits(mnist), 300), np.random.default_rng(2))
+    cases = list(islice(made, 20))
+    found = mnist_lit.predict([case.picture for case in cases])
+    several = [one for one in found if len(one.digits) > 1]
+    assert sum(one.status == "unsure" for one in several) >= len(several) // 2
+    apart = SEVERAL["numbers"](islice(digits(mnist), 300), np.random.default_rng(2))
+    found = mnist_lit.predict([case.picture for case in islice(apart, 20)])
+    assert sum(one.status == "read" for one in found) >= 14
+
+
 def test_test_digits_are_not_refused(mnist: MNISTDataModule) -> None:
     found = mnist_lit.predict(mnist.test.images[:1000])
     assert all(len(one.digits) == 1 for one in found)
