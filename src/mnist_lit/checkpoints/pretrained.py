@@ -20,6 +20,7 @@ PURPOSES = {
     "flagship": "the highest accuracy under 20,000 parameters",
     "small": "under 10,000 parameters",
     "optimized": "the layer list of OptimizedMNISTNet, to compare with",
+    "optimized-aligned": "the same layers behind an alignment",
     "tiny": "under 4,000 parameters: 4 kB as 8-bit integers",
     "micro": "under 2,000 parameters: 8 kB as floats, 2 kB as 8-bit integers",
     "nano": "under 1,000 parameters: 4 kB as floats, 1 kB as 8-bit integers",
@@ -88,12 +89,12 @@ def record(name: str) -> dict[str, Any]:
 
 def table() -> str:
     """Lay out the networks of the package for a terminal, most parameters first."""
-    lines = [f"{'network':<11}{'parameters':>10}{'as floats':>11}{'accuracy':>10}  for"]
+    lines = [f"{'network':<18}{'parameters':>10}{'as floats':>11}{'accuracy':>10}  for"]
     records = {name: record(name) for name in names()}
     for name, known in sorted(records.items(), key=lambda item: -item[1]["parameters"]):
         parameters, accuracy = known["parameters"], known["test_correct"] / known["test_total"]
         size = f"{4 * parameters / 1000:.1f} kB"
-        lines.append(f"{name:<11}{parameters:>10,}{size:>11}{accuracy:>10.2%}  {PURPOSES[name]}")
+        lines.append(f"{name:<18}{parameters:>10,}{size:>11}{accuracy:>10.2%}  {PURPOSES[name]}")
     return "\n".join(
         [*lines, "accuracy: of these weights, the last epoch of seed 0, on the test images"]
     )
