@@ -164,7 +164,7 @@ def test_what_is_no_digit_is_refused() -> None:
     for pictures in (letters(), [qr(), box]):
         found = mnist_lit.predict(pictures)
         sure = sum(one.status == "read" for one in found)
-        assert sure <= len(found) // 3
+        assert sure <= len(found) // 5
         assert any(one.status == "none" for one in found)
         for one in found:
             if one.status == "none":

@@ -109,8 +109,8 @@ def build_network(description: Mapping[str, Any], trust: Collection[str] = ()) -
         ) from None
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model={target}: a torch.nn.Module is expected")
-    # torch types a module's attributes as tensors and modules; this one is plain data.
-    network.description = {"_target_": target, **arguments}  # type: ignore[assignment]
+    described = {"_target_": target, **arguments}
+    network.description = described  # type: ignore[assignment]  # plain data, to torch no tensor
     return network
 
 

@@ -88,8 +88,9 @@ class Config(Keys):
 
 
 _fields = {f.name: (f.type, ... if f.default is MISSING else f.default) for f in fields(Block)}
-# mypy cannot match fields that are not written out to create_model's overloads.
-_Block = create_model("_Block", __base__=Keys, **_fields)  # type: ignore[call-overload]
+_Block = create_model(  # type: ignore[call-overload]  # mypy wants the fields written out
+    "_Block", __base__=Keys, **_fields
+)
 
 
 class _Compact(Keys):

@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from mnist_lit.export.source import FromPixels, Loaded, Logits, Source
 
-RELEASE = ".".join(torch.__version__.split(".")[:2])  # earlier ones refuse the file
+RELEASE = ".".join(torch.__version__.split(".")[:2])  # earlier ones may refuse the file
 NEEDED = {"val", "nn_module_stack"}  # to run a program, and to unflatten it into modules
 
 

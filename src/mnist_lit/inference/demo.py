@@ -104,8 +104,7 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
     models = known if model in known else [model, *known]
     trained(model, trust)
 
-    # Gradio is imported when it is needed, so that its classes have no types here.
-    class Page(gr.Blocks):  # type: ignore[misc,name-defined]
+    class Page(gr.Blocks):  # type: ignore[misc,name-defined]  # gr is imported when needed
         async def process_api(self, *args: Any, **kwargs: Any) -> Any:
             """Say what is wrong with a call to who called, and print no traceback."""
             try:

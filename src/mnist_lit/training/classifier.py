@@ -158,9 +158,10 @@ class LitClassifier(pl.LightningModule):
         self.train_images += len(labels)
         return loss
 
-    # Lightning asks for it in every step, and Python would make it anew. A function may have the
-    # attribute, but its type does not say so.
-    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
+    # Lightning asks for it in every step, and Python would make it anew.
+    training_step.__signature__ = (  # type: ignore[attr-defined]  # not said by a function's type
+        inspect.signature(training_step)
+    )
 
     @property
     def mean_train_loss(self) -> Tensor:
