@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ MAX_PIXELS_OF = {
     **dict.fromkeys(("WEBP", "AVIF", "HEIF"), 24_000_000),
 }
 MAX_SECONDS = 5.0  # of computing, between two reads of a file
+UNCOUNTED = 1.0  # seconds before computing is counted: to ask for it can take longer than to decode
 JPEG_SIDE = 1_000  # pixels; a larger JPEG is decoded at a half, quarter or eighth, not below this
 JPEG_STEP = 4_096  # bytes that the decoder is given at a time
 MAX_PAGES = 1_000
@@ -51,11 +53,15 @@ class _Timed(io.BytesIO):
 
     def start(self) -> None:
         """Begin to count its seconds."""
-        self.end = time.thread_time() + MAX_SECONDS
+        self.counted = time.monotonic() + UNCOUNTED
+        self.end = inf
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if time.thread_time() > self.end:
-            raise PictureError(f"takes more than {MAX_SECONDS:g} s to decode")
+        if time.monotonic() > self.counted:
+            now = time.thread_time()
+            self.end = min(self.end, now + MAX_SECONDS)
+            if now > self.end:
+                raise PictureError(f"takes more than {MAX_SECONDS:g} s to decode")
         return super().read(size)
 
 
@@ -99,7 +105,7 @@ def open_picture(source: Any, name: str = "the picture") -> Image.Image:
             frames or pages.
     """
     with refusing(shown(source) if isinstance(source, Path) else name):
-        return next(_decoded(read_content(source), several=False))[1]
+        return next(_decoded(source, several=False))[1]
 
 
 def pages(source: Any, name: str = "the picture") -> Iterator[Image.Image]:
@@ -120,9 +126,7 @@ def labelled_pages(source: Any, name: str) -> Iterator[tuple[str, Image.Image]]:
     """Read pages as :func:`pages` does, each with ``#2`` or so where there are several."""
     source = Path(source) if isinstance(source, str) else source
     name = shown(source) if isinstance(source, Path) else name
-    with refusing(name):
-        content = read_content(source)
-    found = _decoded(content, several=True)
+    found = _decoded(source, several=True)
     for number in count():
         with refusing(name):
             page = next(found, None)
@@ -133,8 +137,9 @@ def labelled_pages(source: Any, name: str) -> Iterator[tuple[str, Image.Image]]:
         yield page
 
 
-def _decoded(content: bytes, several: bool) -> Iterator[tuple[str, Image.Image]]:
+def _decoded(source: Any, several: bool) -> Iterator[tuple[str, Image.Image]]:
     """Yield the pages that a file has, each decoded when it is asked for, with their labels."""
+    content = read_content(source)
     if not content:
         raise PictureError("an empty file")
     if content.startswith(b"%PDF-"):

@@ -262,7 +262,7 @@ def _light_on_dark(gray: Gray) -> bool:
 
     The background is a surface of second order through most of the picture.
     """
-    step = max(1, max(gray.shape) // 60)
+    step = max(1, max(gray.shape) // 40)
     gray = gray[::step, ::step]  # enough for a surface
     terms, near = _surface(*gray.shape)
     values = gray.reshape(-1)

@@ -187,8 +187,10 @@ def is_laid_out(gray: Gray) -> bool:
     if gray.shape != (IMAGE_SIZE, IMAGE_SIZE) or gray.max() < 0.95:
         return False
     height, width = (part.stop - part.start for part in bounds(gray > 0))
-    centre = ndimage.center_of_mass(gray)
-    return max(height, width) <= BOX and all(abs(c - IMAGE_SIZE / 2) < 0.6 for c in centre)
+    away = np.arange(IMAGE_SIZE) - IMAGE_SIZE / 2
+    most = 0.6 * gray.sum()
+    centred = all(abs(gray.sum(axis=axis) @ away) < most for axis in (0, 1))
+    return max(height, width) <= BOX and centred
 
 
 def lay_out(ink: Gray) -> UInt8[ndarray, "28 28"]:

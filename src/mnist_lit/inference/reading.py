@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor, nn
 
@@ -237,8 +237,9 @@ def _probabilities(
     Raises:
         CheckpointError: The network does not give a number for each class.
     """
-    # In float32, which a global default or the network's owner may have made another type.
-    network = network.to(device, torch.float32).eval()
+    # In float32, which a global default or the network's owner may have made another type; channels
+    # last, in which a CPU's convolutions take half the time.
+    network = network.to(device, torch.float32).to(memory_format=torch.channels_last).eval()
     rows: list[list[float]] = []
     for start in range(0, len(pixels), BATCH):
         batch = pixels[start : start + BATCH]
@@ -258,22 +259,29 @@ def judged(pixels: Sequence[ndarray], device: torch.device) -> list[float]:
     """Return for each image how probable it is that it shows a digit."""
     judge = _judge()
     rows = _probabilities(judge.network, judge.facts, pixels, device)
-    return [0.0 if _is_box(image) else 1 - row[-1] for image, row in zip(pixels, rows, strict=True)]
+    if not rows:
+        return []
+    boxes = _are_boxes(np.stack(pixels))
+    return [0.0 if box else 1 - row[-1] for box, row in zip(boxes, rows, strict=True)]
 
 
-def _is_box(image: UInt8[ndarray, "h w"]) -> bool:
-    """Say whether there is ink all along the four edges of what is on an image.
+def _are_boxes(images: UInt8[ndarray, "n h w"]) -> Bool[ndarray, " n"]:
+    """Say of each image whether there is ink all along the four edges of what is on it.
 
     Of MNIST's 60,000 training digits none has it along 85 % of each; the network takes many boxes
     for zeros.
     """
-    ink = image >= 96
-    rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
-    if min(len(rows), len(columns)) < 5:
-        return False
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    edges = ink[:2].any(0), ink[-2:].any(0), ink[:, :2].any(1), ink[:, -2:].any(1)
-    return min(float(edge.mean()) for edge in edges) >= 0.9
+    ink = np.greater_equal(images, 96)
+    number = np.arange(len(ink))
+    boxes = np.ones(len(ink), bool)
+    for lines in (ink, ink.transpose(0, 2, 1)):
+        across = lines.any(1)
+        length = across.shape[1] - across.argmax(1) - across[:, ::-1].argmax(1)
+        for way in (lines, lines[:, ::-1]):
+            first = way.any(2).argmax(1)
+            edge = way[number, first] | way[number, np.minimum(first + 1, way.shape[1] - 1)]
+            boxes &= (length >= 5) & (edge.sum(1) >= 0.9 * length)
+    return boxes
 
 
 @cache
