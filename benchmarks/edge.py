@@ -4,8 +4,10 @@
 M7 and rv32 and, the smallest, for an Arduino Uno, runs them under QEMU and simavr on 50 test
 digits, prints flash, memory and instructions of each, and writes ``results/edge.json`` beside it.
 It ends with an error where a bit differs. ``python benchmarks/edge.py nano --targets m3 uno`` does
-some. Needed: ``apt-get install gcc-arm-none-eabi gcc-riscv64-unknown-elf gcc-avr avr-libc
-qemu-system-arm qemu-system-misc simavr``; ``-O2`` throughout.
+some. With ``--sanitize`` floats and int8 read all test digits on the PC instead, while gcc's
+sanitizers look for wrong addresses and undefined behaviour. Needed: ``apt-get install
+gcc-arm-none-eabi gcc-riscv64-unknown-elf gcc-avr avr-libc qemu-system-arm qemu-system-misc
+simavr``; ``-O2`` throughout.
 
 Flash is what the network adds to an empty program, memory the state's, the stack (of the Uno alone)
 apart. Instructions are QEMU's: one a nanosecond of its clock, read every 40; the median of 50.
@@ -24,6 +26,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accuracy import ROOT
 from numpy import ndarray
 
@@ -66,6 +69,8 @@ TARGETS = {
         1,
     ),
 }
+SANITIZED = "gcc -std=c99 -O1 -Wall -Wextra -Wpedantic -Wconversion -Werror"
+SANITIZED += " -fsanitize=address,undefined -fno-sanitize-recover=all"
 UNO = "avr-gcc -mmcu=atmega328p -std=gnu99 -Os -ffunction-sections -fdata-sections"
 UNO += " -Wl,--gc-sections"
 
@@ -171,6 +176,23 @@ def on_uno(name: str, folder: Path, images: ndarray, wanted: list[list[int]]) ->
     return {"flash": flash, "memory with stack": 2048 - unused, "seconds": round(seconds, 2)}
 
 
+def sanitize(network: str, folder: Path, images: ndarray, labels: ndarray) -> list[str]:
+    """Let the code read images while every access and every operation is watched."""
+    done_with = []
+    for form, logit in (("c", "float"), ("c-int8", "int32_t")):
+        name = f"{network}-{form}".replace("-", "_")
+        done = export(pretrained.load(network), form, folder / f"{name}.h")
+        program = folder / "sanitized"
+        build(SANITIZED, name, folder, program, str(SOURCES / "stream.c"), f"-DLOGIT={logit}")
+        said = subprocess.run([program], input=images.tobytes(), capture_output=True)
+        correct = sum(map(int.__eq__, said.stdout, labels.astype(np.uint8).tobytes()))
+        if said.returncode or correct != done.correct:
+            raise SystemExit(f"{network} to {form}: {said.stderr.decode()}")
+        done_with.append(f"{form}: {len(images):,} digits")
+        print(f"{network} to {done_with[-1]}, nothing found", flush=True)
+    return done_with
+
+
 def command_line() -> argparse.ArgumentParser:
     """Return what the command line may say."""
     parser = argparse.ArgumentParser(
@@ -179,6 +201,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all shipped")
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
     parser.add_argument("--targets", nargs="+", choices=[*TARGETS, "uno"], help="default: all")
+    parser.add_argument("--sanitize", action="store_true", help="look for undefined behaviour")
     return parser
 
 
@@ -205,11 +228,13 @@ def measure_network(
 def main() -> None:
     """Measure."""
     options = command_line().parse_args()
-    targets = options.targets or [*TARGETS, "uno"]
+    targets = [] if options.sanitize else options.targets or [*TARGETS, "uno"]
     for tool in {TARGETS[key].compiler.split()[0] for key in targets if key != "uno"}:
         if shutil.which(tool) is None:
             sys.exit(f"error: {tool} is not installed; see the top of {Path(__file__).name}")
-    images = MNISTDataModule().images("test").images[:DIGITS, 0].numpy()
+    test = MNISTDataModule().images("test")
+    pixels, labels = test.images[:, 0].numpy(), test.labels.numpy()
+    images = pixels[:DIGITS]
     results = (
         json.loads(options.output.read_text()) if options.output.is_file() else {"networks": {}}
     )
@@ -217,8 +242,11 @@ def main() -> None:
         folder = Path(made)
         write_digits(folder / "digits.h", images)
         for network in options.networks or pretrained.names():
-            found = measure_network(network, targets, folder, images)
-            print(f"{network}: {found['said']}; {found['right']:,} ({found['network']:,})")
+            if options.sanitize:
+                found = {"sanitized": sanitize(network, folder, pixels, labels)}
+            else:
+                found = measure_network(network, targets, folder, images)
+                print(f"{network}: {found['said']}; {found['right']:,} ({found['network']:,})")
             results["networks"].setdefault(network, {}).update(found)
     results |= {"command": "python benchmarks/edge.py", "date": date.today().isoformat()}
     options.output.write_text(json.dumps(results, indent=1) + "\n")
