@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 import mnist_lit
 from mnist_lit import MNISTDataModule
@@ -45,6 +45,20 @@ def test_numbers_are_read(name: str, mnist: MNISTDataModule) -> None:
     cases = list(islice(made, count))
     found = mnist_lit.predict([case.picture for case in cases])
     assert sum(one.text == case.text for one, case in zip(found, cases, strict=True)) >= least
+
+
+def test_a_dark_thing_beside_a_number_is_left_out(written: list[Image.Image]) -> None:
+    """It comes in from beyond two edges, and all but its own edge is taken for paper."""
+    read = []
+    for left in (20, 60, 160, 300):
+        paper = Image.new("L", (420, 315), 200)
+        ImageDraw.Draw(paper).rounded_rectangle((left, 230, 600, 400), 60, fill=50)
+        paper = paper.filter(ImageFilter.GaussianBlur(3))
+        for x, digit in enumerate(written[:8]):
+            thin = digit.resize((32, 32)).point(lambda light: light * 200 // 255)
+            paper.paste(thin, (40 + 44 * x, 60))
+        read.append(mnist_lit.predict(paper)[0].text)
+    assert read == ["72104149"] * 4
 
 
 def test_a_reading_is_its_digits_line_by_line(written: list[Image.Image]) -> None:

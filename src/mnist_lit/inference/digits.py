@@ -98,7 +98,7 @@ def find_digits(gray: Gray) -> list[Found]:
         side = min(most, round(seen.side * larger))
         if side < 1.2 * seen.side:
             break
-        seen = seen.closer(gray, seen.mask, side)
+        seen = seen.closer(gray, groups.within, side)
         groups = _groups(seen.mask)
     if len(groups.boxes) == 1 and groups.boxes[0].width <= WIDE * groups.boxes[0].height:
         return [_single(gray, seen)]
@@ -122,15 +122,22 @@ def _is_one(mask: Mask) -> bool:
 
 
 class _Groups(NamedTuple):
-    """Strokes that belong together: their number at each pixel, from 1, and their boxes."""
+    """Strokes that belong together.
+
+    Attributes:
+        labels: Their number at each pixel, from 1.
+        boxes: Where they are.
+        within: All ink that does not come in from beyond an edge, specks too.
+    """
 
     labels: Int[ndarray, "h w"]
     boxes: list[Box]
+    within: Mask
 
     @staticmethod
     def single(mask: Mask) -> "_Groups":
         kept = one_digit(mask)
-        return _Groups(kept.astype(np.int32), [bounds(kept)])
+        return _Groups(kept.astype(np.int32), [bounds(kept)], mask)
 
 
 def _groups(mask: Mask) -> _Groups:
@@ -158,7 +165,8 @@ def _groups(mask: Mask) -> _Groups:
             boxes.append(digits.box(number))
             for box, piece in (pieces[n] for n in own):
                 labels[box][piece] = len(boxes)
-    return _Groups(labels, boxes)
+    within = np.isin(parts.labels, np.flatnonzero(parts.inside) + 1)
+    return _Groups(labels, boxes, within)
 
 
 @dataclass
