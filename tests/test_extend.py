@@ -66,7 +66,7 @@ def run(line: str, run_dir: Path, before: Path) -> None:
         assert arguments[0] == "train.py"
         own = [argument.replace("RUN", str(before)) for argument in arguments[1:]]
         # A fast network that also takes small images, but where the weights are those of another.
-        fast = [] if "init_from=final" in own else ["model=small"]
+        fast = [] if "init_from=final" in own else ["model=optimized"]
         hydra.main(Path("conf"), [*QUICK, *fast, f"hydra.run.dir={run_dir}", *own])
         report = json.loads((run_dir / "report.json").read_text())
         assert report["epochs"] >= 1

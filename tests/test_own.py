@@ -185,7 +185,7 @@ def test_a_data_module_of_ones_own_trains_and_is_opened_again_only_if_trusted(
     options = [option for option in TINY if not option.startswith(("data.", "model="))]
     cfg = compose(
         *options,
-        "model=small",  # which takes images of 16×16
+        "model=optimized",  # which takes images of 16×16
         "test=true",
         f"run_dir={tiny().run_dir}",
         "optimizer.lr=0.05",
@@ -223,7 +223,7 @@ def test_a_data_module_that_lacks_something_is_refused(target: str, words: str) 
 
 def test_batches_of_another_kind_are_named(tiny: Make) -> None:
     options = [option for option in TINY if not option.startswith("model=")]
-    cfg = compose(*options, "model=small", f"run_dir={tiny().run_dir}")
+    cfg = compose(*options, "model=optimized", f"run_dir={tiny().run_dir}")
     cfg.data = {"_target_": "tests.own.Floats"}
     with pytest.raises(DataError, match=r"stripes: batches of torch.float32 \[16, 1, 16, 16\]; im"):
         train(cfg)
@@ -489,7 +489,7 @@ def test_a_machines_own_settings_are_taken_in_where_they_are(
 def test_classes_and_side_reach_a_network_that_names_them(tmp_path: Path) -> None:
     folder = write_idx(tmp_path / "data", classes=5, side=20, train=40, test=10)
     data = ("data=idx", f"data.root={folder}", "data.batch_size=8")
-    for options in ([], ["model=small"]):
+    for options in ([], ["model=optimized"]):
         config = parse(compose(*data, *options, "run_dir=unused"))
         network = build_classifier(config, IdxDataModule(folder).facts).network
         assert network(torch.zeros(2, 1, 20, 20)).shape == (2, 5)
