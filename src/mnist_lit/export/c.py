@@ -126,7 +126,7 @@ def make(source: Source, int8: bool) -> bytes:
         residual=any(layer.added for layer in layers),
         widest=max(layer.padded for layer in layers),
         span=max(layer.kernel + layer.pool for layer in layers),
-        entries=entries,
+        entries=entries + entries % 2,  # some processors take two at once
         maps=at + (LANES - 1) * separable,
         map_t="uint8_t" if int8 else "float",
         sum_t="int32_t" if int8 else "float",

@@ -49,10 +49,8 @@ struct {{ name }}_state {
     int16_t looked, seen, made; /* rows */
     uint8_t above[{{ side }}]; /* the row before */
 {% endif %}
-    struct {
-        {{ entry_t }} value;
-        {{ at_t }} at;
-    } entries[{{ entries }}]; /* what is not 0 under a filter, and where its weights are */
+    {{ entry_t }} values[{{ entries }}]; /* what is not 0 under a filter, */
+    {{ at_t }} at[{{ entries }}]; /* and where its weights are */
     {{ row_t }} rows[{{ layers|length + 1 }}]; /* how many there are: of pixels, then of each layer */
     {{ row_t }} from[{{ layers[0].slots }}], to[{{ layers[0].slots }}]; /* where there is ink in a row of pixels */
     {{ map_t }} maps[{{ maps }}]; /* the rows that are still needed, in rings */
@@ -125,11 +123,43 @@ static const struct {{ name }}_layer {{ name }}_layers[{{ layers|length }}] = {
 
 /* Add {{ 4 }}, 8{% if widest >= 16 %} or 16{% endif %} filters at one place, and keep the largest of all places. */
 #define {{ NAME }}_ZERO(n) {{ sum_t }} a##n = 0, b##n = 0, c##n = 0, d##n = 0;
+{% if int8 %}
+#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__) && !defined(__ARM_BIG_ENDIAN)
+#define {{ NAME }}_PAIRS /* two entries at once: SMLAD adds two products of 16 bits; no compiler finds it in C */
+static inline uint32_t {{ name }}_word(const void *from) {
+    uint32_t word;
+    __builtin_memcpy(&word, from, 4);
+    return word;
+}
+#define {{ NAME }}_ADD(n) { \
+    uint32_t x = {{ name }}_word(one + 4 * n), y = {{ name }}_word(two + 4 * n), z; \
+    __asm__("pkhbt %4, %5, %6, lsl #16\n\tpkhtb %5, %6, %5, asr #16\n\t" \
+            "sxtb16 %6, %4\n\tsmlad %0, %7, %6, %0\n\tsxtb16 %4, %4, ror #8\n\tsmlad %1, %7, %4, %1\n\t" \
+            "sxtb16 %6, %5\n\tsmlad %2, %7, %6, %2\n\tsxtb16 %5, %5, ror #8\n\tsmlad %3, %7, %5, %3" \
+            : "+r"(a##n), "+r"(b##n), "+r"(c##n), "+r"(d##n), "=&r"(z), "+r"(x), "+r"(y) : "r"(values)); }
+#define {{ NAME }}_EACH(DO) \
+    const {{ at_t }} *at = s->at; \
+    for (const int16_t *from = s->values, *end = from + count; from < end;) { \
+        const int8_t *one = w + at[0], *two = w + at[1]; \
+        uint32_t values = {{ name }}_word(from); \
+        from += 2, at += 2; /* here, so that the loads do it */ \
+        DO \
+    }
+#endif
+{% endif %}
+#ifndef {{ NAME }}_PAIRS
 #define {{ NAME }}_ADD(n) \
     a##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n); \
     b##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 1); \
     c##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 2); \
     d##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 3);
+#define {{ NAME }}_EACH(DO) \
+    for (int i = 0; i < count; i++) { \
+        const {{ weight_t }} *from = w + s->at[i]; \
+        {{ entry_t }} value = s->values[i]; \
+        DO \
+    }
+#endif
 #define {{ NAME }}_FIRST(n) \
     best[4 * n] = a##n; \
     best[4 * n + 1] = b##n; \
@@ -146,17 +176,14 @@ static const struct {{ name }}_layer {{ name }}_layers[{{ layers|length }}] = {
 #define {{ NAME }}_DOT(N) \
     static void {{ name }}_dot##N(const struct {{ name }}_state *s, int count, const {{ weight_t }} *w, \
                            {{ sum_t }} *best, int first) { \
-        {{ NAME }}_X##N({{ NAME }}_ZERO) for (int i = 0; i < count; i++) { \
-            const {{ weight_t }} *from = w + s->entries[i].at; \
-            {{ entry_t }} value = s->entries[i].value; \
-            {{ NAME }}_X##N({{ NAME }}_ADD) \
-        } \
+        {{ NAME }}_X##N({{ NAME }}_ZERO) \
+        {{ NAME }}_EACH({{ NAME }}_X##N({{ NAME }}_ADD)) \
         if (first) { {{ NAME }}_X##N({{ NAME }}_FIRST) } \
         else { {{ NAME }}_X##N({{ NAME }}_KEEP) } \
     }
 {{ NAME }}_DOT(1)
 {% if widest >= 8 %}
-#if !defined(__AVR__) && !defined(__ARM_ARCH_6M__) /* which have too few registers */
+#if !defined(__AVR__) && !defined(__ARM_ARCH_6M__) && !defined({{ NAME }}_PAIRS) /* which lack registers */
 #define {{ NAME }}_WIDE
 {{ NAME }}_DOT(2)
 #endif
@@ -204,18 +231,28 @@ static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}
             for (int i = top; i < bottom; i++) {
                 const {{ map_t }} *from = rows[i] + (x + left) * channels + count;
                 const {{ weight_t }} *w = l->apart + (i * k + left) * l->wide + count;
-                for (int j = left; j < right; j++, from += channels, w += l->wide)
+                for (int j = left; j < right; j++, from += channels, w += l->wide) {
+{% if int8 %}
+#ifdef {{ NAME }}_PAIRS
+                    uint32_t x = {{ name }}_word(from), y = {{ name }}_word(w), u, v;
+                    __asm__("uxtb16 %4, %6\n\tsxtb16 %5, %7\n\tsmlabb %0, %4, %5, %0\n\tsmlatt %2, %4, %5, %2\n\t"
+                            "uxtb16 %4, %6, ror #8\n\tsxtb16 %5, %7, ror #8\n\tsmlabb %1, %4, %5, %1\n\tsmlatt %3, %4, %5, %3"
+                            : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3]), "=&r"(u), "=&r"(v) : "r"(x), "r"(y));
+                    continue;
+#endif
+{% endif %}
                     for (int c = 0; c < 4; c++) sums[c] += ({{ sum_t }})from[c] * {{ at8 }}(w + c);
+                }
             }
             for (int c = 0; c < 4; c++) {
 {% if int8 %}
                 uint32_t sum = (uint32_t)(sums[c] * {{ at16 }}(l->apart_scale + count + c));
                 sum += {{ half }}u + ((uint32_t)1 << (l->apart_shift - 1)); /* shifted as if it had a sign */
-                s->entries[count + c].value = (int16_t)((int32_t)(sum >> l->apart_shift) - (int32_t)({{ half }}u >> l->apart_shift));
+                s->values[count + c] = (int16_t)((int32_t)(sum >> l->apart_shift) - (int32_t)({{ half }}u >> l->apart_shift));
 {% else %}
-                s->entries[count + c].value = sums[c];
+                s->values[count + c] = sums[c];
 {% endif %}
-                s->entries[count + c].at = ({{ at_t }})((count + c) * l->padded);
+                s->at[count + c] = ({{ at_t }})((count + c) * l->padded);
             }
         }
         return channels;
@@ -226,9 +263,13 @@ static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}
         const {{ map_t }} *end = from + (right - left) * channels;
         int at = (i * k + left) * channels * l->padded;
         for (; from < end; from++, at += l->padded) {
-            s->entries[count].value = *from;
-            s->entries[count].at = ({{ at_t }})at;
-            count += *from != 0;
+            {{ map_t }} value = *from;
+#if UINTPTR_MAX <= 0xffffffffu /* where a wrong guess costs little */
+            if (value == 0) continue;
+#endif
+            s->values[count] = value;
+            s->at[count] = ({{ at_t }})at;
+            count += value != 0;
         }
     }
     return count;
@@ -253,6 +294,9 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
             int count = 0, beyond = column + l->kernel;
             if ((beyond > from && column < to){% if border %} || (l == {{ name }}_layers && (column < {{ border }} || beyond > {{ side + border }})){% endif %})
                 count = {{ name }}_gather(s, l, rows + down, top + down, column);
+#ifdef {{ NAME }}_PAIRS
+            if (count % 2) s->values[count] = 0, s->at[count++] = 0;
+#endif
 {% set into = "into" if late else "s->best" %}
 {% set first = "place == 0 || l->late" if late else "place == 0" %}
 {% if late %}
@@ -284,8 +328,9 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
 {% endif %}
         }
 {% if int8 %}
-        for (int f = 0; f < l->filters; f++) {
-            int32_t value = {% if late %}l->late ? s->best[f] : {% endif %}{{ name }}_norm(s->best[f], l->norm + 3 * f, l);
+        const int32_t *norm = l->norm;
+        for (int f = 0, filters = l->filters; f < filters; f++, norm += 3) {
+            int32_t value = {% if late %}l->late ? s->best[f] : {% endif %}{{ name }}_norm(s->best[f], norm, l);
             if (out) *out++ = (uint8_t)value;
             else s->sums[f] += value;
         }
