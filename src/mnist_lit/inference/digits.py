@@ -26,6 +26,7 @@ from mnist_lit.inference.ink import (
     Gray,
     Mask,
     Seen,
+    SmallMask,
     bounds,
     ink_of,
     look,
@@ -74,7 +75,8 @@ def find_digit(gray: Gray) -> Found:
     Raises:
         PictureError: There is nothing to be seen.
     """
-    return _single(gray, look(gray))
+    seen = look(gray)
+    return _single(gray, seen, one_digit(seen.mask))
 
 
 def find_digits(gray: Gray) -> list[Found]:
@@ -87,8 +89,11 @@ def find_digits(gray: Gray) -> list[Found]:
         PictureError: There is nothing to be seen.
     """
     seen = look(gray)
-    if max(gray.shape) <= TINY or _is_one(seen.mask):
-        return [_single(gray, seen)]
+    alone = _alone(seen.mask)
+    if alone is not None:
+        return [_single(gray, seen, alone)]
+    if max(gray.shape) <= TINY:
+        return [_single(gray, seen, one_digit(seen.mask))]
     most = min(max(gray.shape), MOST_SIDE)
     groups = _groups(seen.mask)
     for _ in range(LOOKS):
@@ -101,24 +106,24 @@ def find_digits(gray: Gray) -> list[Found]:
         seen = seen.closer(gray, groups.within, side)
         groups = _groups(seen.mask)
     if len(groups.boxes) == 1 and groups.boxes[0].width <= WIDE * groups.boxes[0].height:
-        return [_single(gray, seen)]
+        return [_single(gray, seen, one_digit(seen.mask))]
     return list(_found(seen, groups, gray))
 
 
-def _single(gray: Gray, seen: Seen) -> Found:
-    kept = one_digit(seen.mask)
+def _single(gray: Gray, seen: Seen, kept: SmallMask) -> Found:
     box = bounds(kept).moved(-seen.margin, -seen.margin)
     scale = max(gray.shape) / seen.side
     return Found(box.grown(0, scale, gray.shape), ink_of(gray, seen, kept))
 
 
-def _is_one(mask: Mask) -> bool:
-    """Say whether there is one piece, not too wide for one digit, and nothing else but specks."""
+def _alone(mask: Mask) -> Mask | None:
+    """Return the only piece but for specks, if there is one that is not too wide for one digit."""
     labels, count = ndimage.label(mask, AROUND)
     areas = ndimage.sum_labels(mask, labels, range(1, count + 1))
-    box = Box(*ndimage.find_objects(labels)[int(areas.argmax())])
+    main = int(areas.argmax())
+    box = Box(*ndimage.find_objects(labels)[main])
     alone = (areas >= SPECK * areas.max()).sum() == 1
-    return bool(alone) and box.width <= WIDE * box.height
+    return labels == main + 1 if alone and box.width <= WIDE * box.height else None
 
 
 class _Groups(NamedTuple):

@@ -41,7 +41,10 @@ HEIC_ENDINGS = (".heic", ".heif")
 
 def shown(text: str | Path) -> str:
     """Return a name as it is printed: what a terminal would obey, or cannot print, is escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class _Timed(io.BytesIO):

@@ -82,7 +82,7 @@ def _flatten(image: Image.Image) -> Image.Image:
     if image.mode == "LAB":
         return image.getchannel(0)  # which is the lightness
     if not image.has_transparency_data:
-        return image.convert("L")
+        return image if image.mode == "L" else image.convert("L")
     if image.mode not in ("LA", "RGBA"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     gray, alpha = image.convert("L"), image.getchannel("A")
