@@ -94,9 +94,9 @@ def accuracy() -> Figure:
     axes = figure.subplots()
     for words, parameters, reached in PUBLIC_MARKS:
         axes.plot(parameters, reached, color="0.75", lw=7, marker="o")
-        # Below it, or to the left of those that are left of all names.
+        # Beside it, or to the left of those that are left of all names.
         left = parameters[0] < 1_000
-        offset, place = ((-8, 0), ("right", "center")) if left else ((0, -10), ("left", "top"))
+        offset, place = ((-8, 0), ("right", "center")) if left else ((10, 2), ("left", "top"))
         axes.annotate(
             words,
             (parameters[0], reached[0]),

@@ -20,7 +20,7 @@ from tests.conftest import PROJECT, needs_compiler
 
 PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-DEVELOPERS = ("pre-commit",)  # programs that the extra `dev` brings, and `test` does not
+OTHERS = ("pre-commit", "onnx2tf", "npm")  # programs that the extra `test` does not bring
 EXTRAS = set(metadata("mnist-lit").get_all("Provides-Extra") or ())
 EXTEND = PROJECT / "docs/extend.md"  # whose own test runs all of it
 
@@ -85,7 +85,7 @@ def test_commands_can_be_meant(page: Path, monkeypatch: pytest.MonkeyPatch) -> N
             for extra in re.findall(r"\.\[(.*?)\]", arguments[-1]):
                 assert set(extra.split(",")) <= EXTRAS, extra
         else:
-            here = program in (".", *DEVELOPERS) or (PROJECT / program).is_file()
+            here = program in (".", *OTHERS) or (PROJECT / program).is_file()
             # An environment can be used without being activated.
             places = [str(Path(sys.executable).parent), os.environ["PATH"]]
             assert here or shutil.which(program, path=os.pathsep.join(places)), program
