@@ -122,21 +122,21 @@ static const struct {{ name }}_layer {{ name }}_layers[{{ layers|length }}] = {
 };
 
 /* Add {{ 4 }}, 8{% if widest >= 16 %} or 16{% endif %} filters at one place, and keep the largest of all places. */
-#define {{ NAME }}_ZERO(n) {{ sum_t }} a##n = 0, b##n = 0, c##n = 0, d##n = 0;
 {% if int8 %}
+/* Some processors add two products of 16 bits in one step, which no compiler finds in C: two entries at once. */
 #if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__) && !defined(__ARM_BIG_ENDIAN)
-#define {{ NAME }}_PAIRS /* two entries at once: SMLAD adds two products of 16 bits; no compiler finds it in C */
+#define {{ NAME }}_SMLAD
+#define {{ NAME }}_PAIRS
+#elif defined(__SSE2__)
+#define {{ NAME }}_PAIRS
+#include <emmintrin.h>
+#endif
+#ifdef {{ NAME }}_PAIRS
 static inline uint32_t {{ name }}_word(const void *from) {
     uint32_t word;
     __builtin_memcpy(&word, from, 4);
     return word;
 }
-#define {{ NAME }}_ADD(n) { \
-    uint32_t x = {{ name }}_word(one + 4 * n), y = {{ name }}_word(two + 4 * n), z; \
-    __asm__("pkhbt %4, %5, %6, lsl #16\n\tpkhtb %5, %6, %5, asr #16\n\t" \
-            "sxtb16 %6, %4\n\tsmlad %0, %7, %6, %0\n\tsxtb16 %4, %4, ror #8\n\tsmlad %1, %7, %4, %1\n\t" \
-            "sxtb16 %6, %5\n\tsmlad %2, %7, %6, %2\n\tsxtb16 %5, %5, ror #8\n\tsmlad %3, %7, %5, %3" \
-            : "+r"(a##n), "+r"(b##n), "+r"(c##n), "+r"(d##n), "=&r"(z), "+r"(x), "+r"(y) : "r"(values)); }
 #define {{ NAME }}_EACH(DO) \
     const {{ at_t }} *at = s->at; \
     for (const int16_t *from = s->values, *end = from + count; from < end;) { \
@@ -146,13 +146,27 @@ static inline uint32_t {{ name }}_word(const void *from) {
         DO \
     }
 #endif
+#ifdef {{ NAME }}_SMLAD
+#define {{ NAME }}_ADD(n) { \
+    uint32_t x = {{ name }}_word(one + 4 * n), y = {{ name }}_word(two + 4 * n), z; \
+    __asm__("pkhbt %4, %5, %6, lsl #16\n\tpkhtb %5, %6, %5, asr #16\n\t" \
+            "sxtb16 %6, %4\n\tsmlad %0, %7, %6, %0\n\tsxtb16 %4, %4, ror #8\n\tsmlad %1, %7, %4, %1\n\t" \
+            "sxtb16 %6, %5\n\tsmlad %2, %7, %6, %2\n\tsxtb16 %5, %5, ror #8\n\tsmlad %3, %7, %5, %3" \
+            : "+r"(a##n), "+r"(b##n), "+r"(c##n), "+r"(d##n), "=&r"(z), "+r"(x), "+r"(y) : "r"(values)); }
+#elif defined({{ NAME }}_PAIRS)
+static inline __m128i {{ name }}_four(const void *from) { return _mm_cvtsi32_si128((int){{ name }}_word(from)); }
+#define {{ NAME }}_ZERO(n) __m128i a##n = _mm_setzero_si128();
+#define {{ NAME }}_ADD(n) { \
+    __m128i x = _mm_unpacklo_epi8({{ name }}_four(one + 4 * n), {{ name }}_four(two + 4 * n)); \
+    x = _mm_srai_epi16(_mm_unpacklo_epi8(x, x), 8); \
+    a##n = _mm_add_epi32(a##n, _mm_madd_epi16(x, _mm_set1_epi32((int)values))); }
+#define {{ NAME }}_FIRST(n) _mm_storeu_si128((__m128i *)(best + 4 * n), a##n);
+#define {{ NAME }}_KEEP(n) { \
+    __m128i x = _mm_loadu_si128((const __m128i *)(best + 4 * n)), more = _mm_cmpgt_epi32(a##n, x); \
+    _mm_storeu_si128((__m128i *)(best + 4 * n), _mm_or_si128(_mm_and_si128(more, a##n), _mm_andnot_si128(more, x))); }
+#endif
 {% endif %}
 #ifndef {{ NAME }}_PAIRS
-#define {{ NAME }}_ADD(n) \
-    a##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n); \
-    b##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 1); \
-    c##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 2); \
-    d##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 3);
 #define {{ NAME }}_EACH(DO) \
     for (int i = 0; i < count; i++) { \
         const {{ weight_t }} *from = w + s->at[i]; \
@@ -160,6 +174,15 @@ static inline uint32_t {{ name }}_word(const void *from) {
         DO \
     }
 #endif
+#ifndef {{ NAME }}_ADD
+#define {{ NAME }}_ADD(n) \
+    a##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n); \
+    b##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 1); \
+    c##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 2); \
+    d##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 3);
+#endif
+#ifndef {{ NAME }}_ZERO
+#define {{ NAME }}_ZERO(n) {{ sum_t }} a##n = 0, b##n = 0, c##n = 0, d##n = 0;
 #define {{ NAME }}_FIRST(n) \
     best[4 * n] = a##n; \
     best[4 * n + 1] = b##n; \
@@ -170,6 +193,7 @@ static inline uint32_t {{ name }}_word(const void *from) {
     best[4 * n + 1] = b##n > best[4 * n + 1] ? b##n : best[4 * n + 1]; \
     best[4 * n + 2] = c##n > best[4 * n + 2] ? c##n : best[4 * n + 2]; \
     best[4 * n + 3] = d##n > best[4 * n + 3] ? d##n : best[4 * n + 3];
+#endif
 #define {{ NAME }}_X1(DO) DO(0)
 #define {{ NAME }}_X2(DO) DO(0) DO(1)
 #define {{ NAME }}_X4(DO) DO(0) DO(1) DO(2) DO(3)
@@ -183,7 +207,7 @@ static inline uint32_t {{ name }}_word(const void *from) {
     }
 {{ NAME }}_DOT(1)
 {% if widest >= 8 %}
-#if !defined(__AVR__) && !defined(__ARM_ARCH_6M__) && !defined({{ NAME }}_PAIRS) /* which lack registers */
+#if !defined(__AVR__) && !defined(__ARM_ARCH_6M__) && !defined({{ NAME }}_SMLAD) /* which lack registers */
 #define {{ NAME }}_WIDE
 {{ NAME }}_DOT(2)
 #endif
@@ -233,11 +257,17 @@ static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}
                 const {{ weight_t }} *w = l->apart + (i * k + left) * l->wide + count;
                 for (int j = left; j < right; j++, from += channels, w += l->wide) {
 {% if int8 %}
-#ifdef {{ NAME }}_PAIRS
+#ifdef {{ NAME }}_SMLAD
                     uint32_t x = {{ name }}_word(from), y = {{ name }}_word(w), u, v;
                     __asm__("uxtb16 %4, %6\n\tsxtb16 %5, %7\n\tsmlabb %0, %4, %5, %0\n\tsmlatt %2, %4, %5, %2\n\t"
                             "uxtb16 %4, %6, ror #8\n\tsxtb16 %5, %7, ror #8\n\tsmlabb %1, %4, %5, %1\n\tsmlatt %3, %4, %5, %3"
                             : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3]), "=&r"(u), "=&r"(v) : "r"(x), "r"(y));
+                    continue;
+#elif defined({{ NAME }}_PAIRS)
+                    __m128i no = _mm_setzero_si128(), x = {{ name }}_four(from), y = {{ name }}_four(w);
+                    x = _mm_unpacklo_epi16(_mm_unpacklo_epi8(x, no), no);
+                    y = _mm_unpacklo_epi16(_mm_srai_epi16(_mm_unpacklo_epi8(y, y), 8), no);
+                    _mm_storeu_si128((__m128i *)sums, _mm_add_epi32(_mm_loadu_si128((__m128i *)sums), _mm_madd_epi16(x, y)));
                     continue;
 #endif
 {% endif %}
