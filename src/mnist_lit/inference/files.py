@@ -27,7 +27,7 @@ MAX_PIXELS_OF = {
     **dict.fromkeys(("WEBP", "AVIF", "HEIF"), 24_000_000),
 }
 MAX_SECONDS = 5.0  # of computing, between two reads of a file
-UNCOUNTED = 1.0  # seconds before computing is counted: to ask for it can take longer than to decode
+UNCOUNTED = 1.0  # seconds before that; asking for computing time may take as long as decoding
 JPEG_SIDE = 1_000  # pixels; a larger JPEG is decoded at a half, quarter or eighth, not below this
 JPEG_STEP = 4_096  # bytes that the decoder is given at a time
 MAX_PAGES = 1_000
