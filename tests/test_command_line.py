@@ -320,7 +320,7 @@ def broken_checkpoints(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
     raw.write_bytes(pickle.dumps(Trap(folder / "sentinel")))
     return {
         "gone": (folder / "gone.ckpt", "is not there"),
-        "folder": (folder, "is there, but no file"),
+        "folder": (folder, "is a folder without a checkpoint"),
         "text": (text, "is not a checkpoint"),
         "empty": (empty, "is not a checkpoint"),
         "truncated": (truncated, "truncated or damaged"),

@@ -159,7 +159,7 @@ def read_file(path: Path) -> dict[str, Any]:
     damaged = f"{path} is not a checkpoint, or a truncated or damaged one"
     try:
         if not path.is_file():
-            kind = "there, but no file" if path.exists() else "not there"
+            kind = "a folder without a checkpoint" if path.is_dir() else "not there"
             raise CheckpointError(
                 f"{path} is {kind}; give the path of a checkpoint, as "
                 "outputs/…/checkpoints/best.ckpt"
