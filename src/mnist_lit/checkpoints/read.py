@@ -159,7 +159,8 @@ def read_file(path: Path) -> dict[str, Any]:
     damaged = f"{path} is not a checkpoint, or a truncated or damaged one"
     try:
         if not path.is_file():
-            kind = "a folder without a checkpoint" if path.is_dir() else "not there"
+            there = "a folder without a checkpoint" if path.is_dir() else "there, but no file"
+            kind = there if path.exists() else "not there"
             raise CheckpointError(
                 f"{path} is {kind}; give the path of a checkpoint, as "
                 "outputs/…/checkpoints/best.ckpt"
