@@ -27,6 +27,7 @@ from mnist_lit.inference.ink import (
     Mask,
     Seen,
     SmallMask,
+    areas_of,
     bounds,
     ink_of,
     look,
@@ -118,8 +119,8 @@ def _single(gray: Gray, seen: Seen, kept: SmallMask) -> Found:
 
 def _alone(mask: Mask) -> Mask | None:
     """Return the only piece but for specks, if there is one that is not too wide for one digit."""
-    labels, count = ndimage.label(mask, AROUND)
-    areas = ndimage.sum_labels(mask, labels, range(1, count + 1))
+    labels, _ = ndimage.label(mask, AROUND)
+    areas = areas_of(labels)
     main = int(areas.argmax())
     box = Box(*ndimage.find_objects(labels)[main])
     alone = (areas >= SPECK * areas.max()).sum() == 1

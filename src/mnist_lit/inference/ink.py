@@ -178,7 +178,7 @@ class Seen(NamedTuple):
         """Return how much ink there is, from 0 to 1, of what a mask shows, and none of the rest."""
         full = np.quantile(self.depth[mask], 0.8)
         soft = np.clip((self.depth - self.bare) / (full - self.bare), 0, 1)
-        pieces = ndimage.sum_labels(mask, *_labelled(mask))
+        pieces = areas_of(ndimage.label(mask, AROUND)[0])
         if (pieces > SPECK * mask.sum()).sum() >= DASHES:
             closed = disc(2 * stroke(mask))
             wide = len(closed)  # beyond the edges there is no ink
@@ -399,7 +399,7 @@ def parts_of(mask: Mask) -> Parts:
     labels, count = ndimage.label(joined, AROUND)
     labels[~mask] = 0
     boxes = [Box(*part) for part in ndimage.find_objects(labels, count)]
-    areas = ndimage.sum_labels(mask, labels, range(1, count + 1))
+    areas = areas_of(labels)
     inside = [_inside(labels, number, box) for number, box in enumerate(boxes, 1)]
     return Parts(labels, boxes, np.asarray(areas, float), np.array(inside))
 
@@ -436,9 +436,9 @@ def disc(size: int) -> Mask:
     return np.hypot(x, y) <= size / 2 + 0.21  # for a size of 1, whose corners are 0.71 away
 
 
-def _labelled(mask: Mask) -> tuple[Int[ndarray, "h w"], range]:
-    labels, count = ndimage.label(mask, AROUND)
-    return labels, range(1, count + 1)
+def areas_of(labels: Int[ndarray, "h w"]) -> Int[ndarray, " n"]:
+    """Return how many pixels each number has, from 1."""
+    return np.bincount(labels.ravel())[1:]
 
 
 def _inside(labels: Int[ndarray, "h w"], number: int, part: Box) -> bool:

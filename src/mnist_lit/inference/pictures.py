@@ -208,7 +208,10 @@ def lay_out(ink: Gray) -> UInt8[ndarray, "28 28"]:
     small = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)
     digit = np.clip(np.asarray(small), 0, None)
     digit = np.clip(digit / digit.max(), 0, 1)
-    centre = ndimage.center_of_mass(digit)
+    total = float(digit.sum())
+    centre = [
+        float(digit.sum(axis=1 - axis) @ np.arange(digit.shape[axis])) / total for axis in (0, 1)
+    ]
     laid: Any = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
     top, left = (
         min(max(0, round(IMAGE_SIZE / 2 - c)), IMAGE_SIZE - length)
