@@ -192,16 +192,14 @@ def _with_usual_operators(graph: Any) -> None:
 
 def _without_defaults(graph: Any) -> None:
     """Take out attributes that say what goes without saying; some readers know no others."""
-    ones, zeros = ("dilations", "strides"), ("pads",)
+    usual = {"dilations": {1}, "strides": {1}, "pads": {0}}  # which the schema does not say
     for node in graph.node:
         known = onnx.defs.get_schema(node.op_type).attributes
         for attribute in list(node.attribute):
             default = known[attribute.name].default_value
             value = onnx.helper.get_attribute_value(attribute)
-            usual = default.type and onnx.helper.get_attribute_value(default) == value
-            usual |= attribute.name in ones and node.op_type == "Conv" and set(value) == {1}
-            usual |= attribute.name == "dilations" and set(value) == {1}
-            if usual or (attribute.name in zeros and set(value) == {0}):
+            said = default.type and onnx.helper.get_attribute_value(default) == value
+            if said or (attribute.name in usual and set(value) == usual[attribute.name]):
                 node.attribute.remove(attribute)
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from mnist_lit.checkpoints.read import Trained, read
 from mnist_lit.errors import CheckpointError
@@ -239,7 +240,8 @@ def _probabilities(
     """
     # In float32, which a global default or the network's owner may have made another type; channels
     # last, in which a CPU's convolutions take half the time.
-    network = network.to(device, torch.float32).to(memory_format=torch.channels_last).eval()
+    network = network.to(device, torch.float32).eval()
+    convert_conv2d_weight_memory_format(network, torch.channels_last)
     rows: list[list[float]] = []
     for start in range(0, len(pixels), BATCH):
         batch = pixels[start : start + BATCH]
