@@ -138,17 +138,15 @@ class Together:
             torch.manual_seed(recipe.seed)
             networks.append(CompactCNN(group.blocks))
         self.parameters = count_parameters(networks[0])
-        names = [name for name, _ in networks[0].named_parameters()]
-        self.shapes = {name: p.shape for name, p in networks[0].named_parameters()}
+        learnt = [[p for p in n.named_parameters() if p[1].requires_grad] for n in networks]
+        self.shapes = {name: p.shape for name, p in learnt[0]}
         self.sizes = [shape.numel() for shape in self.shapes.values()]
-        flat = torch.stack(
-            [torch.cat([p.detach().flatten() for p in n.parameters()]) for n in networks]
-        )
+        flat = torch.stack([torch.cat([p.detach().flatten() for _, p in each]) for each in learnt])
         self.weights = flat.to(self.device).requires_grad_()
         self.decays = torch.cat(
             [
-                torch.full((size,), float(len(self.shapes[name]) > 1))
-                for name, size in zip(names, self.sizes, strict=True)
+                torch.full((size,), float(len(shape) > 1))
+                for shape, size in zip(self.shapes.values(), self.sizes, strict=True)
             ]
         ).to(self.device)
         self.slots = [torch.zeros_like(self.weights) for _ in range(2)]
@@ -256,9 +254,9 @@ class Together:
                 if block.pool == "after_conv":
                     y = F.max_pool2d(y, 2)
                 mean, variance = next(norms)
-                scale, shift = (
-                    w[f"{p}norms.{repeat}.{n}"].reshape(-1).float() for n in ("weight", "bias")
-                )
+                norm = f"{p}norms.{repeat}."
+                scale = w[norm + "weight"].reshape(-1).float() if block.scale else None
+                shift = w[norm + "bias"].reshape(-1).float()
                 y = F.batch_norm(y, mean, variance, scale, shift, training=train)
                 y = F.silu(y) if self.group.activation == "silu" else F.relu(y)
                 x = x + y if block.residual else y

@@ -72,7 +72,7 @@ SHARED: list[dict[str, Any]] = [
 SEPARABLE: list[dict[str, Any]] = [
     {"channels": 6, "pool": "after_conv"},
     {"channels": 6, "repeats": 3, "residual": True, "separable": True, "pool": "after_activation"},
-    {"channels": 4, "kernel": 1},
+    {"channels": 4, "kernel": 1, "scale": False},
 ]
 
 UNPADDED: list[dict[str, Any]] = [
@@ -164,6 +164,45 @@ def test_a_separable_convolution_filters_each_channel_and_then_mixes_them() -> N
     x = torch.randn(2, 6, 7, 7)
     expected = F.relu(block.norms[0](F.conv2d(x, whole, padding=1)))
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_norm_without_a_scale_saves_a_parameter_a_channel_and_learns_its_shift() -> None:
+    with_scale, without = (
+        CompactCNN([{"channels": 4, "scale": scale}, {"channels": 4, "repeats": 2, "scale": scale}])
+        for scale in (True, False)
+    )
+    assert count_parameters(with_scale) - count_parameters(without) == 4 + 2 * 4
+    optimizer = torch.optim.SGD(without.parameters(), lr=0.1)
+    without(torch.randn(8, 1, 28, 28)).square().sum().backward()
+    optimizer.step()
+    for block in without.blocks:
+        assert isinstance(block, ConvBlock)
+        for norm in block.norms:
+            assert isinstance(norm, nn.BatchNorm2d)
+            assert (norm.weight == 1).all()
+            assert (norm.bias != 0).all()
+
+
+def test_a_scale_can_be_moved_into_the_next_layer() -> None:
+    """Why a network loses nothing without it: a positive factor passes ReLU and max-pool."""
+    blocks = [
+        {"channels": 5, "pool": "after_conv"},
+        {"channels": 4, "separable": True, "pool": "after_activation"},
+    ]
+    network, moved = CompactCNN(blocks).eval(), CompactCNN(blocks).eval()
+    first, second = (m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    for norm in (first, second):
+        nn.init.uniform_(norm.weight, 0.3, 3)
+        nn.init.normal_(norm.bias)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    state["blocks.1.depthwise.weight"] *= first.weight.view(-1, 1, 1, 1)
+    state["linear.weight"] *= second.weight
+    for at, norm in enumerate((first, second)):
+        state[f"blocks.{at}.norms.0.bias"] /= norm.weight
+        state[f"blocks.{at}.norms.0.weight"] = torch.ones_like(norm.weight)
+    moved.load_state_dict(state)
+    images = torch.randn(3, 1, 28, 28)
+    torch.testing.assert_close(moved(images), network(images))
 
 
 @pytest.mark.parametrize("blocks", [SHARED, SEPARABLE])
