@@ -255,7 +255,7 @@ class Together:
                     y = F.max_pool2d(y, 2)
                 mean, variance = next(norms)
                 norm = f"{p}norms.{repeat}."
-                scale = w[norm + "weight"].reshape(-1).float() if block.scale else None
+                scale = w[norm + "weight"].reshape(-1).float() if block.norm_scale else None
                 shift = w[norm + "bias"].reshape(-1).float()
                 y = F.batch_norm(y, mean, variance, scale, shift, training=train)
                 y = F.silu(y) if self.group.activation == "silu" else F.relu(y)

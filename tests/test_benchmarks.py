@@ -108,7 +108,7 @@ NETWORKS: list[tuple[list[dict[str, Any]], str]] = [
             {"channels": 3, "kernel": 5, "bias": True, "pool": "after_conv"},
             {"channels": 4, "separable": True, "pool": "after_activation"},
             {"channels": 4, "repeats": 2, "residual": True},
-            {"channels": 5, "separable": True, "padding": False, "scale": False},
+            {"channels": 5, "separable": True, "padding": False, "norm_scale": False},
         ],
         "sgd",
     ),

@@ -40,7 +40,7 @@ FINAL, NANO = pretrained.load("final"), pretrained.load("nano")
 # Every kind of block that there is.
 EVERYTHING: list[dict[str, Any]] = [
     {"channels": 6, "kernel": 5, "pool": "after_conv", "bias": True},
-    {"channels": 6, "padding": False, "scale": False},
+    {"channels": 6, "padding": False, "norm_scale": False},
     {"channels": 6, "repeats": 2, "residual": True, "separable": True, "pool": "after_activation"},
     {"channels": 8, "separable": True, "padding": False},
     {"channels": 8, "residual": True, "pool": "after_activation"},

@@ -72,7 +72,7 @@ SHARED: list[dict[str, Any]] = [
 SEPARABLE: list[dict[str, Any]] = [
     {"channels": 6, "pool": "after_conv"},
     {"channels": 6, "repeats": 3, "residual": True, "separable": True, "pool": "after_activation"},
-    {"channels": 4, "kernel": 1, "scale": False},
+    {"channels": 4, "kernel": 1, "norm_scale": False},
 ]
 
 UNPADDED: list[dict[str, Any]] = [
@@ -168,7 +168,12 @@ def test_a_separable_convolution_filters_each_channel_and_then_mixes_them() -> N
 
 def test_a_norm_without_a_scale_saves_a_parameter_a_channel_and_learns_its_shift() -> None:
     with_scale, without = (
-        CompactCNN([{"channels": 4, "scale": scale}, {"channels": 4, "repeats": 2, "scale": scale}])
+        CompactCNN(
+            [
+                {"channels": 4, "norm_scale": scale},
+                {"channels": 4, "repeats": 2, "norm_scale": scale},
+            ]
+        )
         for scale in (True, False)
     )
     assert count_parameters(with_scale) - count_parameters(without) == 4 + 2 * 4

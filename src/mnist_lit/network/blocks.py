@@ -48,8 +48,8 @@ class Block:
         residual: Whether what goes into an application is added to what comes out of it.
         separable: Whether the convolution is a depthwise one, with a single filter for each channel
             that comes in, followed by a 1×1 that mixes them.
-        scale: Whether the batch norm learns a scale. ReLU and max-pool pass a positive factor on,
-            so the next convolution or the linear layer can take its place.
+        norm_scale: Whether the batch norm learns a scale. ReLU and max-pool pass a positive factor
+            on, so the next convolution or the linear layer can take its place.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = PLAIN
@@ -63,7 +63,7 @@ class Block:
     repeats: Count = 1
     residual: Switch = False
     separable: Switch = False
-    scale: Switch = True
+    norm_scale: Switch = True
 
 
 @dataclass
@@ -141,7 +141,7 @@ def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int =
         mixed = width * block.channels
         filters = width if block.separable else mixed
         parameters += filters * block.kernel**2 + mixed * block.separable
-        parameters += (block.bias + (1 + block.scale) * block.repeats) * block.channels
+        parameters += (block.bias + (1 + block.norm_scale) * block.repeats) * block.channels
         repeats += block.repeats
         width = block.channels
         if block.pool != "none":

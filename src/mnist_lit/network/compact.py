@@ -36,7 +36,7 @@ class ConvBlock(nn.Module):
             kernel, padding = 1, 0
         self.conv = nn.Conv2d(in_channels, block.channels, kernel, padding=padding, bias=block.bias)
         self.norms = nn.ModuleList(nn.BatchNorm2d(block.channels) for _ in range(block.repeats))
-        for norm in self.norms if not block.scale else ():
+        for norm in self.norms if not block.norm_scale else ():
             assert isinstance(norm, nn.BatchNorm2d)
             norm.weight.requires_grad_(False)  # it stays 1
         self.residual = block.residual
