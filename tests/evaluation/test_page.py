@@ -74,9 +74,9 @@ def test_a_run_becomes_one_file(run: Path, tmp_path: Path) -> None:
         assert words.startswith("nano, seed 0")
         assert "python train.py <x>" in words
         assert f"{date.today()}" in words
-        assert "996 parameters" in words
+        assert "994 parameters" in words
         assert "requirement asked is" in words
-        assert re.search(r"max_parameters 20,000 996 pass", words)
+        assert re.search(r"max_parameters 20,000 994 pass", words)
         assert re.search(r"min_val_accuracy 99.40% \d+\.\d+% FAIL", words)
         assert "batch_size: 64" in words
         assert "Where they differ" not in words

@@ -15,11 +15,11 @@ from mnist_lit.network.compact import CompactCNN
 WEIGHTS = Path(__file__).with_name("weights")
 # What each network is for.
 PURPOSES = {
-    "final": "the default; the five convolutions of FinalMNISTNet",
+    "final": "the default; five convolutions",
     "final-world": "people's pictures; as final, trained on drawn digits too",
     "flagship": "the highest accuracy under 20,000 parameters",
     "small": "under 10,000 parameters",
-    "optimized": "the layer list of OptimizedMNISTNet, to compare with",
+    "optimized": "the layer list of an earlier document, to compare with",
     "optimized-aligned": "the same layers behind an alignment",
     "tiny": "under 4,000 parameters: 4 kB as 8-bit integers",
     "micro": "under 2,000 parameters: 8 kB as floats, 2 kB as 8-bit integers",
