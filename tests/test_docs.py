@@ -124,7 +124,7 @@ def test_the_short_commands_of_the_readme_run(
             cli.main(arguments)
             done.append(capsys.readouterr().out)
     assert "Accuracy: 9960/10000 (99.60%)" in done[0]
-    assert "9,895 of 10,000" in done[1]
+    assert "9,912 of 10,000" in done[1]
 
 
 def test_the_python_of_the_readme_runs() -> None:
