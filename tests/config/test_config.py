@@ -149,6 +149,7 @@ def test_defaults_are_the_documented_ones() -> None:
         ("augmentation.angle=3", "augmentation.angle", "allowed here: degrees"),
         ("trainer.max_epoch=3", "trainer.max_epoch", "did you mean max_epochs?"),
         ("trainer.profiler=stopwatch", "trainer: ", "Lightning refuses it"),
+        ("data=idx", "data.root: a value is missing", "data.root=VALUE"),
         ("metrics.f1._target_=torchmetrics.Nothing", "metrics.f1=torchmetrics.Nothing", "built"),
         ("metrics.f1._target_=torch.nn.ReLU", "metrics.f1=torch.nn.ReLU: a Metric", "expected"),
         ("callbacks.x._target_=torch.nn.ReLU", "callbacks.x=torch.nn.ReLU: a Callback", "exp"),

@@ -56,9 +56,10 @@ def _plain(cfg: DictConfig) -> dict[Any, Any]:
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        is_missing = isinstance(error, MissingMandatoryValue)
-        words = "a value is missing" if is_missing else str(error.msg).splitlines()[0]
-        raise ConfigError(f"{error.full_key}: {words}") from None
+        key, words = error.full_key, str(error.msg).splitlines()[0]
+        if isinstance(error, MissingMandatoryValue):
+            words = f"a value is missing; give it as {key}=VALUE"
+        raise ConfigError(f"{key}: {words}") from None
     assert isinstance(plain, dict)
     return plain
 
