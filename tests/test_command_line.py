@@ -181,7 +181,7 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own(here: Here, tmp_path: Pat
     models = [json.loads(path.read_text())["model"] for path in reports]
     assert models == ["optimized", "optimized", "small", "small"]
     assert done.stderr == "error: of 4 jobs 4 missed requirements\n"
-    assert done.stdout.count("  missed requirements: ") == 4
+    assert done.stdout.count(": missed requirements, min_val_accuracy") == 4
 
 
 def test_two_processes_train_one_network(tmp_path: Path) -> None:

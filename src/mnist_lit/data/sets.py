@@ -94,7 +94,7 @@ class IdxSet:
         if self.folds is not None:
             protocol = (
                 f"{facts.name}_folds: part {self.fold} of {self.folds} of the training images "
-                f"picked the best epoch; the {test:,} test images read once, at the end"
+                f"picked the best epoch; the {test:,} test images have no say"
             )
         elif self.validation == "test":
             protocol = (
@@ -104,7 +104,7 @@ class IdxSet:
         else:
             protocol = (
                 f"{facts.name}_holdout: {holdout_size(train):,} training images held out to pick "
-                f"the best epoch; the {test:,} test images read once, at the end"
+                f"the best epoch; the {test:,} test images have no say"
             )
         split: dict[str, Any] = {"validation": self.validation, "split_seed": self.split_seed}
         if self.folds is not None:

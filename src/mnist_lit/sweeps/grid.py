@@ -75,7 +75,8 @@ class Grid:
                 shutil.rmtree(one.folder)
             job.write(one.folder, one.job)
         done = f", {len(planned) - len(todo)} of them done or under way"
-        print(f"{len(planned)} jobs{done * (len(todo) < len(planned))}: {folder}", flush=True)
+        jobs = f"{len(planned)} job" + "s" * (len(planned) > 1)
+        print(f"{jobs}{done * (len(todo) < len(planned))}: {folder}", flush=True)
         try:
             if todo:
                 self.launcher.launch([one.overrides for one in todo], initial_job_idx=0)
@@ -93,7 +94,7 @@ class Grid:
                 )
         if states:
             each = ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states))
-            raise RunError(f"of {len(planned)} jobs {each}")
+            raise RunError(f"of {jobs} {each}")
 
     def _grid(self, arguments: Sequence[str]) -> list[tuple[list[str], dict[str, Any]]]:
         """Return the overrides of every job and its config, checked."""

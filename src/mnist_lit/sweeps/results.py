@@ -171,7 +171,8 @@ def write(sweep: Path) -> str:
     results = gather(sweep)
     write_text(sweep / "results.csv", _csv(sweep, results))
     lines = _aligned(table(results))
-    lines += [f"  {one.state}: {_place(sweep, one)}  {one.why}" for one in unfinished(results)]
+    for one in unfinished(results):
+        lines.append(f"  job {_place(sweep, one)}: " + ", ".join(filter(None, [one.state, one.why])))
     try:
         from mnist_lit.sweeps import page
 
