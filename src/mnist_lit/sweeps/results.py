@@ -172,7 +172,8 @@ def write(sweep: Path) -> str:
     write_text(sweep / "results.csv", _csv(sweep, results))
     lines = _aligned(table(results))
     for one in unfinished(results):
-        lines.append(f"  job {_place(sweep, one)}: " + ", ".join(filter(None, [one.state, one.why])))
+        words = ", ".join(filter(None, [one.state, one.why]))
+        lines.append(f"  job {_place(sweep, one)}: {words}")
     try:
         from mnist_lit.sweeps import page
 
