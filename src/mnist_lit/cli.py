@@ -17,6 +17,7 @@ from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.errors import unknown
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.files import whole, write_text
+from mnist_lit.text import for_terminal
 
 if TYPE_CHECKING:
     from mnist_lit.inference.predict import Page
@@ -260,7 +261,7 @@ def _predict(options: argparse.Namespace) -> None:
     from mnist_lit.devices import pick_device
     from mnist_lit.errors import ConfigError, PictureError
     from mnist_lit.inference import predict
-    from mnist_lit.inference.files import read_content, refusing, shown
+    from mnist_lit.inference.files import read_content, refusing
     from mnist_lit.inference.reading import read_all
 
     device = pick_device(options.device)
@@ -291,10 +292,10 @@ def _predict(options: argparse.Namespace) -> None:
     _print_readings(readings, trained.facts.noun == "digits", options)
     for page, reading in readings:
         if reading.status == "none":
-            errors.append(f"{shown(page.name)}: {reading.why}")
+            errors.append(f"{for_terminal(page.name)}: {reading.why}")
         elif reading.probability < options.min_confidence:
             errors.append(
-                f"{shown(page.name)}: {reading.probability:.1%} sure, less than "
+                f"{for_terminal(page.name)}: {reading.probability:.1%} sure, less than "
                 f"--min-confidence {options.min_confidence:g}"
             )
     for message in errors:
@@ -312,13 +313,11 @@ def _print_readings(
     readings: "list[tuple[Page, Reading]]", digits: bool, options: argparse.Namespace
 ) -> None:
     """Print what was read; a digit is its own number, other classes go by their names."""
-    from mnist_lit.inference.files import shown
-
     what = "digit" if digits else "class"
 
     def cell(value: object) -> object:
         # A spreadsheet takes what begins so for a formula, and what follows an apostrophe for text.
-        text = shown(value) if isinstance(value, str) else ""
+        text = for_terminal(value, len(value)) if isinstance(value, str) else ""
         return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text or value
 
     def top(reading: "Reading") -> list[tuple[int | str, float]]:
@@ -363,7 +362,7 @@ def _print_readings(
             else:
                 continue  # which is said as an error
             said += ["unsure"] if reading.status == "unsure" else []
-            print(shown(page.name), *said, sep="  ")
+            print(for_terminal(page.name), *said, sep="  ")
 
 
 def _add_export(commands: "argparse._SubParsersAction[Parser]") -> None:

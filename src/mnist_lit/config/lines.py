@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mnist_lit.errors import UserError, reason
+from mnist_lit.text import for_terminal
 
+LONGEST = 4_000  # characters of a message, names in it cut where they are put in
 HYDRAS = {"hydra", "omegaconf", "yaml"}  # packages whose exceptions are explained
 
 
@@ -35,7 +37,7 @@ def errors_as_lines() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(_line(str(error))) from None
     except KeyboardInterrupt:
         raise SystemExit("error: stopped") from None
     except BrokenPipeError:  # whoever read the output has gone, as `| head -1` does
@@ -45,7 +47,11 @@ def errors_as_lines() -> Iterator[None]:
         if HYDRAS & {kind.__module__.partition(".")[0] for kind in type(error).__mro__}:
             from mnist_lit.config.mistakes import explain
 
-            raise SystemExit(f"error: {explain(error)}") from None
+            raise SystemExit(_line(explain(error))) from None
         if os.environ.get("MNIST_LIT_TRACEBACK"):
             traceback.print_exc()  # Hydra would make a warning of what is raised in a callback
-        raise SystemExit(f"error: {type(error).__name__}: {reason(error)}") from None
+        raise SystemExit(_line(f"{type(error).__name__}: {reason(error)}")) from None
+
+
+def _line(words: str) -> str:
+    return f"error: {for_terminal(words, LONGEST)}"

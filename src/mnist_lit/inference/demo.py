@@ -27,11 +27,12 @@ from PIL import Image
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.errors import DemoError, PictureError, need, reason
-from mnist_lit.inference.files import open_picture, shown
+from mnist_lit.inference.files import open_picture
 from mnist_lit.inference.pictures import prepare_for, to_gray
 from mnist_lit.inference.predict import boxed, montage
 from mnist_lit.inference.reading import read_all
 from mnist_lit.network.compact import count_parameters
+from mnist_lit.text import for_terminal
 
 SEEN = 8  # screen pixels for each of the 28
 HINT = "Draw a digit or a number, or give a picture of one."
@@ -111,7 +112,7 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                 return await super().process_api(*args, **kwargs)
             except Exception as error:
                 words = getattr(error, "message", None) or reason(error.__cause__ or error)
-                raise gr.Error(html.escape(shown(words)), print_exception=False) from None
+                raise gr.Error(html.escape(for_terminal(words)), print_exception=False) from None
 
     with Page(title="mnist-lit", analytics_enabled=False) as page:
         gr.Markdown("# mnist-lit\nA network of a few kilobytes reads the digits that you draw.")
@@ -401,7 +402,7 @@ def serve(
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
-    place = f"--host {shown(host)}, --port {port or 'any'}"
+    place = f"--host {for_terminal(host)}, --port {port or 'any'}"
     if port is not None and not 1 <= port <= 65_535:
         raise DemoError(f"{place}: cannot be opened: a port from 1 to 65535 is expected")
     error: Exception | None = None

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mnist_lit.errors import PictureError, reason
+from mnist_lit.text import for_terminal
 
 # What is read. Pillow knows more; some of those start other programs, or hold no picture at all.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -37,14 +38,6 @@ REDUCED = "mnist-lit: reduced by"  # how many times smaller an image is than the
 EXTRA = "pip install 'mnist-lit[pictures]'"
 # Endings of what Pillow alone does not read. A folder's PDFs are seldom digits.
 HEIC_ENDINGS = (".heic", ".heif")
-
-
-def shown(text: str | Path) -> str:
-    """Return a name as it is printed: what a terminal would obey, or cannot print, is escaped."""
-    text = str(text)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class _Timed(io.BytesIO):
@@ -89,7 +82,7 @@ def refusing(name: str) -> Iterator[None]:
     except Image.DecompressionBombError:
         raise PictureError(f"{name}: far too many pixels; scale it down") from None
     except Exception as error:  # decoders raise whatever the first wrong byte leads them to
-        raise PictureError(f"{name}: damaged or cut off ({shown(reason(error))})") from None
+        raise PictureError(f"{name}: damaged or cut off ({for_terminal(reason(error))})") from None
 
 
 def open_picture(source: Any, name: str = "the picture") -> Image.Image:
@@ -107,7 +100,7 @@ def open_picture(source: Any, name: str = "the picture") -> Image.Image:
         PictureError: It is missing, unreadable, no image, damaged or too large, or it has several
             frames or pages.
     """
-    with refusing(shown(source) if isinstance(source, Path) else name):
+    with refusing(for_terminal(source) if isinstance(source, Path) else name):
         return next(_decoded(source, several=False))[1]
 
 
@@ -128,7 +121,7 @@ def pages(source: Any, name: str = "the picture") -> Iterator[Image.Image]:
 def labelled_pages(source: Any, name: str) -> Iterator[tuple[str, Image.Image]]:
     """Read pages as :func:`pages` does, each with ``#2`` or so where there are several."""
     source = Path(source) if isinstance(source, str) else source
-    name = shown(source) if isinstance(source, Path) else name
+    name = for_terminal(source) if isinstance(source, Path) else name
     found = _decoded(source, several=True)
     for number in count():
         with refusing(name):

@@ -29,10 +29,10 @@ from mnist_lit.inference.files import (
     REDUCED,
     labelled_pages,
     open_picture,
-    shown,
 )
 from mnist_lit.inference.pictures import Candidate, prepare_for, to_gray
 from mnist_lit.inference.reading import Reading, read_all
+from mnist_lit.text import for_terminal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,7 +99,7 @@ def predict(
         trained = pretrained.load(model, trust=trust)
     prepared: list[list[Candidate] | str] = []
     for picture in _separate(images, trained.facts.side):
-        name = shown(picture) if isinstance(picture, Path) else f"picture {len(prepared)}"
+        name = for_terminal(picture) if isinstance(picture, Path) else f"picture {len(prepared)}"
         image = picture if isinstance(picture, Image.Image) else open_picture(picture, name)
         prepared.append(prepare_for(trained.facts, image, single, name))
     return read_all(trained, prepared, pick_device(device))
@@ -161,7 +161,9 @@ def _split(images: Any, side: int, name: str) -> Iterator[Image.Image]:
             images = images.float() if images.is_floating_point() else images  # bfloat16
         array = np.asarray(images)
     except Exception as error:  # rows of several lengths; a tensor that holds nothing
-        raise PictureError(f"{name}: cannot be made an array: {shown(reason(error))}") from None
+        raise PictureError(
+            f"{name}: cannot be made an array: {for_terminal(reason(error))}"
+        ) from None
     shape, rank = array.shape, array.ndim
     if rank in (1, 2) and shape[-1] == side**2 and shape != (side**2, side**2):
         batch = array.reshape(-1, side, side)
@@ -225,19 +227,19 @@ def find_pictures(arguments: Sequence[str]) -> list[Path]:
                 inside = (p for p in sorted(path.iterdir()) if not p.name.startswith("."))
                 files = [p for p in inside if p.suffix.lower() in known and p.is_file()]
                 if not files:
-                    raise PictureError(f"{shown(argument)}: no pictures in this folder")
+                    raise PictureError(f"{for_terminal(argument)}: no pictures in this folder")
             elif glob.has_magic(argument) and not path.exists():
                 # The pattern may be absolute, which pathlib's own does not take.
                 files = sorted(Path(n) for n in glob.glob(argument, recursive=True))  # noqa: PTH207
                 if not files:
-                    raise PictureError(f"{shown(argument)}: no file matches")
+                    raise PictureError(f"{for_terminal(argument)}: no file matches")
             else:
                 files = [path]
         except (OSError, ValueError) as error:
             if isinstance(error, PictureError):
                 raise
             words = getattr(error, "strerror", None) or error
-            raise PictureError(f"{shown(argument)}: cannot be read: {words}") from None
+            raise PictureError(f"{for_terminal(argument)}: cannot be read: {words}") from None
         found.update(dict.fromkeys(files))
     return list(found)
 
@@ -280,7 +282,7 @@ class _Pictures(Dataset[list[Prepared]]):
         return list(self._pages(self.sources[index]))
 
     def _pages(self, source: Path | bytes) -> Iterator[Prepared]:
-        name = "standard input" if isinstance(source, bytes) else shown(source)
+        name = "standard input" if isinstance(source, bytes) else for_terminal(source)
         try:
             for label, image in labelled_pages(source, name):
                 page = Page(source, label)
@@ -325,7 +327,7 @@ def sheet(named: Sequence[tuple[Page, Reading]]) -> "Figure":
         left, right = grid[row, 2 * column], grid[row, 2 * column + 1]
         with suppress(PictureError):  # it may be gone by now
             left.imshow(boxed(page.open(), reading))
-        name = shown(Path(page.name).name)
+        name = for_terminal(Path(page.name).name)
         name = name if len(name) < 22 else f"…{name[-20:]}"
         left.set_title(name, fontsize=8, parse_math=False)
         right.imshow(montage(reading), cmap="gray", vmin=0, vmax=255)

@@ -1,0 +1,33 @@
+"""Words of a file or a user, made harmless for the place where they go: a function for each.
+
+HTML needs none: templates escape by themselves, and ``tojson`` writes data into a script.
+"""
+
+import re
+from urllib.parse import quote
+
+LONGEST = 200  # characters of a name
+JOINERS = "\u200c\u200d"  # not printable by themselves; some scripts need them within words
+
+
+def for_terminal(text: object, longest: int = LONGEST) -> str:
+    """Return one printable line; what a terminal would obey, or show out of order, is escaped."""
+    line = str(text)
+    if len(line) > longest:
+        line = f"{line[: longest - 1]}…"
+    return "".join(c if c.isprintable() or c in JOINERS else ascii(c)[1:-1] for c in line)
+
+
+def for_c(text: object) -> str:
+    """Return one line of ASCII for a comment of C, or for Arduino's ``library.properties``.
+
+    It neither begins nor ends a comment, goes on in the next line, nor has a trigraph.
+    """
+    line = "".join(c if " " <= c <= "~" and c != "\\" else "_" for c in str(text)[:LONGEST])
+    return re.sub(r"\*(?=/)|/(?=\*)|\?(?=\?)", r"\g<0> ", line)
+
+
+def for_link(address: object) -> str:
+    """Return the address of a link: of http or https as it is, anything else as a relative path."""
+    words = str(address)
+    return words if re.match(r"https?://", words) else quote(words)
