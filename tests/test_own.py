@@ -493,3 +493,31 @@ def test_classes_and_side_reach_a_network_that_names_them(tmp_path: Path) -> Non
         config = parse(compose(*data, *options, "run_dir=unused"))
         network = build_classifier(config, IdxDataModule(folder).facts).network
         assert network(torch.zeros(2, 1, 20, 20)).shape == (2, 5)
+
+
+def test_what_the_end_cannot_make_costs_no_result(tmp_path: Path) -> None:
+    folder = write_idx(tmp_path / "data", classes=4, side=28, train=64, test=12)
+    own = (
+        *("data=idx", f"data.root={folder}", "data.batch_size=32", "test=true"),
+        "data.classes=['$\\foo$','一二三','<b>','__']",
+        "callbacks=none",
+        *("augmentation=none", "augmentation._target_=tests.own.WholeBatches"),
+        *("logger.own._target_=tests.own.Unreachable", f"logger.own.save_dir={tmp_path}"),
+    )
+    options = [option for option in TINY if "data." not in option]
+    result = train(compose(*options, *own, f"run_dir={tmp_path / 'run'}"))
+    assert json.loads((result.run_dir / "report.json").read_text())["test_total"] == 12
+    log = (result.run_dir / "run.log").read_text(encoding="utf-8")
+    assert "figures and report.html could not be made: RuntimeError: 32 images are exp" in log
+    assert "could not be made: ConnectionError: the server has gone" in log
+    assert "report.html in a browser" not in log
+    cli.main(
+        [
+            "report",
+            str(result.run_dir),
+            "--data-root",
+            str(folder),
+            "--output",
+            str(tmp_path / "r.html"),
+        ]
+    )

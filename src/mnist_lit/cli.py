@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,7 @@ from mnist_lit import folders
 from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.errors import unknown
 from mnist_lit.export.formats import FORMATS
-from mnist_lit.files import whole, write_text
+from mnist_lit.files import write_bytes, write_text
 from mnist_lit.text import for_terminal
 
 if TYPE_CHECKING:
@@ -260,6 +259,7 @@ def _predict(options: argparse.Namespace) -> None:
     from mnist_lit.checkpoints import pretrained
     from mnist_lit.devices import pick_device
     from mnist_lit.errors import ConfigError, PictureError
+    from mnist_lit.evaluation import figures
     from mnist_lit.inference import predict
     from mnist_lit.inference.files import read_content, refusing
     from mnist_lit.inference.reading import read_all
@@ -301,10 +301,7 @@ def _predict(options: argparse.Namespace) -> None:
     for message in errors:
         print(f"error: {message}", file=sys.stderr)
     if options.show and readings:
-        sheet = predict.sheet(readings[:SHOWN])
-        with whole(options.show) as draft, warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a name in signs that the font lacks
-            sheet.savefig(draft, dpi=100)
+        write_bytes(options.show, figures.png(predict.sheet(readings[:SHOWN]), dpi=100))
     if errors:
         raise SystemExit(1)
 

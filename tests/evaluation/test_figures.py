@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,14 @@ def test_no_figure_is_blank(mnist: MNISTDataModule) -> None:
         pixels = imread(io.BytesIO(figures.png(figure)))
         dark = (np.asarray(pixels)[..., :3].mean(axis=-1) < 0.5).mean()
         assert 0.002 < dark < 0.5, name
+
+
+def test_names_of_classes_are_drawn_as_they_are(mnist: MNISTDataModule) -> None:
+    names = ("$\\foo$", "$x_", "数字", "五", "خمسة", "🂡", "w" * 1000, "{7}", "%s", r"\n")
+    facts = replace(MNIST, classes=names)
+    said = evaluation(mnist, 40)
+    drawn = figures.of_network(load_pretrained("nano"), said, mnist.test.images, facts)
+    assert all(figures.png(figure) for figure in drawn.values())
 
 
 @pytest.mark.parametrize("losses", [[0.4, 0.3], [0.31, 0.3, 0.29], [2.0, 0.1, 0.01], [1.0]])

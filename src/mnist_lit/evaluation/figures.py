@@ -1,11 +1,14 @@
 """The pictures of a run and of its network."""
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
+from matplotlib import rc_context
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor, nn
 
@@ -13,14 +16,22 @@ from mnist_lit.data.memory import Images
 from mnist_lit.evaluation.evaluate import Evaluation
 from mnist_lit.evaluation.history import History
 from mnist_lit.facts import Facts
+from mnist_lit.text import for_terminal
 
 Augmentation = Callable[[Tensor], Tensor]
 
 
-def png(figure: Figure) -> bytes:
-    """Return a figure as the content of a PNG file."""
+def png(figure: Figure, dpi: int = 120) -> bytes:
+    """Return a figure as the content of a PNG file.
+
+    Names between dollar signs are no formulas. A character that the font lacks becomes a box.
+    """
     stored = io.BytesIO()
-    figure.savefig(stored, format="png", dpi=120)
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)
+        figure.savefig(stored, format="png", dpi=dpi)
     return stored.getvalue()
 
 
@@ -141,9 +152,9 @@ def confusion(evaluation: Evaluation, facts: Facts) -> Figure:
         ylabel="true class",
         xticks=classes,
         yticks=classes,
-        yticklabels=facts.classes,
+        yticklabels=(names := _names(facts)),
     )
-    axes.set_xticklabels(facts.classes, rotation=90 if max(map(len, facts.classes)) > 2 else 0)
+    axes.set_xticklabels(names, rotation=90 if max(map(len, names)) > 2 else 0)
     return figure
 
 
@@ -159,12 +170,17 @@ def mistakes(evaluation: Evaluation, images: Tensor, facts: Facts) -> Figure:
     title = f"{len(wrong)} of {evaluation.total} test {facts.noun} read wrongly"
     if len(shown) < len(wrong):
         title += f", the {len(shown)} most confident of them"
+    names = _names(facts)
     captions = [
-        f"{facts.classes[evaluation.labels[i]]} read as {facts.classes[evaluation.predictions[i]]}"
+        f"{names[evaluation.labels[i]]} read as {names[evaluation.predictions[i]]}"
         f"\n#{i}, {confidence[i]:.0%}"
         for i in shown
     ]
     return _sheet(images[shown, 0], title, captions)
+
+
+def _names(facts: Facts) -> list[str]:
+    return [for_terminal(name, 24) for name in facts.classes]
 
 
 def first_layer(network: nn.Module) -> Figure | None:

@@ -122,23 +122,25 @@ def _train(
                 device=trainer.strategy.root_device,
             )
         outcome = _report(config, parts, evaluation, wall_seconds, came_from)
-        for logger in trainer.loggers:
-            if not isinstance(logger, CSVLogger):  # whose rows are epochs
-                logger.log_metrics(outcome.tested, trainer.global_step)
-            logger.save()
+        with optional("the test's numbers in the loggers"):
+            for logger in trainer.loggers:
+                if not isinstance(logger, CSVLogger):  # whose rows are epochs
+                    logger.log_metrics(outcome.tested, trainer.global_step)
+                logger.save()
     if trainer.is_global_zero:
         if evaluation is not None and test is not None:
             best.network.cpu()
-            subject = page.Subject(
-                *(str(run_dir), best, asdict(outcome), parts.record.history),
-                config=OmegaConf.to_yaml(cfg),
-                augmentation=figures.png(
-                    figures.augmented_samples(
-                        *(_shown(data), parts.classifier.augmentations, parts.facts)
-                    )
-                ),
-            )
-            _leave(subject, evaluation, test, run_dir)
+            with optional("figures and report.html"):
+                subject = page.Subject(
+                    *(str(run_dir), best, asdict(outcome), parts.record.history),
+                    config=OmegaConf.to_yaml(cfg),
+                    augmentation=figures.png(
+                        figures.augmented_samples(
+                            *(_shown(data), parts.classifier.augmentations, parts.facts)
+                        )
+                    ),
+                )
+                _leave(subject, evaluation, test, run_dir)
         report.write(outcome, run_dir)  # last, for by it a finished run is known
         say(f"{report.text(outcome)}\n\n{_next(run_dir, config)}")
     return TrainingResult(outcome, run_dir, outcome.objective(config.optimized_metric))
@@ -155,7 +157,8 @@ def _leave(subject: page.Subject, evaluation: Evaluation, test: Images, run_dir:
 def _next(run_dir: Path, config: Config) -> str:
     """Return commands that can be pasted."""
     place, data = shlex.quote(shown(run_dir)), config.data
-    page_of_it = f"  open {place}/report.html in a browser\n" if config.test else ""
+    there = (run_dir / "report.html").is_file()
+    page_of_it = f"  open {place}/report.html in a browser\n" if there else ""
     network, images = (
         "" if target in OURS else f" --trust {target}"
         for target in (config.model["_target_"], data["_target_"])
@@ -246,6 +249,15 @@ def _stopped(parts: Parts, command: str | None) -> str:
     program = "mnist-lit train" if (command or "").startswith("mnist-lit") else "python train.py"
     resume = shlex.quote(origin.override("ckpt_path", folder.parent))
     return f"{done}; to go on: {program} {resume}"
+
+
+@contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Say in a line that something of a trained network could not be made; the result stays."""
+    try:
+        yield
+    except Exception as error:  # of matplotlib, a template, a logger or its server
+        say(f"warning: {what} could not be made: {type(error).__name__}: {reason(error)}")
 
 
 @contextmanager
