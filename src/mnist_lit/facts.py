@@ -12,7 +12,8 @@ from pydantic import AfterValidator, FiniteFloat, Strict
 from torch import Tensor
 
 from mnist_lit.errors import ConfigError, DataError
-from mnist_lit.network.blocks import IMAGE_SIZE, MOST_CLASSES, Side, Switch, Target, validated
+from mnist_lit.network.blocks import IMAGE_SIZE, MOST_CLASSES, Side
+from mnist_lit.validation import Switch, Target, validated
 
 DIGITS = tuple("0123456789")
 THINNEST = 0.09  # stroke of MNIST's digits, of their longer side; thinner ones are thickened

@@ -5,15 +5,79 @@ Building imports what is named, and runs it: a config of a stranger is a program
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AfterValidator, FiniteFloat
+from pydantic_core import PydanticCustomError
 
 from mnist_lit.errors import ConfigError, TrustError, reason, unknown
+from mnist_lit.validation import Name, Positive, Probability, Share, validated
 
 
-def check(node: Mapping[str, Any], path: str, given: tuple[str, ...] = ()) -> Callable[..., Any]:
+def _batches(value: int | float) -> int | float:
+    if not (value >= 1 if type(value) is int else 0 < value <= 1):
+        words = "a number of batches, 1 or above, or a share of them above 0.0 and up to 1.0"
+        raise PydanticCustomError("bound", "Input should be " + words)
+    return value
+
+
+def _devices(value: Any) -> Any:
+    if str(value).isdecimal() and int(value) > 1024:
+        raise PydanticCustomError("bound", "Input should be a number up to 1024")
+    return value
+
+
+_Above0, _From0 = Annotated[FiniteFloat, Gt(0)], Annotated[FiniteFloat, Ge(0)]
+_Rate = Annotated[FiniteFloat, Gt(0), Le(1000)]
+_Whole = Annotated[int, Ge(0), Lt(2**53)]
+_Batches = Annotated[int | float, AfterValidator(_batches)]
+_Devices = Annotated[int | str | list[int], AfterValidator(_devices)]
+# What torch and Lightning take without a word, by the package of the target. Bounds of our own
+# parameters stand in their signatures.
+BOUNDS: dict[str, dict[str, Any]] = {
+    "torch.optim": {
+        **dict.fromkeys(("lr", "max_lr"), _Rate),
+        **dict.fromkeys(("weight_decay",), Annotated[FiniteFloat, Ge(0), Le(1000)]),
+        **dict.fromkeys(("momentum", "base_momentum", "max_momentum", "alpha", "rho"), Probability),
+        **dict.fromkeys(("dampening", "factor", "start_factor", "end_factor"), Share),
+        **dict.fromkeys(("eps", "eta_min", "threshold", "min_lr"), _From0),
+        **dict.fromkeys(("div_factor", "final_div_factor"), _Above0),
+        **dict.fromkeys(("patience", "cooldown", "total_iters"), _Whole),
+        "betas": list[Probability],
+        "gamma": Annotated[FiniteFloat, Gt(0), Le(10)],
+        "pct_start": Annotated[float, Gt(0), Lt(1)],
+        "step_size": Positive,
+        "anneal_strategy": Literal["cos", "linear"],
+    },
+    "torch.nn": {"label_smoothing": Probability},
+    "pytorch_lightning.trainer": {
+        **dict.fromkeys(("limit_train_batches", "limit_val_batches"), _Batches),
+        **dict.fromkeys(("accumulate_grad_batches", "check_val_every_n_epoch"), Positive),
+        **dict.fromkeys(("devices", "num_nodes"), _Devices),
+        "max_epochs": Positive,
+        "gradient_clip_val": _Above0,
+        "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps"],
+        "precision": Literal["auto", "32-true", "bf16-mixed", "16-mixed"],
+        "strategy": Literal["auto", "ddp"],
+        "deterministic": bool | Literal["warn"],
+    },
+    "pytorch_lightning.callbacks": {"monitor": Name, "patience": _Whole, "min_delta": _From0},
+    "pytorch_lightning.loggers": {
+        **dict.fromkeys(("project", "experiment_name", "tracking_uri"), Name),
+        "save_dir": str,
+    },
+}
+
+
+def check(node: Mapping[str, Any], path: str, given: Collection[str] = ()) -> Callable[..., Any]:
     """Hold the arguments of a node against the signature of its target, and return the target.
+
+    A value is held against its annotation if that is made of plain types, as ``int | None`` or
+    ``Annotated[float, Ge(0)]``.
 
     Args:
         node: Has a ``_target_``.
@@ -36,7 +100,7 @@ def check(node: Mapping[str, Any], path: str, given: tuple[str, ...] = ()) -> Ca
         if name not in named and not anything:
             raise ConfigError(unknown(f"{path}.{name}", [n for n in named if n not in given]))
         if name in named:
-            _check_value(named[name], value, path)
+            _check_value(target, named[name], value, f"{path}.{name}")
     for name, parameter in named.items():
         if parameter.default is parameter.empty and name not in (*node, *given):
             if node.get("_partial_"):
@@ -45,15 +109,36 @@ def check(node: Mapping[str, Any], path: str, given: tuple[str, ...] = ()) -> Ca
     return target
 
 
-def _check_value(parameter: inspect.Parameter, value: Any, path: str) -> None:
-    # What torch and Lightning take without a word: any object for a switch, nothing for a number.
+def _check_value(
+    target: Callable[..., Any], parameter: inspect.Parameter, value: Any, place: str
+) -> None:
     annotation, default = parameter.annotation, parameter.default
-    switch = type(default) is bool and annotation in (bool, "bool", parameter.empty)
-    if switch and type(value) is not bool:
-        raise ConfigError(f"{path}.{parameter.name}={value}: true or false is expected")
     optional = default in (None, parameter.empty) or re.search("None|Optional", str(annotation))
     if value is None and not optional:
-        raise ConfigError(f"{path}.{parameter.name}=null: a value is expected")
+        raise ConfigError(f"{place}=null: a value is expected")
+    if value is None or (isinstance(value, Mapping) and "_target_" in value):
+        return  # the second is a node, which Hydra builds
+    home = getattr(target, "__module__", "")
+    bounds = (rows for package, rows in BOUNDS.items() if home.startswith(package))
+    kind = next(bounds, {}).get(parameter.name, annotation)
+    if kind is parameter.empty and type(default) is bool:
+        kind = bool
+    if _is_plain(kind):
+        validated(kind, value, place)
+
+
+def _is_plain(annotation: Any) -> bool:
+    """Say whether a type is made of numbers, strings, and lists and mappings of these."""
+    if get_origin(annotation) is Annotated:
+        return True  # somebody has said what is allowed
+    if get_origin(annotation) is Literal:
+        return True
+    inner = get_args(annotation)
+    if get_origin(annotation) in (tuple, type, Callable):
+        return False  # YAML has no tuples
+    if inner:
+        return all(_is_plain(one) or (one is Path and str in inner) for one in inner)
+    return annotation in (int, float, bool, str, type(None), list, dict)
 
 
 def find(target: str, path: str) -> Callable[..., Any]:
@@ -77,9 +162,12 @@ def find(target: str, path: str) -> Callable[..., Any]:
 def parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
     """Return the parameters that have a name, and whether any other argument is taken too."""
     try:
-        found = inspect.signature(target).parameters.values()
+        signature = inspect.signature(target, eval_str=True)
     except ValueError:  # some of Python's own tell nothing
         return {}, True
+    except Exception:  # an annotation that only a type checker can read
+        signature = inspect.signature(target)
+    found = signature.parameters.values()
     named = {p.name: p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return named, any(p.kind is p.VAR_KEYWORD for p in found)
 
@@ -98,19 +186,14 @@ def trusted(target: str, trust: Collection[str]) -> str:
     return target
 
 
-def build(
-    node: Mapping[str, Any],
-    path: str,
-    given: tuple[str, ...] = (),
-    also: Mapping[str, Any] | None = None,
-) -> Any:
-    """Check a node and build it.
+def build(node: Mapping[str, Any], path: str, later: Sequence[str] = (), **known: Any) -> Any:
+    """Check a node and build it, as ``hydra.utils.instantiate`` does.
 
     Args:
         node: Has a ``_target_``.
         path: Where it stands in the config.
-        given: Parameters that are filled in later: what is returned is then still to be called.
-        also: Arguments that it gets if its signature names them and the node does not.
+        later: Parameters that are filled in later; the node is built with ``_partial_: true``.
+        known: Arguments that it gets if its signature names them and the node does not.
 
     Raises:
         ConfigError: It cannot be built; the first line of the reason is in the message.
@@ -118,14 +201,14 @@ def build(
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    target = check(node, path, (*given, *(also or {})))
+    target = check(node, path, (*later, *known))
     named, _ = parameters(target)
-    filled = {
-        name: value for name, value in (also or {}).items() if name in named and name not in node
-    }
-    partial = {"_partial_": True} if given else {}
+    filled = {k: value for k, value in known.items() if k in named and k not in node}
+    partial = {"_partial_": True} if later else {}
     try:
         return instantiate({**node, **partial}, _convert_="all", **filled)
     except InstantiationException as error:
-        words = reason(error.__cause__ or error)  # Hydra puts words of its own around it
-        raise ConfigError(f"{path}={node['_target_']}: cannot be built: {words}") from None
+        cause = error.__cause__ or error  # Hydra puts words of its own around it
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        raise ConfigError(f"{path}={node['_target_']}: cannot be built: {reason(cause)}") from None

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from mnist_lit.errors import CheckpointError, ConfigError, DataError, TrustError, reason
 from mnist_lit.facts import MNIST, Facts
-from mnist_lit.network.blocks import Target, validated
 from mnist_lit.network.compact import CompactCNN
 from mnist_lit.targets import check, trusted
+from mnist_lit.validation import Target, validated
 
 OURS = f"{CompactCNN.__module__}.{CompactCNN.__qualname__}"
 MEGABYTE = 2**20
@@ -95,13 +95,14 @@ def build_network(description: Mapping[str, Any], trust: Collection[str] = ()) -
     arguments = {key: value for key, value in description.items() if not key.startswith("_")}
     target = description.get("_target_", OURS)
     validated(Target, target, "model._target_")
-    if target == OURS:
-        with _float32():
-            return CompactCNN(**arguments)
-    make = check({"_target_": trusted(target, trust), **arguments}, "model")
+    make = check(
+        {"_target_": target if target == OURS else trusted(target, trust), **arguments}, "model"
+    )
     try:
         with _float32():
             network = make(**arguments)
+    except ConfigError:
+        raise
     except Exception as error:  # whatever a class of the user's raises
         words = ", ".join(f"{key}={value}" for key, value in arguments.items())
         raise ConfigError(
@@ -109,8 +110,9 @@ def build_network(description: Mapping[str, Any], trust: Collection[str] = ()) -
         ) from None
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model={target}: a torch.nn.Module is expected")
-    described = {"_target_": target, **arguments}
-    network.description = described  # type: ignore[assignment]  # plain data, to torch no tensor
+    if target != OURS:
+        described = {"_target_": target, **arguments}
+        network.description = described  # type: ignore[assignment]  # plain data, to torch no tensor
     return network
 
 

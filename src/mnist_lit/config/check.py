@@ -1,21 +1,24 @@
 """Whether a composed config is said rightly, as far as that can be told without torch."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
 
-from mnist_lit.config.mistakes import INSTEAD
-from mnist_lit.config.schema import BOUNDS, COMPACT, OBJECTIVES, OURS, Config
+from mnist_lit.config.mistakes import INSTEAD, moved
+from mnist_lit.config.schema import OBJECTIVES, Config
 from mnist_lit.errors import ConfigError, unknown
+from mnist_lit.validation import validated
 
-Path = tuple[str | int, ...]
+COMPACT = "mnist_lit.network.compact.CompactCNN"  # what a list of blocks describes
+NAMED = ("augmentation", "callbacks", "logger", "metrics")  # groups of nodes by names
 
 
 def parse(cfg: DictConfig) -> Config:
     """Check a composed config and return it typed.
+
+    A node without a ``_target_`` is what an experiment says of one that is not chosen: it is left
+    out.
 
     Args:
         cfg: What Hydra composed from ``conf/``, without its own ``hydra`` node.
@@ -25,23 +28,15 @@ def parse(cfg: DictConfig) -> Config:
             impossible.
     """
     plain = _plain(cfg)
-    for path, value in _leaves(plain):
-        bound = BOUNDS.get(f"{path[0]}.{path[-1]}", BOUNDS.get(str(path[-1])))
-        if bound is not None and value is not None:
-            _validated(bound, value, path)
-    for group in ("callbacks", "logger", "metrics"):
-        if isinstance(plain.get(group), dict):
-            plain[group] = {name: node for name, node in plain[group].items() if not _is_off(node)}
-    plain["augmentation"] = _in_a_row(plain.get("augmentation"))
-    for group, default in (("model", COMPACT), ("data", None)):
-        if isinstance(node := plain.get(group), dict):
-            ours = OURS.get(str(node.setdefault("_target_", default)))
-            if ours is not None:
-                named = {key: value for key, value in node.items() if not key.startswith("_")}
-                _validated(ours, named, (group,))
-    config: Config = _validated(Config, plain)
-    config.model.setdefault("name", str(config.model["_target_"]).rpartition(".")[2])
-    for name in config.trainer.model_extra or {}:
+    if (words := moved(plain)) is not None:
+        raise ConfigError(words)
+    for group in NAMED:
+        if isinstance(nodes := plain.get(group), dict):
+            plain[group] = {name: node for name, node in nodes.items() if not _is_off(node)}
+    if isinstance(plain.get("model"), dict):
+        plain["model"].setdefault("_target_", COMPACT)
+    config: Config = validated(Config, plain)
+    for name in config.trainer:
         if (instead := INSTEAD.get(f"trainer.{name}")) is not None:
             raise ConfigError(f"trainer.{name}: a run decides this itself; instead: {instead}")
     objectives = [*OBJECTIVES, *(f"val/{name}" for name in config.metrics)]
@@ -64,54 +59,5 @@ def _plain(cfg: DictConfig) -> dict[Any, Any]:
     return plain
 
 
-def _leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield path and value of all that has a name; a list is a value, and is looked into too."""
-    for key, value in enumerate(node) if isinstance(node, list) else node.items():
-        # Names of nodes are the user's own, and may be those of arguments; so may be what a class
-        # of theirs takes.
-        named = path[:1] in (("callbacks",), ("logger",), ("metrics",))
-        node = named and isinstance(value, dict) and (len(path) == 1 or "_target_" in value)
-        if isinstance(key, str) and not node and path[1:2] != ("then",):
-            yield (*path, key), value
-        if isinstance(value, (dict, list)):
-            yield from _leaves(value, (*path, key))
-
-
 def _is_off(node: Any) -> bool:
-    """Say whether a choice builds nothing, though an experiment may say how much of it."""
-    return node is None or (isinstance(node, Mapping) and node.get("_target_", "") is None)
-
-
-def _in_a_row(node: Any) -> Any:
-    """Return what images pass through: the augmentation and what comes after it."""
-    then = node.pop("then", None) or {} if isinstance(node, dict) else {}
-    nodes = [node, *(then.values() if isinstance(then, dict) else [then])]
-    return [one for one in nodes if not _is_off(one)]
-
-
-def _validated(model: Any, value: Any, path: Path = ()) -> Any:
-    bound = isinstance(model, TypeAdapter)
-    adapter = model if bound else TypeAdapter(model)
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as mistakes:
-        error = mistakes.errors()[0]
-    # Of a bound, names in the place are those of types, of which one would have done.
-    place = (*path, *(part for part in error["loc"] if not bound or isinstance(part, int)))
-    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".")
-    if error["type"] == "extra_forbidden":
-        raise ConfigError(unknown(key, _keys(model, error["loc"][:-1])))
-    if error["type"] == "missing":
-        raise ConfigError(f"{key}: a value is missing")
-    words = error["msg"].removeprefix("Input ").partition(" or instance")[0]
-    for theirs, ours in (("a valid boolean", "true or false"), ("valid dictionary", "mapping")):
-        words = words.replace(theirs, ours)
-    raise ConfigError(f"{key}={error['input']}: {words}")
-
-
-def _keys(model: Any, place: Path) -> list[str]:
-    for name in place:
-        if isinstance(name, str):
-            annotation = model.model_fields[name].annotation
-            model = next(iter(get_args(annotation)), annotation)
-    return list(model.model_fields)
+    return node is None or (isinstance(node, dict) and node.get("_target_") is None)

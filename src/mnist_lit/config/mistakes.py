@@ -1,8 +1,9 @@
 """What Hydra says of a mistake, in this project's words."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.errors import OverrideParseException
@@ -43,6 +44,31 @@ INSTEAD = {
     }.items()
     for name in names.split()
 }
+
+
+# Keys of earlier versions, and where they stand now.
+MOVED = {
+    "scheduler.build": "scheduler",
+    "scheduler.interval": "module.interval",
+    "augmentation.then": "augmentation",
+    **{
+        f"augmentation.{name}": f"augmentation.distort.{name}"
+        for name in ("degrees", "translate", "scale", "shear", "gamma", "bend")
+    },
+}
+
+
+def moved(plain: Mapping[str, Any]) -> str | None:
+    """Say in a line that a key of an earlier version stands elsewhere now; None if there is none."""
+    for old, new in MOVED.items():
+        group, _, key = old.partition(".")
+        inner = plain[group].get(key) if isinstance(plain.get(group), dict) else None
+        node = isinstance(inner, dict)
+        if inner is None or (node and "_target_" in inner and key != "build"):
+            continue
+        further = f".{next(iter(inner))}" if node and inner else ""
+        return f"{old}{further}: this key has moved; give it as {new}{further}"
+    return None
 
 
 def refuse_options(arguments: Sequence[str]) -> None:

@@ -2,11 +2,15 @@
 
 import math
 from functools import cache
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor
+
+from mnist_lit.validation import Probability
 
 
 def sampling_grid(
@@ -58,12 +62,12 @@ class RandomDistortion:
 
     def __init__(
         self,
-        degrees: float = 0.0,
-        translate: float = 0.0,
-        scale: float = 0.0,
-        shear: float = 0.0,
-        gamma: float = 0.0,
-        bend: float = 0.0,
+        degrees: Annotated[float, Ge(0), Le(180)] = 0.0,
+        translate: Annotated[float, Ge(0), Le(14)] = 0.0,
+        scale: Probability = 0.0,
+        shear: Annotated[float, Ge(0), Le(10)] = 0.0,
+        gamma: Annotated[float, Ge(0), Le(10)] = 0.0,
+        bend: Probability = 0.0,
     ) -> None:
         self.angle = math.radians(degrees)
         self.translate = translate

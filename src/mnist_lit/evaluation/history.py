@@ -10,7 +10,7 @@ from pydantic import AllowInfNan, ConfigDict, Strict
 from torch import Tensor
 
 from mnist_lit.errors import CheckpointError, ConfigError
-from mnist_lit.network.blocks import PLAIN, validated
+from mnist_lit.validation import PLAIN, validated
 
 Number = Annotated[float, Strict(), Ge(-1e39), Le(1e39)]  # what 32 bits hold
 Above0 = Annotated[int, Strict(), Ge(1)]

@@ -1,15 +1,14 @@
 """What a network may be made of, and whether blocks can be stacked. Needs no torch."""
 
-import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le, Lt, MaxLen
-from pydantic import ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
+from annotated_types import Ge, Le, MaxLen
+from pydantic import ConfigDict, Strict
 
 from mnist_lit.errors import ConfigError
+from mnist_lit.validation import PLAIN, Probability, Switch
 
 IMAGE_SIZE = 28
 # Far above what such images need, and far below what a machine cannot hold: a description comes
@@ -20,14 +19,8 @@ MOST_OUTPUTS = 2**24  # numbers that a block gives for one image
 MOST_CLASSES = 1_000
 LARGEST_SIDE = 1_024
 
-# Of plain data from outside: no other keys, no NaN, no value of another type. The types say the
-# last, as a strict dataclass would take no mapping.
-PLAIN = ConfigDict(extra="forbid", allow_inf_nan=False, revalidate_instances="always")
 Count = Annotated[int, Strict(), Ge(1), Le(MOST_PARAMETERS)]
-Switch = Annotated[bool, Strict()]
-Probability = Annotated[float, Strict(), Ge(0), Lt(1)]
 Side = Annotated[int, Strict(), Ge(1), Le(LARGEST_SIDE)]
-Target = Annotated[str, Strict(), StringConstraints(pattern=r"^[\w.]{1,200}$")]
 
 
 @dataclass
@@ -78,26 +71,6 @@ class Description:
     side: Side
     align: Switch | Literal["before"]
     paper: Annotated[float, Strict()]
-
-
-def validated(kind: Any, plain: Any, place: str) -> Any:
-    """Make an instance of a type from plain data, which may be anybody's.
-
-    Raises:
-        ConfigError: A value is not of its type or out of bounds; the first is named.
-    """
-    try:
-        return _adapter(kind).validate_python(plain)
-    except ValidationError as mistakes:
-        first = mistakes.errors(include_url=False, include_context=False)[0]
-    for key in first["loc"]:
-        place += f".{key}" if str(key).isidentifier() else f"[{reprlib.repr(key)}]"
-    value = "" if isinstance(first["input"], dict) else f"={reprlib.repr(first['input'])}"
-    words = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    raise ConfigError(f"{place[:200]}{value}: {words}")
-
-
-_adapter = cache(TypeAdapter)
 
 
 def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int = 10) -> None:

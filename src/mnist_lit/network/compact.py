@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mnist_lit.network import fused
 from mnist_lit.network.alignment import Alignment
-from mnist_lit.network.blocks import IMAGE_SIZE, Block, Description, check_blocks, validated
+from mnist_lit.network.blocks import IMAGE_SIZE, Block, Description, check_blocks
+from mnist_lit.validation import Name, validated
 
 
 class ConvBlock(nn.Module):
@@ -81,6 +82,7 @@ class CompactCNN(nn.Module):
         align: Whether each image is straightened first, as :class:`.Alignment` does. ``before``
             says that training images come straightened, and were distorted after that.
         paper: The value of a pixel without ink, in normalised images.
+        name: What the network is called in tables and reports; no part of its description.
 
     Attributes:
         description: The arguments as plain data, which a checkpoint keeps.
@@ -98,8 +100,10 @@ class CompactCNN(nn.Module):
         side: int = IMAGE_SIZE,
         align: bool | Literal["before"] = False,
         paper: float = 0.0,
+        name: Name = "CompactCNN",
     ) -> None:
         super().__init__()
+        self.name = name
         stack = [dict(b) if isinstance(b, Mapping) else b for b in blocks]
         given = {"blocks": stack, "dropout": dropout, "classes": classes, "side": side}
         given |= {"align": align, "paper": paper}

@@ -8,6 +8,8 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
+from mnist_lit.validation import Probability
+
 
 class MovingAverage(WeightAveraging):
     """Validate, save and reload a moving average of the weights instead of the weights.
@@ -19,7 +21,7 @@ class MovingAverage(WeightAveraging):
         decay: How much of the average each step keeps, once warmed up.
     """
 
-    def __init__(self, decay: float = 0.999) -> None:
+    def __init__(self, decay: Probability = 0.999) -> None:
         super().__init__()
         self.decay = decay
 

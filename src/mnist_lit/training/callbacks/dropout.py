@@ -1,6 +1,9 @@
 """Dropout that is there for the first epochs only, as a Lightning callback."""
 
+from typing import Annotated
+
 import pytorch_lightning as pl
+from annotated_types import Gt, Le
 from torch import nn
 
 
@@ -15,7 +18,7 @@ class EarlyDropout(pl.Callback):
         end: The share of the epochs, above 0 and at most 1, after which there is none.
     """
 
-    def __init__(self, end: float) -> None:
+    def __init__(self, end: Annotated[float, Gt(0), Le(1)]) -> None:
         self.end = end
         self.probabilities: dict[nn.Dropout, float] = {}
 

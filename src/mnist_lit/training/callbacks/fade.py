@@ -4,6 +4,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from mnist_lit.training.classifier import LitClassifier
+from mnist_lit.validation import Probability
 
 
 class FadeOut(pl.Callback):
@@ -15,7 +16,7 @@ class FadeOut(pl.Callback):
         start: The share of the epochs, from 0 to 1, after which they begin to shrink.
     """
 
-    def __init__(self, start: float) -> None:
+    def __init__(self, start: Probability) -> None:
         self.start = start
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

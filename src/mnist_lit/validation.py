@@ -1,0 +1,111 @@
+"""Plain data held against types: of a config, a checkpoint, a report or an argument.
+
+Needs no torch.
+"""
+
+import reprlib
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Le, Lt
+from pydantic import ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
+
+from mnist_lit.errors import ConfigError, unknown
+from mnist_lit.text import LONGEST, for_terminal
+
+# Of plain data from outside: no other keys, no NaN, no value of another type. The types say the
+# last, as a strict dataclass would take no mapping.
+PLAIN = ConfigDict(extra="forbid", allow_inf_nan=False, revalidate_instances="always")
+Switch = Annotated[bool, Strict()]
+Probability = Annotated[float, Strict(), Ge(0), Lt(1)]
+Share = Annotated[float, Strict(), Ge(0), Le(1)]
+Seed = Annotated[int, Strict(), Ge(0), Lt(2**32)]
+Positive = Annotated[int, Strict(), Ge(1), Lt(2**53)]
+Name = Annotated[str, Strict(), StringConstraints(pattern=r"\S")]
+Target = Annotated[str, Strict(), StringConstraints(pattern=r"^[\w.]{1,200}$")]
+
+# How pydantic puts what people know by other words.
+WORDS = {
+    "Input ": "",
+    "Value error, ": "",
+    "a valid boolean": "true or false",
+    "valid dictionary": "mapping",
+}
+
+
+def validated(kind: Any, plain: Any, place: str = "") -> Any:
+    """Make an instance of a type from plain data, which may be anybody's.
+
+    Args:
+        kind: A dataclass, a pydantic model or any other annotation.
+        plain: What was given; bytes are JSON.
+        place: Where it stands, for the message.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value is not of its type or out of bounds;
+            the first mistake is named.
+    """
+    try:
+        adapter = _adapter(kind)
+        is_json = isinstance(plain, bytes)
+        return adapter.validate_json(plain) if is_json else adapter.validate_python(plain)
+    except ValidationError as mistakes:
+        first = mistakes.errors(include_url=False, include_context=False)[0]
+    keys, kinds = _walk(kind, first["loc"])
+    for key in keys:
+        place += f".{key}" if str(key).isidentifier() else f"[{reprlib.repr(key)}]"
+    place = place.removeprefix(".")[:LONGEST]
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        raise ConfigError(unknown(place, _names(kinds[-2])))
+    if first["type"] in ("missing", "missing_argument"):
+        raise ConfigError(f"{place}: a value is missing")
+    value, words = first["input"], first["msg"].partition(" or instance")[0]
+    for theirs, ours in WORDS.items():
+        words = words.replace(theirs, ours)
+    shown = value if isinstance(value, str) else reprlib.repr(value)
+    raise ConfigError(f"{place}={for_terminal(shown)}: {words}")
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    has_config = is_dataclass(kind) or hasattr(kind, "model_config")
+    return TypeAdapter(kind, config=None if has_config else ConfigDict(strict=True))
+
+
+def _walk(kind: Any, location: Sequence[int | str]) -> tuple[list[int | str], list[Any]]:
+    """Return the keys of a place that pydantic names, and the type at each, the whole's first.
+
+    For a union pydantic also names the branch that it tried, which is left out.
+    """
+    keys: list[int | str] = []
+    kinds = [_bare(kind)]
+    for part in location:
+        if get_origin(kinds[-1]) in (Union, UnionType):
+            continue
+        keys.append(part)
+        inner = get_args(kinds[-1])
+        if isinstance(kinds[-1], type) and part in _names(kinds[-1]):
+            kinds.append(_bare(get_type_hints(kinds[-1], include_extras=True)[str(part)]))
+        else:
+            kinds.append(_bare(inner[-1]) if inner else Any)
+    return keys, kinds
+
+
+def _bare(kind: Any) -> Any:
+    """Return a type without ``Annotated`` and without the None of an optional."""
+    if get_origin(kind) is Annotated:
+        return _bare(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        others = [one for one in get_args(kind) if one is not type(None)]
+        return _bare(others[0]) if len(others) == 1 else kind
+    return kind
+
+
+def _names(kind: Any) -> list[str]:
+    """Return the keys of a dataclass or a pydantic model; of any other type none."""
+    if is_dataclass(kind):
+        return [one.name for one in fields(kind)]
+    return list(getattr(kind, "model_fields", ()))
