@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from mnist_lit.data.idx import IdxDataModule
 from mnist_lit.data.memory import Batch, Images, ShuffledBatches
 from mnist_lit.data.sets import TRAIN, MnistSet
-from mnist_lit.data.strokes import Exchange
+from mnist_lit.data.synthetic import Exchange
 
 
 class MNISTDataModule(MnistSet, IdxDataModule):
@@ -21,7 +21,7 @@ class MNISTDataModule(MnistSet, IdxDataModule):
         train_size: Train on only this many images, equally many of each digit.
         seed: Decides, with the epoch, the order of the training images.
         drawn: The share of them, from 0 to 1, that are exchanged for digits of the same kind in
-            forms that MNIST hardly has; see :mod:`~mnist_lit.data.strokes`.
+            forms that MNIST hardly has; see :mod:`~mnist_lit.data.synthetic`.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class MNISTDataModule(MnistSet, IdxDataModule):
         exchange = Exchange(self.train.labels, self.drawn)
         batches = ShuffledBatches(size, self.batch_size, self.seed, rank, world, device, exchange)
         images = Images(
-            torch.cat([self.train.images, exchange.drawn.images]),
-            torch.cat([self.train.labels, exchange.drawn.labels]),
+            torch.cat([self.train.images, exchange.synthetic.images]),
+            torch.cat([self.train.labels, exchange.synthetic.labels]),
         )
         return images.loader(batches, device)
 

@@ -1,4 +1,6 @@
-"""Digits drawn with strokes, in forms that people use and MNIST's writers hardly did.
+"""Draws the synthetic digits of ``src/mnist_lit/data/synthetic.npz``.
+
+python research/strokes.py     # writes the file anew; the same bytes with any version of torch
 
 Ones with a flag, a foot or both, sixes with a hook or a small loop, crossed sevens and sevens with
 a wave, open fours and fours that are nearly nines, slashed zeros, and others. Each form is a few
@@ -8,17 +10,17 @@ MNIST's digits are: in a box of 20×20, its centre of mass in the middle.
 
 from functools import cache
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from mnist_lit.data.memory import Images
+from mnist_lit.data.synthetic import EACH, FILE
 from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20
 STEPS = 3  # pieces of a curve between two of its points
 JITTER = 0.035  # of the height: how far a point lies from where it should, one standard deviation
-EACH = 250  # images that are drawn of each digit
 CHUNK = 500  # images that are drawn at a time
 Stroke = tuple[str, tuple[tuple[float, float], ...]]
 
@@ -96,38 +98,6 @@ FORMS: tuple[tuple[tuple[Stroke, ...], ...], ...] = tuple(
         ),
     )
 )
-
-
-class Exchange:
-    """Exchanges a share of the training images for drawn ones of the same digit.
-
-    Args:
-        labels: Of the training images, ``int64 [N]``.
-        share: From 0 to 1.
-
-    Attributes:
-        drawn: The drawn images, the same ones in every training; their positions are N and up.
-    """
-
-    def __init__(self, labels: Int64[Tensor, " n"], share: float) -> None:
-        self.labels = labels
-        self.share = share
-        self.drawn = _bank()
-
-    def __call__(
-        self, order: Int64[Tensor, " n"], generator: torch.Generator
-    ) -> Int64[Tensor, " n"]:
-        """Return which images are taken for those at these positions."""
-        exchanged = torch.rand(len(order), generator=generator) < self.share
-        which = torch.randint(EACH, (len(order),), generator=generator)
-        drawn = len(self.labels) + EACH * self.labels[order] + which
-        return torch.where(exchanged, drawn, order)
-
-
-@cache
-def _bank() -> Images:
-    digits = torch.arange(len(FORMS)).repeat_interleave(EACH)
-    return Images(draw(digits, torch.Generator().manual_seed(0)), digits)
 
 
 def draw(labels: Int64[Tensor, " n"], generator: torch.Generator) -> UInt8[Tensor, "n 1 28 28"]:
@@ -241,3 +211,14 @@ def _ink(lines: Float[Tensor, "n s 2 2"], pen: Float[Tensor, "n 1"]) -> Float[Te
         squared += share * (share * length - 2 * dot)
         nearest = torch.fmin(nearest, squared)  # which passes NaN over
     return (pen[:, :, None] / 2 + 0.5 - nearest.clamp(min=0).sqrt()).clamp(0, 1)
+
+
+def main() -> None:
+    """Write the file."""
+    digits = torch.arange(len(FORMS)).repeat_interleave(EACH)
+    images = draw(digits, torch.Generator().manual_seed(0))
+    np.savez_compressed(FILE, images=images[:, 0].numpy())
+
+
+if __name__ == "__main__":
+    main()
