@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, FiniteFloat
 from pydantic_core import PydanticCustomError
 
-from mnist_lit.errors import ConfigError, TrustError, reason, unknown
+from mnist_lit.errors import ConfigError, TrustError, UserError, reason, unknown
 from mnist_lit.validation import Name, Positive, Probability, Share, validated
 
 
@@ -203,12 +203,14 @@ def build(node: Mapping[str, Any], path: str, later: Sequence[str] = (), **known
 
     target = check(node, path, (*later, *known))
     named, _ = parameters(target)
-    filled = {k: value for k, value in known.items() if k in named and k not in node}
-    partial = {"_partial_": True} if later else {}
+    filled = {name: value for name, value in known.items() if name in named and name not in node}
     try:
-        return instantiate({**node, **partial}, _convert_="all", **filled)
-    except InstantiationException as error:
-        cause = error.__cause__ or error  # Hydra puts words of its own around it
-        if isinstance(cause, ConfigError):
-            raise cause from None
-        raise ConfigError(f"{path}={node['_target_']}: cannot be built: {reason(cause)}") from None
+        # Hydra would copy objects among the arguments.
+        make = instantiate({**node, "_partial_": True}, _convert_="all")
+        return make if later or node.get("_partial_") else make(**filled)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a class raises; Hydra puts words of its own around it
+        hydras = isinstance(error, InstantiationException) and error.__cause__
+        words = reason(error.__cause__ if hydras and error.__cause__ else error)
+        raise ConfigError(f"{path}={node['_target_']}: cannot be built: {words}") from error

@@ -70,7 +70,7 @@ def validated(kind: Any, plain: Any, place: str = "") -> Any:
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> Any:
     has_config = is_dataclass(kind) or hasattr(kind, "model_config")
     return TypeAdapter(kind, config=None if has_config else ConfigDict(strict=True))
 

@@ -59,7 +59,7 @@ MOVED = {
 
 
 def moved(plain: Mapping[str, Any]) -> str | None:
-    """Say in a line that a key of an earlier version stands elsewhere now; None if there is none."""
+    """Say in a line that a key has moved since an earlier version; None if none has."""
     for old, new in MOVED.items():
         group, _, key = old.partition(".")
         inner = plain[group].get(key) if isinstance(plain.get(group), dict) else None

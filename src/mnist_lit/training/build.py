@@ -5,32 +5,27 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.profilers import PassThroughProfiler
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
-from torch import nn
 from torchmetrics import Metric
 
 from mnist_lit import devices
-from mnist_lit.checkpoints.pretrained import checkpoint_of
-from mnist_lit.checkpoints.read import read_file, weights
+from mnist_lit.checkpoints.read import build_network
 from mnist_lit.checkpoints.write import WholeFiles
 from mnist_lit.config.schema import Config
 from mnist_lit.data.idx import IdxDataModule
-from mnist_lit.errors import CheckpointError, ConfigError, missing, reason, unknown
+from mnist_lit.errors import ConfigError, missing, unknown
 from mnist_lit.evaluation.history import MOST_STEPS
-from mnist_lit.evaluation.origin import flat
 from mnist_lit.evaluation.requirements import Check, check_before, refuse
 from mnist_lit.facts import MNIST, Facts
 from mnist_lit.targets import build, check, find, parameters
@@ -39,22 +34,21 @@ from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
 from mnist_lit.training.callbacks.stop import StopAtOnce
 from mnist_lit.training.callbacks.trial import ReportTrial
 from mnist_lit.training.classifier import LitClassifier
+from mnist_lit.training.fast import Unprofiled, skip_empty_hooks
+from mnist_lit.training.resume import check_resumable, last_of, options_of, start_from
 
-STEP_HOOKS = (
-    *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad"),
-    *("on_before_backward", "on_after_backward", "on_before_optimizer_step"),
-)
 SOME = 1000  # steps of an epoch, where their number is not known before the images are read
 
 
 @dataclass(frozen=True)
-class Parts:
+class Run:
     """What a run is made of.
 
     Attributes:
+        config: What it was made from.
         data: Gives the batches.
         facts: Of the images.
-        classifier: The network with all that trains it.
+        module: The network with all that trains it.
         record: Keeps the epoch table.
         best: Keeps the best epoch.
         trainer: Has all callbacks, and no loggers yet.
@@ -62,9 +56,10 @@ class Parts:
         notes: What is to be said when the run starts.
     """
 
+    config: Config
     data: pl.LightningDataModule
     facts: Facts
-    classifier: LitClassifier
+    module: LitClassifier
     record: RecordHistory
     best: BestCheckpoint
     trainer: pl.Trainer
@@ -72,7 +67,7 @@ class Parts:
     notes: list[str]
 
 
-def prepare(config: Config) -> Parts:
+def prepare(config: Config) -> Run:
     """Make everything that a run is made of, but the loggers, and check that it can be run.
 
     Neither GPU nor a folder is touched, nor images, but those whose facts have to be read off them.
@@ -88,29 +83,26 @@ def prepare(config: Config) -> Parts:
     check_loggers(config)
     data = build_data(config)
     facts = facts_of(config, data)
-    classifier = build_classifier(config, facts)
-    classifier.check_schedule(_length(config, data))
+    module = build_module(config, facts)
+    module.build_optimizer(_length(config, data))  # whether they can be built
     options = options_of(config)
     if config.ckpt_path is not None:
         config.ckpt_path = str(last_of(config.ckpt_path))
         check_resumable(Path(config.ckpt_path), options)
     notes = []
     if config.init_from is not None:
-        notes.append(start_from(config.init_from, classifier.network))
+        notes.append(start_from(config.init_from, module.network))
     run_dir = Path(config.run_dir).resolve()
-    record = RecordHistory()
     folder, resumed = run_dir / "checkpoints", config.ckpt_path
-    best = BestCheckpoint(folder, resumed)
-    kept: list[Callback] = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
+    record, best = RecordHistory(), BestCheckpoint(folder, resumed)
+    callbacks = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
     if config.search is not None and config.search.trial is not None:
-        kept.append(ReportTrial(config.search))
-    with quiet_lightning():
-        trainer = build_trainer(config, run_dir, [*kept, *build_callbacks(config)], data)
-    _check_processes(trainer, data)
-    checks = check_before(classifier.network, config.trainer.max_epochs, config.requirements)
+        callbacks.append(ReportTrial(config.search))
+    trainer = build_trainer(config, [*callbacks, *build_callbacks(config)], data)
+    checks = check_before(module.network, config.trainer["max_epochs"], config.requirements)
     if config.requirements.enforce:
         refuse(checks)
-    return Parts(data, facts, classifier, record, best, trainer, checks, notes)
+    return Run(config, data, facts, module, record, best, trainer, checks, notes)
 
 
 def build_data(config: Config) -> pl.LightningDataModule:
@@ -119,7 +111,7 @@ def build_data(config: Config) -> pl.LightningDataModule:
     Raises:
         ConfigError: It is no LightningDataModule, or lacks a loader.
     """
-    data = build(config.data, "data", also={"seed": config.seed})
+    data = build(config.data, "data", seed=config.seed)
     _expect(data, pl.LightningDataModule, "data", config.data)
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if not is_overridden(name, data, pl.LightningDataModule):
@@ -146,51 +138,41 @@ def facts_of(config: Config, data: pl.LightningDataModule) -> Facts:
     return replace(facts, source=source)
 
 
-def _length(config: Config, data: pl.LightningDataModule) -> int:
-    """Return how long the training is in the scheduler's units, in one process."""
-    options, epochs = config.trainer.model_dump(), config.trainer.max_epochs
-    batches = data.steps if isinstance(data, IdxDataModule) else SOME
-    limit = options.get("limit_train_batches")
-    if limit is not None:
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    if batches < 1:
-        raise ConfigError(
-            f"trainer.limit_train_batches={limit}: leaves no batch; an epoch has {data.steps}"
-            if isinstance(data, IdxDataModule)
-            else f"trainer.limit_train_batches={limit}: leaves no batch"
-        )
-    steps = -(-batches // (options.get("accumulate_grad_batches") or 1)) * epochs
-    if steps > MOST_STEPS:
-        raise ConfigError(
-            f"trainer.max_epochs={epochs}: these are {steps:,} steps, at most {MOST_STEPS:,} are "
-            "possible"
-        )
-    return epochs if config.scheduler.interval == "epoch" else steps
+def build_module(config: Config, facts: Facts = MNIST) -> LitClassifier:
+    """Make the network with all that trains it, weights drawn from the global seed.
 
-
-def build_classifier(config: Config, facts: Facts = MNIST) -> LitClassifier:
-    """Make the network with its optimizer and scheduler, weights drawn from the global seed."""
-    model = {key: value for key, value in config.model.items() if key != "name"}
-    named, _ = parameters(find(model["_target_"], "model"))
+    Raises:
+        ConfigError: Something cannot be built, or is not of the kind that is expected.
+    """
+    target = config.model["_target_"]
+    named, _ = parameters(find(target, "model"))
     known = {"classes": len(facts.classes), "side": facts.side, "paper": facts.paper}
-    schedule = ("optimizer", "total_steps", "T_max", "max_lr")
+    described = {key: value for key, value in known.items() if key in named} | config.model
+    if "name" not in named:
+        described.pop("name", None)
     loss = build(config.loss, "loss")
     if not callable(loss):
         raise ConfigError(f"loss={config.loss['_target_']}: it cannot be called")
-    classifier = LitClassifier(
-        {**{key: value for key, value in known.items() if key in named}, **model},
-        facts,
-        optimizer=build(config.optimizer, "optimizer", given=("params",)),
-        scheduler=build(config.scheduler.build, "scheduler.build", given=schedule),
-        interval=config.scheduler.interval,
+    module = build(
+        config.module,
+        "module",
+        network=build_network(described, trust=[target]),
+        facts=facts,
+        optimizer=build(config.optimizer, "optimizer", later=["params"]),
+        scheduler=build(
+            config.scheduler, "scheduler", later=["optimizer", "total_steps", "T_max", "max_lr"]
+        ),
         loss=loss,
         metrics=build_metrics(config, facts),
-        augmentations=[build(node, "augmentation") for node in config.augmentation],
+        augmentations=[
+            build(node, f"augmentation.{name}") for name, node in config.augmentation.items()
+        ],
         seed=config.seed,
         compile_mode=config.compile,
     )
-    skip_empty_hooks(classifier, pl.LightningModule)
-    return classifier
+    _expect(module, LitClassifier, "module", config.module)
+    skip_empty_hooks(module, pl.LightningModule)
+    return cast(LitClassifier, module)
 
 
 def build_metrics(config: Config, facts: Facts) -> dict[str, Metric]:
@@ -202,7 +184,7 @@ def build_metrics(config: Config, facts: Facts) -> dict[str, Metric]:
     metrics = {}
     for name, node in config.metrics.items():
         path, classes = f"metrics.{name}", len(facts.classes)
-        metric = build(node, path, also={"num_classes": classes})
+        metric = build(node, path, num_classes=classes)
         _expect(metric, Metric, path, node)
         try:
             metric.update(torch.eye(classes), torch.arange(classes))
@@ -263,63 +245,36 @@ def build_loggers(config: Config) -> list[Logger]:
 
 
 def build_trainer(
-    config: Config,
-    run_dir: Path,
-    callbacks: Sequence[Callback],
-    data: pl.LightningDataModule | None = None,
+    config: Config, callbacks: list[Callback], data: pl.LightningDataModule
 ) -> pl.Trainer:
     """Make Lightning's trainer, without loggers.
 
     Raises:
-        ConfigError: Lightning does not take its arguments.
+        ConfigError: Lightning does not take its arguments, or there are too few batches for its
+            processes.
     """
-    options = config.trainer.model_dump()
-    check({"_target_": "pytorch_lightning.Trainer", **options}, "trainer")
-    options["precision"] = devices.pick_precision(config.trainer.precision, options["accelerator"])
-    try:
-        trainer = pl.Trainer(
-            **{**options, "profiler": options.get("profiler") or Unprofiled()},
-            callbacks=list(callbacks),
+    node = dict(config.trainer)
+    check(node, "trainer")
+    precision = devices.pick_precision(node["precision"], node["accelerator"])
+    with quiet_lightning():
+        trainer = build(
+            {**node, "precision": precision},
+            "trainer",
+            callbacks=callbacks,
             plugins=[WholeFiles()],
             logger=False,
-            default_root_dir=run_dir,
+            profiler=Unprofiled(),
+            default_root_dir=Path(config.run_dir).resolve(),
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             log_every_n_steps=0,  # what is logged is logged once an epoch
             # Ours share the images out themselves.
-            use_distributed_sampler=not isinstance(data, IdxDataModule | None),
+            use_distributed_sampler=not isinstance(data, IdxDataModule),
         )
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        words = " ".join(str(error).split())
-        raise ConfigError(f"trainer: Lightning refuses it: {words}") from None
-    for callback in vars(trainer)["callbacks"]:
+    _expect(trainer, pl.Trainer, "trainer", node)
+    for callback in trainer.callbacks:
         skip_empty_hooks(callback, Callback)
-    return trainer
-
-
-class Unprofiled(PassThroughProfiler):
-    """Measures nothing, as Lightning's own, which starts and stops itself forty times a step."""
-
-    nothing: ClassVar = nullcontext()
-
-    def profile(self, action_name: str) -> Any:
-        """Return a context in which nothing is measured."""
-        return self.nothing
-
-
-def skip_empty_hooks(owner: Any, base: type) -> None:
-    """Have Lightning pass over the hooks of a step that its owner does not override.
-
-    It enters a profiler's context for each otherwise, some fifty times a step, and calls none that
-    cannot be called.
-    """
-    for name in STEP_HOOKS:
-        if not is_overridden(name, owner, base):
-            setattr(owner, name, None)
-
-
-def _check_processes(trainer: pl.Trainer, data: pl.LightningDataModule) -> None:
     number, cores = trainer.num_devices, os.cpu_count() or 1
     if trainer.strategy.root_device.type == "cpu" and number > cores:
         raise ConfigError(
@@ -330,118 +285,26 @@ def _check_processes(trainer: pl.Trainer, data: pl.LightningDataModule) -> None:
             f"data.batch_size={data.batch_size}: the training images make {data.steps} batches, "
             f"fewer than one for each of {trainer.world_size} processes"
         )
+    return cast(pl.Trainer, trainer)
 
 
-def start_from(model: str, network: nn.Module) -> str:
-    """Copy into a network what a trained one has of the same name and shape; returns a line on it.
-
-    Args:
-        model: A name of the package, or the path of a checkpoint.
-        network: Gets the weights.
-
-    Raises:
-        CheckpointError: There is no such checkpoint, or nothing of it fits.
-    """
-    try:
-        theirs = weights(read_file(checkpoint_of(model)))
-    except KeyError:
-        raise CheckpointError(f"init_from={model}: not a checkpoint of this project") from None
-    ours = network.state_dict()
-    fitting = {
-        k: v
-        for k, v in theirs.items()
-        if k in ours
-        and v.shape == ours[k].shape
-        and v.is_floating_point() == ours[k].is_floating_point()
-    }
-    if not fitting:
-        raise CheckpointError(f"init_from={model}: nothing of it fits this network")
-    network.load_state_dict(fitting, strict=False)
-    left = [
-        f"{name} ({'×'.join(map(str, theirs[name].shape))}, here {'×'.join(map(str, v.shape))})"
-        if name in theirs
-        else f"{name} (not there)"
-        for name, v in ours.items()
-        if name not in fitting
-    ]
-    line = f"init_from={model}: {len(fitting)} of {len(ours)} tensors taken"
-    return f"{line}; left as drawn: {', '.join(left)}" if left else line
-
-
-def options_of(config: Config) -> dict[str, Any]:
-    """Return what decides the course of a training, by keys as ``optimizer.lr``.
-
-    Loggers, the progress bar, the budget, where the images lie, how many are validated at a time
-    and what it is computed on may differ when a run is resumed; they are left out.
-    """
-    plain = config.model_dump()
-    for key in ("logger", "requirements", "ckpt_path", "run_dir", "optimized_metric", "recipe"):
-        del plain[key]
-    del plain["test"], plain["search"]
-    free = {
-        "data": ("root", "eval_batch_size"),
-        "callbacks": ("progress",),
-        "trainer": ("accelerator", "profiler", "detect_anomaly", "deterministic"),
-    }
-    for group, keys in free.items():
-        plain[group] = {key: value for key, value in plain[group].items() if key not in keys}
-    return flat(plain)
-
-
-def differing(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
-    """Say in which options two trainings differ, the first three of them; nothing if in none."""
-    differ = [
-        f"{key} is {here.get(key)} here and {there.get(key)} there"
-        for key in sorted({*there, *here})
-        if here.get(key) != there.get(key)
-    ]
-    more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
-    return f"{'; '.join(differ[:3])}{more}"
-
-
-def last_of(ckpt_path: str) -> Path:
-    """Return the checkpoint to resume from: a file, or that of a run's folder.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    path = Path(ckpt_path).expanduser()
-    last = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    if not last.is_file():
-        raise CheckpointError(
-            f"ckpt_path={ckpt_path} is not there; give the folder of a run, or its last.ckpt"
+def _length(config: Config, data: pl.LightningDataModule) -> int:
+    """Return how long the training is in units of ``module.interval``, in one process."""
+    options, epochs = config.trainer, config.trainer["max_epochs"]
+    batches = data.steps if isinstance(data, IdxDataModule) else SOME
+    limit = options.get("limit_train_batches")
+    if limit is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if batches < 1:
+        there = f"; an epoch has {data.steps}" if isinstance(data, IdxDataModule) else ""
+        raise ConfigError(f"trainer.limit_train_batches={limit}: leaves no batch{there}")
+    steps = -(-batches // (options.get("accumulate_grad_batches") or 1)) * epochs
+    if steps > MOST_STEPS:
+        raise ConfigError(
+            f"trainer.max_epochs={epochs}: these are {steps:,} steps, at most {MOST_STEPS:,} are "
+            "possible"
         )
-    return last
-
-
-def check_resumable(checkpoint: Path, options: Mapping[str, Any]) -> None:
-    """See that a training goes on as it began.
-
-    Args:
-        checkpoint: The ``last.ckpt`` to resume from.
-        options: Of the run that resumes it.
-
-    Raises:
-        CheckpointError: It was trained with other options, or is no ``last.ckpt`` of a run.
-    """
-    content = read_file(checkpoint)
-    before = content.get("options")
-    if not isinstance(before, dict):
-        raise CheckpointError(
-            f"ckpt_path={checkpoint}: it holds no training to resume; give the folder of a run of "
-            "this version, or its last.ckpt (init_from= takes the weights alone)"
-        )
-    if words := differing(options, before):
-        raise CheckpointError(
-            f"ckpt_path={checkpoint}: {words}; a run is resumed with the "
-            "options that it was started with"
-        )
-    rows = content["callbacks"]["History"]["epochs"]
-    best = checkpoint.with_name("best.ckpt")
-    if any(row["val_loss"] is not None for row in rows) and not best.is_file():
-        raise CheckpointError(
-            f"{best} is not there; a run is resumed from its last.ckpt with the best.ckpt beside it"
-        )
+    return epochs if config.module.get("interval") == "epoch" else steps
 
 
 def _expect(built: Any, kind: type, path: str, node: Mapping[str, Any]) -> None:
