@@ -36,6 +36,9 @@ def parse(cfg: DictConfig) -> Config:
     if isinstance(plain.get("model"), dict):
         plain["model"].setdefault("_target_", COMPACT)
     config: Config = validated(Config, plain)
+    for name in ("accelerator", "precision", "max_epochs"):
+        if config.trainer.get(name) is None:
+            raise ConfigError(f"trainer.{name}: a value is missing")
     for name in config.trainer:
         if (instead := INSTEAD.get(f"trainer.{name}")) is not None:
             raise ConfigError(f"trainer.{name}: a run decides this itself; instead: {instead}")

@@ -4,16 +4,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mnist_lit.config.schema import IDX, MNIST
 from mnist_lit.data.archives import expanded
 from mnist_lit.data.memory import Images, collect
-from mnist_lit.data.sets import IdxSet, Split
+from mnist_lit.data.sets import IDX, MNIST_MODULE, IdxSet, Split
 from mnist_lit.errors import DataError, TrustError, reason
 from mnist_lit.facts import Facts
 from mnist_lit.targets import check, trusted
 
 SPLIT = ("split_seed", "folds", "fold")
-SETS = {IDX: "mnist_lit.data.sets.IdxSet", MNIST: "mnist_lit.data.sets.MnistSet"}
+SETS = {IDX: "mnist_lit.data.sets.IdxSet", MNIST_MODULE: "mnist_lit.data.sets.MnistSet"}
 
 
 def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) -> Any:

@@ -9,13 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mnist_lit.config.schema import IDX
 from mnist_lit.data.archives import DIGESTS, IMAGES, LABELS, REMEDY, find_mnist, folder_of, read
 from mnist_lit.data.memory import Images, folds, stratified
 from mnist_lit.errors import DataError
 from mnist_lit.facts import MNIST, Facts
 
 Split = Literal["train", "holdout", "test"]
+# The data modules by the names that facts keep; the modules themselves need Lightning.
+IDX = "mnist_lit.data.idx.IdxDataModule"
+MNIST_MODULE = "mnist_lit.data.mnist.MNISTDataModule"
 TRAIN, TEST = 60_000, 10_000  # images of MNIST
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from mnist_lit.evaluation.evaluate import Evaluation
 from mnist_lit.evaluation.history import History
-from mnist_lit.evaluation.origin import Origin
 from mnist_lit.evaluation.requirements import Check
 from mnist_lit.facts import Facts
 from mnist_lit.files import write_text
@@ -79,89 +78,48 @@ class Report:
         return value
 
 
-def make_report(
-    *,
-    model: str,
-    facts: Facts,
-    parameters: int,
-    checks: list[Check],
-    history: History,
-    evaluation: Evaluation | None,
-    test_metrics: dict[str, float],
-    wall_seconds: float,
-    seed: int,
-    device: str,
-    operations: str,
-    precision: str,
-    optimizer: str,
-    batch_size: int | None,
-    augmentation: list[dict[str, Any]],
-    origin: Origin,
-) -> Report:
-    """Gather the outcome of a run.
+def summary(
+    facts: Facts, history: History, evaluation: Evaluation | None, checks: list[Check]
+) -> dict[str, Any]:
+    """Return the fields of a :class:`Report` that follow from these.
 
     Args:
-        model: The name of the variant.
         facts: Of the images.
-        parameters: How many can be trained.
-        checks: The requirements and how the run stands to them.
         history: The epochs.
         evaluation: The best epoch's weights on the test images; None of a run that does not test.
-        test_metrics: The configured metrics of that evaluation.
-        wall_seconds: How long fitting took, validation and checkpoints included.
-        seed: The run's seed.
-        device: What it was computed on.
-        operations: Which operations training used there.
-        precision: The arithmetic of training, in Lightning's terms.
-        optimizer: Its class.
-        batch_size: Images in a step and process; None where the data module does not say.
-        augmentation: What training images passed through, as configured.
-        origin: What the run came from.
+        checks: The requirements and how the run stands to them.
     """
     best, last = history.best, history.validated[-1]
-    tested: dict[str, Any] = {}
+    fields: dict[str, Any] = {
+        "data": facts.name,
+        "classes": list(facts.classes),
+        "protocol": facts.protocol,
+        "epochs": history.epochs[-1].epoch,
+        "best_epoch": best.epoch,
+        "best_val_accuracy": best.val_accuracy,
+        "best_val_loss": best.rank[1],
+        "last_val_accuracy": last.val_accuracy,
+        "last_val_loss": last.rank[1],
+        "last_train_loss": history.epochs[-1].train_loss,
+        "last_train_accuracy": history.epochs[-1].train_accuracy,
+        "val_metrics": dict(best.metrics),
+        "requirements": {
+            c.name: {"limit": c.limit, "value": c.value, "passed": c.passed} for c in checks
+        },
+        "checks": [c.line() for c in checks],
+        "passed": all(c.passed for c in checks),
+        "train_images_per_second": history.train_images / history.train_seconds,
+        "peak_learning_rate": max(history.learning_rates),
+    }
     if evaluation is not None:
-        tested = {
+        fields |= {
             "test_accuracy": evaluation.accuracy,
             "test_loss": evaluation.loss,
             "test_correct": evaluation.correct,
             "test_total": evaluation.total,
             "test_accuracy_per_class": evaluation.per_class,
         }
-    return Report(
-        model=model,
-        data=facts.name,
-        classes=list(facts.classes),
-        protocol=facts.protocol,
-        parameters=parameters,
-        epochs=history.epochs[-1].epoch,
-        best_epoch=best.epoch,
-        best_val_accuracy=best.val_accuracy,
-        best_val_loss=best.rank[1],
-        last_val_accuracy=last.val_accuracy,
-        last_val_loss=last.rank[1],
-        last_train_loss=history.epochs[-1].train_loss,
-        last_train_accuracy=history.epochs[-1].train_accuracy,
-        val_metrics=dict(best.metrics),
-        test_metrics=test_metrics,
-        requirements={
-            c.name: {"limit": c.limit, "value": c.value, "passed": c.passed} for c in checks
-        },
-        checks=[c.line() for c in checks],
-        passed=all(c.passed for c in checks),
-        wall_seconds=wall_seconds,
-        train_images_per_second=history.train_images / history.train_seconds,
-        seed=seed,
-        device=device,
-        operations=operations,
-        precision=precision,
-        optimizer=optimizer,
-        peak_learning_rate=max(history.learning_rates),
-        batch_size=batch_size,
-        augmentation=augmentation,
-        **tested,
-        **asdict(origin),
-    )
+    return fields
 
 
 def text(report: Report) -> str:

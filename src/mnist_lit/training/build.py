@@ -24,7 +24,7 @@ from mnist_lit.checkpoints.read import build_network
 from mnist_lit.checkpoints.write import WholeFiles
 from mnist_lit.config.schema import Config
 from mnist_lit.data.idx import IdxDataModule
-from mnist_lit.errors import ConfigError, missing, unknown
+from mnist_lit.errors import ConfigError, missing, reason, unknown
 from mnist_lit.evaluation.history import MOST_STEPS
 from mnist_lit.evaluation.requirements import Check, check_before, refuse
 from mnist_lit.facts import MNIST, Facts

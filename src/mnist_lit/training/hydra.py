@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 # What is built takes any argument of its signature, without a `+` on the command line; keys of
 # ours stay closed.
 OPEN = (
-    *("model", "optimizer", "scheduler.build", "loss", "metrics", "data", "augmentation"),
-    *("trainer", "callbacks", "logger", "recipe"),
+    *("model", "module", "optimizer", "scheduler", "loss", "metrics", "data"),
+    *("augmentation", "trainer", "callbacks", "logger", "recipe"),
 )
 STORAGE = "MNIST_LIT_STORAGE"  # the environment variable of a search's storage
+MNIST = "mnist_lit.data.mnist.MNISTDataModule"
 LOADING = "loading the config and PyTorch …"
 
 
@@ -318,8 +319,6 @@ def check(config: DictConfig) -> "Config":
 
 def _on_mnist(value: Any, *, _root_: DictConfig) -> Any:
     """Return a value for MNIST and None for other data."""
-    from mnist_lit.config.schema import MNIST
-
     return value if OmegaConf.select(_root_, "data._target_") == MNIST else None
 
 
