@@ -1,5 +1,6 @@
 """Whether a composed config is said rightly, as far as that can be told without torch."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -48,6 +49,24 @@ def parse(cfg: DictConfig) -> Config:
     if config.optimized_metric == "test_accuracy" and not config.test:
         raise ConfigError("optimized_metric=test_accuracy: not known with test=false")
     return config
+
+
+def refuse_unbuilt(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse overrides of a node that nobody has chosen; in an experiment it builds nothing.
+
+    Raises:
+        ConfigError: One of them is such a one.
+    """
+    for word in overrides:
+        group, _, rest = word.partition("=")[0].lstrip("+").partition(".")
+        nodes = cfg.get(group) if group in NAMED else None
+        node = nodes.get(rest.partition(".")[0]) if isinstance(nodes, DictConfig) else None
+        if isinstance(node, DictConfig) and "_target_" not in node:
+            chosen = ", ".join(str(name) for name, one in nodes.items() if "_target_" in one)
+            raise ConfigError(
+                f"{word}: a mapping with `_target_` is expected, or a node that is chosen: "
+                f"{chosen or 'none is'}"
+            )
 
 
 def _plain(cfg: DictConfig) -> dict[Any, Any]:

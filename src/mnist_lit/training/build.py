@@ -80,6 +80,7 @@ def prepare(config: Config) -> Run:
         DataError: The images whose facts are needed cannot be read.
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
+    check(config.trainer, "trainer")
     check_loggers(config)
     data = build_data(config)
     facts = facts_of(config, data)
@@ -254,7 +255,6 @@ def build_trainer(
             processes.
     """
     node = dict(config.trainer)
-    check(node, "trainer")
     precision = devices.pick_precision(node["precision"], node["accelerator"])
     with quiet_lightning():
         trainer = build(

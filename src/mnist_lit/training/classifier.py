@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -61,7 +61,7 @@ class LitClassifier(pl.LightningModule):
         facts: Facts = MNIST,
         optimizer: Callable[[Any], Optimizer] | None = None,
         scheduler: Callable[..., LRScheduler] | None = None,
-        interval: str = "step",
+        interval: Literal["step", "epoch"] = "step",
         loss: Loss | None = None,
         metrics: Mapping[str, Metric] | None = None,
         augmentations: Sequence[Callable[[Tensor], Tensor]] = (),
