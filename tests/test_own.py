@@ -501,7 +501,7 @@ def test_what_the_end_cannot_make_costs_no_result(tmp_path: Path) -> None:
         *("data=idx", f"data.root={folder}", "data.batch_size=32", "test=true"),
         "data.classes=['$\\foo$','一二三','<b>','__']",
         "callbacks=none",
-        *("augmentation=none", "augmentation._target_=tests.own.WholeBatches"),
+        *("augmentation=none", "augmentation.own._target_=tests.own.WholeBatches"),
         *("logger.own._target_=tests.own.Unreachable", f"logger.own.save_dir={tmp_path}"),
     )
     options = [option for option in TINY if "data." not in option]

@@ -93,7 +93,7 @@ def test_any_two_choices_train_together(
 
 def test_step_divides_the_rate_by_epoch(tiny: Make) -> None:
     cfg = tiny(
-        *("scheduler=step", "scheduler.build.step_size=1", "optimizer.lr=0.5"),
+        *("scheduler=step", "scheduler.step_size=1", "optimizer.lr=0.5"),
         "trainer.max_epochs=3",
     )
     report = train(cfg)
@@ -106,8 +106,8 @@ def test_plateau_divides_the_rate_when_the_loss_stops_falling(tiny: Make) -> Non
     cfg = tiny(
         "scheduler=plateau",
         "optimizer.lr=0.5",
-        "scheduler.build.patience=0",
-        "scheduler.build.threshold=1e6",
+        "scheduler.patience=0",
+        "scheduler.threshold=1e6",
         "trainer.max_epochs=3",
     )
     state = torch.load(train(cfg).run_dir / "checkpoints/last.ckpt", weights_only=True)
@@ -172,7 +172,7 @@ class CopyAfter(pl.Callback):
         *([f"scheduler={name}"] for name in choices("scheduler")),
         ["callbacks=default", "optimizer=adamw"],
         ["callbacks=default", "model.align=true"],
-        ["scheduler=plateau", "scheduler.build.patience=0", "scheduler.build.threshold=1e6"],
+        ["scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=1e6"],
     ],
     ids=" ".join,
 )
@@ -242,7 +242,7 @@ def test_a_finished_run_is_carried_into_a_new_folder(tiny: Make) -> None:
         ("seed=1", "seed is 1 here and 0 there"),
         ("optimizer.lr=0.5", r"optimizer\.lr is 0\.5 here and 0\.65 there"),
         ("data.batch_size=32", "data.batch_size is 32 here and 64 there"),
-        ("augmentation.degrees=3", "degrees is 3 here and 15 there"),
+        ("augmentation.distort.degrees=3", "degrees is 3 here and 15 there"),
         ("trainer.precision=bf16-mixed", "trainer.precision is bf16-mixed here and auto there"),
         ("callbacks=default", "callbacks.average._target_ is .* here and None there"),
         ("data=mnist_holdout", "data.validation is holdout here and test there"),
@@ -292,9 +292,9 @@ def test_a_schedule_is_walked_before_anything_else(tiny: Make) -> None:
         train(
             tiny(
                 "scheduler=step",
-                "scheduler.interval=step",
-                "scheduler.build.step_size=1",
-                "scheduler.build.gamma=1e308",
+                "module.interval=step",
+                "scheduler.step_size=1",
+                "scheduler.gamma=1e308",
                 "optimizer.lr=1000",
             )
         )
