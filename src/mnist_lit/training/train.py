@@ -1,0 +1,306 @@
+"""A run: trained, reloaded at its best epoch, tested and reported."""
+
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger
+
+from mnist_lit import devices
+from mnist_lit.checkpoints.read import Trained, read
+from mnist_lit.config.check import parse
+from mnist_lit.data.idx import IdxDataModule
+from mnist_lit.data.memory import Images
+from mnist_lit.data.reopen import split
+from mnist_lit.errors import ConfigError, StoppedError, reason
+from mnist_lit.evaluation import figures, origin, page, report
+from mnist_lit.evaluation.evaluate import Evaluation, evaluate
+from mnist_lit.evaluation.requirements import check_accuracy
+from mnist_lit.files import clear, write_bytes, write_text
+from mnist_lit.network import fused, summary
+from mnist_lit.network.compact import CompactCNN, count_parameters
+from mnist_lit.training import job
+from mnist_lit.training.build import Run, build_loggers, build_metrics, no_exit, prepare
+from mnist_lit.training.build import quiet_lightning
+from mnist_lit.training.console import kept, say
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run came to.
+
+    Attributes:
+        report: The content of ``report.json``.
+        run_dir: Where everything lies.
+        objective: What ``optimized_metric`` names.
+    """
+
+    report: report.Report
+    run_dir: Path
+    objective: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every requirement is met."""
+        return self.report.passed
+
+
+def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -> TrainingResult:
+    """Train, reload the best epoch, test it, and leave checkpoints, report and figures.
+
+    Args:
+        cfg: A config composed from ``conf/``.
+        command: What was typed to start it, for the report.
+        run: What was built from the config, if it has been.
+
+    Raises:
+        ConfigError: The config cannot be run.
+        RequirementsError: The network or the training is over budget, and
+            ``requirements.enforce`` is true.
+        CheckpointError: ``ckpt_path`` or ``init_from`` is not a checkpoint that fits.
+        DataError: The images cannot be read.
+        StoppedError: Ctrl-C was pressed, or the process was asked to end.
+        RunError: Something else went wrong; ``run.log`` in the run's folder has the traceback.
+    """
+    run = run or prepare(parse(cfg))
+    with _folder(run) as run_dir, _stoppable(run, command), no_exit(), quiet_lightning():
+        came_from = origin.origin(command)
+        with _loggers(run, cfg):
+            _introduce(run, run_dir)
+            seconds = _fit(run)
+            best = read(Path(run.best.best_model_path), trust=[run.config.model["_target_"]])
+            evaluation = _test(run, best) if run.config.test else None
+            outcome = _report(run, evaluation, seconds, came_from)
+            _log_test(run, outcome)
+        if run.trainer.is_global_zero:
+            if evaluation is not None:
+                with optional("figures and report.html"):
+                    _draw(run, run_dir, best, evaluation, outcome, OmegaConf.to_yaml(cfg))
+            report.write(outcome, run_dir)  # last, for by it a finished run is known
+            say(f"{report.text(outcome)}\n\n{_next(run, run_dir)}")
+    return TrainingResult(outcome, run_dir, outcome.objective(run.config.optimized_metric))
+
+
+@contextmanager
+def _folder(run: Run) -> Iterator[Path]:
+    """Have the folder of a run to oneself, and keep in it what is said."""
+    run_dir = Path(run.config.run_dir).resolve()
+    first = run.trainer.is_global_zero
+    with (
+        job.recorded(run_dir, run.config.ckpt_path),
+        kept(run_dir / "run.log") if first else nullcontext(),
+    ):
+        if first:
+            for folder in (run_dir, run_dir / "checkpoints", run_dir / "figures"):
+                clear(folder)
+            origin.write(run_dir)
+        yield run_dir
+
+
+@contextmanager
+def _stoppable(run: Run, command: str | None) -> Iterator[None]:
+    """Say of a run that is stopped how it goes on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):  # the second is Lightning's way out after either
+        if not run.trainer.is_global_zero:
+            raise SystemExit(1) from None
+        raise StoppedError(_stopped(run, command)) from None
+
+
+@contextmanager
+def _loggers(run: Run, cfg: DictConfig) -> Iterator[None]:
+    """Open the loggers, and end what would go on after a run, as one of Weights & Biases does."""
+    run.trainer.loggers = loggers = build_loggers(run.config, run.record.runs)
+    try:
+        for logger in run.record.begun_anew(loggers):
+            logger.log_hyperparams(origin.flat(OmegaConf.to_container(cfg, resolve=True)))
+        yield
+    finally:
+        for logger in loggers:
+            experiment = vars(logger).get("_experiment")
+            if callable(finish := getattr(experiment, "finish", None)):
+                finish()
+
+
+def _introduce(run: Run, run_dir: Path) -> None:
+    """Say what is trained, on what and where."""
+    config, network = run.config, run.module.network
+    say(summary.table(network, config.name, run.facts.side, config.requirements.max_parameters))
+    for note in run.notes:
+        say(note)
+    say(
+        f"training on {describe_device(run.trainer)}, {run.trainer.precision} "
+        f"(trainer.precision={config.trainer['precision']})\n"
+        f"{describe_operations(run)}\n{shown(run_dir)}"
+    )
+
+
+def _fit(run: Run) -> float:
+    """Train; returns how many seconds that took, validation and checkpoints included.
+
+    Of a resumed run the epochs before count too.
+    """
+    config, started = run.config, time.perf_counter()
+    try:
+        with lightnings_signals():
+            run.trainer.fit(run.module, run.data, ckpt_path=config.ckpt_path, weights_only=True)
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise ConfigError(
+            f"compile={config.compile}: does not work here: {reason(error)}"
+        ) from None
+    now = time.perf_counter() - started
+    return now + sum(row.seconds for row in run.record.history.epochs[: run.record.resumed])
+
+
+def _test(run: Run, best: Trained) -> Evaluation:
+    """Run the best epoch's network over the test images."""
+    return evaluate(
+        best.network,
+        split(run.data, "test", run.facts),
+        run.facts,
+        run.config.data.get("eval_batch_size", 1000),
+        run.trainer.strategy.root_device,
+    )
+
+
+def _report(
+    run: Run, evaluation: Evaluation | None, seconds: float, came_from: origin.Origin
+) -> report.Report:
+    config, history = run.config, run.record.history
+    accuracy = check_accuracy(history.best.val_accuracy, config.requirements)
+    metrics = {} if evaluation is None else build_metrics(config, run.facts)
+    return report.Report(
+        model=config.name,
+        parameters=count_parameters(run.module.network),
+        test_metrics={
+            name: float(metric(evaluation.probabilities, evaluation.labels))
+            for name, metric in metrics.items()
+            if evaluation is not None
+        },
+        wall_seconds=seconds,
+        seed=config.seed,
+        device=describe_device(run.trainer),
+        operations=describe_operations(run),
+        precision=str(run.trainer.precision),
+        optimizer=config.optimizer["_target_"],
+        batch_size=config.data.get("batch_size"),
+        augmentation=[*config.augmentation.values()],
+        **report.summary(run.facts, history, evaluation, [*accuracy, *run.checks]),
+        **asdict(came_from),
+    )
+
+
+def _log_test(run: Run, outcome: report.Report) -> None:
+    with optional("the test's numbers in the loggers"):
+        for logger in run.trainer.loggers:
+            if not isinstance(logger, CSVLogger):  # whose rows are epochs
+                logger.log_metrics(outcome.tested, run.trainer.global_step)
+            logger.save()
+
+
+def _draw(
+    run: Run,
+    run_dir: Path,
+    best: Trained,
+    evaluation: Evaluation,
+    outcome: report.Report,
+    config: str,
+) -> None:
+    """Write figures and page into the folder of a run."""
+    best.network.cpu()
+    samples = figures.augmented_samples(_shown(run.data), run.module.augmentations, run.facts)
+    subject = page.Subject(
+        str(run_dir), best, asdict(outcome), run.record.history, config, figures.png(samples)
+    )
+    pictures = page.draw(subject, evaluation, split(run.data, "test", run.facts).images)
+    for name, content in pictures.items():
+        write_bytes(run_dir / "figures" / f"{name}.png", content)
+    write_text(run_dir / "report.html", page.render([subject], [evaluation], [pictures]))
+
+
+@contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Say in a line that something of a trained network could not be made; the result stays."""
+    try:
+        yield
+    except Exception as error:  # of matplotlib, a template, a logger or its server
+        say(f"warning: {what} could not be made: {type(error).__name__}: {reason(error)}")
+
+
+def _next(run: Run, run_dir: Path) -> str:
+    """Return commands that can be pasted."""
+    place, data = shlex.quote(shown(run_dir)), run.config.data
+    there = (run_dir / "report.html").is_file()
+    page_of_it = f"  open {place}/report.html in a browser\n" if there else ""
+    network, images = (
+        "" if target.startswith("mnist_lit.") else f" --trust {target}"
+        for target in (run.config.model["_target_"], data["_target_"])
+    )
+    if data.get("root") is not None:
+        images += f" --data-root {shlex.quote(str(data['root']))}"
+    return (
+        f"What next:\n{page_of_it}"
+        f"  mnist-lit evaluate {place}{network}{images}\n"
+        f"  mnist-lit predict {place} PICTURE.png{network}"
+    )
+
+
+def shown(path: Path) -> str:
+    """Return a path as short as it can be given here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _shown(data: pl.LightningDataModule) -> Images:
+    """Return training images for the figure of the augmentation."""
+    if isinstance(data, IdxDataModule):
+        return data.train
+    return Images(*next(iter(data.train_dataloader())))
+
+
+def _stopped(run: Run, command: str | None) -> str:
+    epochs, folder = run.trainer.max_epochs or 0, Path(str(run.best.dirpath))
+    epoch = min(run.trainer.current_epoch + 1, epochs)  # after the last one it is counted on
+    done = f"stopped in epoch {epoch} of {epochs}"
+    if not (folder / "last.ckpt").is_file():
+        return f"{done}, before there was anything to resume"
+    program = "mnist-lit train" if (command or "").startswith("mnist-lit") else "python train.py"
+    resume = shlex.quote(origin.override("ckpt_path", folder.parent))
+    return f"{done}; to go on: {program} {resume}"
+
+
+@contextmanager
+def lightnings_signals() -> Iterator[None]:
+    """Leave SIGTERM to Lightning, which has no say where there is a handler already."""
+    ours = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(ours):
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, ours)
+
+
+def describe_operations(run: Run) -> str:
+    """Say which operations train the network: those in C, or torch's."""
+    on_cpu = run.trainer.strategy.root_device.type == "cpu"
+    ours = isinstance(run.module.network, CompactCNN)
+    return fused.describe() if on_cpu and ours else "torch's operations"
+
+
+def describe_device(trainer: pl.Trainer) -> str:
+    """Name what a trainer computes on."""
+    name = devices.describe(trainer.strategy.root_device)
+    return name if trainer.world_size == 1 else f"{trainer.world_size} × {name}"
