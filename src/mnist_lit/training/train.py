@@ -76,13 +76,15 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
             _introduce(run, run_dir)
             seconds = _fit(run)
             best = read(Path(run.best.best_model_path), trust=[run.config.model["_target_"]])
-            evaluation = _test(run, best) if run.config.test else None
+            test = split(run.data, "test", run.facts) if run.config.test else None
+            evaluation = None if test is None else _evaluate(run, best, test)
             outcome = _report(run, evaluation, seconds, came_from)
             _log_test(run, outcome)
         if run.trainer.is_global_zero:
-            if evaluation is not None:
+            if test is not None and evaluation is not None:
                 with optional("figures and report.html"):
-                    _draw(run, run_dir, best, evaluation, outcome, OmegaConf.to_yaml(cfg))
+                    subject = _subject(run, best, outcome, cfg)
+                    _draw(subject, evaluation, test, run_dir)
             report.write(outcome, run_dir)  # last, for by it a finished run is known
             say(f"{report.text(outcome)}\n\n{_next(run, run_dir)}")
     return TrainingResult(outcome, run_dir, outcome.objective(run.config.optimized_metric))
@@ -162,15 +164,10 @@ def _fit(run: Run) -> float:
     return now + sum(row.seconds for row in run.record.history.epochs[: run.record.resumed])
 
 
-def _test(run: Run, best: Trained) -> Evaluation:
-    """Run the best epoch's network over the test images."""
-    return evaluate(
-        best.network,
-        split(run.data, "test", run.facts),
-        run.facts,
-        run.config.data.get("eval_batch_size", 1000),
-        run.trainer.strategy.root_device,
-    )
+def _evaluate(run: Run, best: Trained, test: Images) -> Evaluation:
+    batch_size = run.config.data.get("eval_batch_size", 1000)
+    device = run.trainer.strategy.root_device
+    return evaluate(best.network, test, run.facts, batch_size, device)
 
 
 def _report(
@@ -208,21 +205,23 @@ def _log_test(run: Run, outcome: report.Report) -> None:
             logger.save()
 
 
-def _draw(
-    run: Run,
-    run_dir: Path,
-    best: Trained,
-    evaluation: Evaluation,
-    outcome: report.Report,
-    config: str,
-) -> None:
-    """Write figures and page into the folder of a run."""
+def _subject(run: Run, best: Trained, outcome: report.Report, cfg: DictConfig) -> page.Subject:
+    """Return what the page of a run is made of."""
     best.network.cpu()
     samples = figures.augmented_samples(_shown(run.data), run.module.augmentations, run.facts)
-    subject = page.Subject(
-        str(run_dir), best, asdict(outcome), run.record.history, config, figures.png(samples)
+    return page.Subject(
+        name=run.config.run_dir,
+        trained=best,
+        report=asdict(outcome),
+        history=run.record.history,
+        config=OmegaConf.to_yaml(cfg),
+        augmentation=figures.png(samples),
     )
-    pictures = page.draw(subject, evaluation, split(run.data, "test", run.facts).images)
+
+
+def _draw(subject: page.Subject, evaluation: Evaluation, test: Images, run_dir: Path) -> None:
+    """Write figures and page into the folder of a run."""
+    pictures = page.draw(subject, evaluation, test.images)
     for name, content in pictures.items():
         write_bytes(run_dir / "figures" / f"{name}.png", content)
     write_text(run_dir / "report.html", page.render([subject], [evaluation], [pictures]))
