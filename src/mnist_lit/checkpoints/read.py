@@ -9,8 +9,9 @@ import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load
@@ -175,7 +176,7 @@ def read_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def unpacked(file: IO[bytes]) -> Any:
+def unpacked(file: BufferedReader | BytesIO) -> Any:
     """Read tensors and plain data, onto the CPU; nothing in them is executed.
 
     The content tells a checkpoint from a file of safetensors.
@@ -198,7 +199,7 @@ def unpacked(file: IO[bytes]) -> Any:
         raise CheckpointError(damaged) from None
 
 
-def _unpacked(file: IO[bytes]) -> Any:
+def _unpacked(file: BufferedReader | BytesIO) -> Any:
     size = file.seek(0, os.SEEK_END)
     if size > LARGEST:
         raise CheckpointError(f"{size / MEGABYTE:,.0f} MB; at most {MOST}")
