@@ -172,9 +172,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     from mnist_lit.devices import pick_device
     from mnist_lit.evaluation.evaluate import evaluate
 
-    other: Path | None = options.images
     device = pick_device(options.device)
     trained = pretrained.load(options.model, trust=options.trust)
+    other = options.images
     data = IdxSet(other) if other else reopen(trained.facts, options.data_root, options.trust)
     images = split(data, options.split, trained.facts)
     result = evaluate(

@@ -177,9 +177,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def unpacked(file: BufferedReader | BytesIO) -> Any:
-    """Read tensors and plain data, onto the CPU; nothing in them is executed.
-
-    The content tells a checkpoint from a file of safetensors.
+    """Read a checkpoint or a file of safetensors, onto the CPU; nothing in it is executed.
 
     Raises:
         CheckpointError: It is neither, or too large; the message begins with a verb.
@@ -195,8 +193,9 @@ def unpacked(file: BufferedReader | BytesIO) -> Any:
         ) from None
     except Exception as error:  # a damaged archive raises whatever its first wrong byte leads to
         words = f": {error}" if isinstance(error, CheckpointError) else ""
-        damaged = f"is not a checkpoint, or a truncated or damaged one{words}"
-        raise CheckpointError(damaged) from None
+        raise CheckpointError(
+            f"is not a checkpoint, or a truncated or damaged one{words}"
+        ) from None
 
 
 def _unpacked(file: BufferedReader | BytesIO) -> Any:
@@ -235,11 +234,10 @@ def _unpacked(file: BufferedReader | BytesIO) -> Any:
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    waiting, seen = [content], set()
-    while waiting:
-        one = waiting.pop()
+    found, seen = [content], set()
+    for one in found:  # which grows
         if isinstance(one, Tensor):
             yield one
         elif isinstance(one, dict | list | tuple) and id(one) not in seen:
             seen.add(id(one))
-            waiting.extend(one.values() if isinstance(one, dict) else one)
+            found.extend(one.values() if isinstance(one, dict) else one)

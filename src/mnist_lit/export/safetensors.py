@@ -26,9 +26,8 @@ def make(source: Source, int8: bool) -> bytes:
 @contextmanager
 def load(content: bytes, source: Source) -> Iterator[Loaded]:
     """Read the file as every command does."""
-    target = vars(source.network)["description"].get("_target_")
+    trust = [str(vars(source.network)["description"].get("_target_"))]
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "network.safetensors"
-        file.write_bytes(content)
-        there = read(file, trust=[str(target)])
+        (file := Path(folder) / "network").write_bytes(content)
+        there = read(file, trust=trust)
     yield Loaded(lambda x: classify(there.network, torch.from_numpy(x), there.facts).numpy())

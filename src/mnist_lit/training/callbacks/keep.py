@@ -35,11 +35,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._resumed_from = resumed_from
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """See that what the callbacks keep can be written and read, before an epoch is trained.
-
-        Raises:
-            ConfigError: The state of one cannot; it is named.
-        """
+        """See, before an epoch is trained, that what the callbacks keep can be read back."""
         super().on_train_start(trainer, pl_module)
         states = {}
         for callback in vars(trainer)["callbacks"]:
