@@ -29,9 +29,10 @@ from tqdm import tqdm
 
 from mnist_lit import MNISTDataModule
 from mnist_lit.checkpoints.read import read_file
-from mnist_lit.checkpoints.write import write
+from mnist_lit.checkpoints.write import packed
 from mnist_lit.data import strokes
 from mnist_lit.errors import PictureError
+from mnist_lit.files import write_bytes
 from mnist_lit.inference.digits import find_digit
 from mnist_lit.inference.pictures import lay_out
 from mnist_lit.inference.reading import JUDGE
@@ -286,7 +287,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.take:
         whole = read_file(options.folder / "checkpoints" / "last.ckpt")
-        write({key: whole[key] for key in ("hyper_parameters", "state_dict")}, JUDGE)
+        write_bytes(JUDGE, packed({k: whole[k] for k in ("hyper_parameters", "state_dict")}))
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     digits = MNISTDataModule().images("train")

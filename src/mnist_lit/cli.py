@@ -117,7 +117,10 @@ def _add_evaluate(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--batch-size", type=_count, default=1000, metavar="N", help="default: 1000"
     )
     _add_device(parser)
-    _add_data_root(parser)
+    place = parser.add_mutually_exclusive_group()
+    _add_data_root(place)
+    words = "of other images in MNIST's layout: four files, or the two of the split"
+    place.add_argument("--images", type=Path, metavar="FOLDER", help=words)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_evaluate)
 
@@ -141,7 +144,7 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_data_root(parser: argparse.ArgumentParser) -> None:
+def _add_data_root(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--data-root",
         type=Path,
@@ -164,12 +167,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     # Heavy imports wait until there is something to compute.
     from mnist_lit.checkpoints import pretrained
     from mnist_lit.data.reopen import reopen, split
+    from mnist_lit.data.sets import IdxSet
     from mnist_lit.devices import pick_device
     from mnist_lit.evaluation.evaluate import evaluate
 
     device = pick_device(options.device)
     trained = pretrained.load(options.model, trust=options.trust)
-    data = reopen(trained.facts, options.data_root, options.trust)
+    other = options.images
+    data = IdxSet(other) if other else reopen(trained.facts, options.data_root, options.trust)
     images = split(data, options.split, trained.facts)
     result = evaluate(
         *(trained.network, images, trained.facts, options.batch_size, device), name=options.model
@@ -179,7 +184,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             json.dumps(
                 {
                     "model": options.model,
-                    "data": trained.facts.name,
+                    "data": str(other or trained.facts.name),
                     "split": options.split,
                     "correct": result.correct,
                     "total": result.total,
@@ -191,7 +196,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             )
         )
         return
-    print(f"{options.model} on {trained.facts.name}, {options.split} images, {device}")
+    print(f"{options.model} on {other or trained.facts.name}, {options.split} images, {device}")
     print(f"Average loss: {result.loss:.4f}")
     print(f"Accuracy: {result.correct}/{result.total} ({result.accuracy:.2%})")
 

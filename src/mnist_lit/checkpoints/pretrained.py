@@ -10,6 +10,7 @@ from typing import Any
 
 from mnist_lit.checkpoints.read import Trained, read, read_file
 from mnist_lit.errors import CheckpointError, reason
+from mnist_lit.files import write_bytes
 from mnist_lit.network.compact import CompactCNN
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -34,7 +35,7 @@ def names() -> list[str]:
 
 
 def checkpoint_of(model: str | Path) -> Path:
-    """Return the checkpoint that a name, a path or the folder of a run stands for.
+    """Return the file that a name, a path or the folder of a run stands for.
 
     Raises:
         CheckpointError: It is none of them.
@@ -108,8 +109,8 @@ def ship(name: str, checkpoint: Path, measured: dict[str, Any]) -> None:
         checkpoint: A run's ``last.ckpt``.
         measured: What :func:`record` is to return.
     """
-    from mnist_lit.checkpoints.write import write  # imports Lightning
+    from mnist_lit.checkpoints.write import packed  # imports Lightning
 
     whole = read_file(checkpoint)
     kept = {key: whole[key] for key in ("hyper_parameters", "state_dict")}
-    write({**kept, "record": measured}, WEIGHTS / f"{name}.ckpt")
+    write_bytes(WEIGHTS / f"{name}.ckpt", packed({**kept, "record": measured}))

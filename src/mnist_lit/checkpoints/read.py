@@ -1,17 +1,20 @@
 """A checkpoint read safely: a network from its description, and the facts of its data."""
 
+import json
+import math
 import os
 import pickle
-import re
 import warnings
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from mnist_lit.errors import CheckpointError, ConfigError, DataError, TrustError, reason
@@ -24,9 +27,8 @@ OURS = f"{CompactCNN.__module__}.{CompactCNN.__qualname__}"
 MEGABYTE = 2**20
 LARGEST = 512 * MEGABYTE  # of files: that of a network with 30 million parameters and its optimizer
 LARGEST_DIRECTORY = 4 * MEGABYTE  # the names of a file's tensors
-LARGEST_DESCRIPTION = 2 * MEGABYTE  # all but the numbers of the tensors; two seconds to read
-# Calls that torch allows in a description, and that make gigabytes of a few bytes.
-SWELLING = re.compile(rb"c(?:__builtin__|builtins)\nbytearray\n|c_codecs\nencode\n")
+MOST = f"{LARGEST // MEGABYTE} are read"
+METADATA = "mnist-lit"  # the key under which a file of safetensors has network and facts, as JSON
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
             plain = isinstance(value, Tensor) and value.layout is torch.strided
             if not plain or value.device.type != "cpu" or value.is_quantized:
                 raise CheckpointError(f"{key!r:.100} is not an ordinary tensor")
+            if value.untyped_storage().nbytes() < value.numel() * value.itemsize:
+                raise CheckpointError(f"{key!r:.100} has fewer numbers than its shape needs")
             if count := int(value.isnan().sum()):
                 raise CheckpointError(
                     f"{name}: {count:,} of its {value.numel():,} weights are not a number (NaN); "
@@ -151,66 +155,91 @@ def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Read a file of tensors and plain data, onto the CPU; nothing in it is executed.
-
-    Its size is bounded, and it is held against its own checksums, before anything is made of it.
+    """Read a checkpoint or a file of safetensors; see :func:`unpacked`.
 
     Raises:
-        CheckpointError: There is no such file, or it is no checkpoint.
+        CheckpointError: There is no such file, or it is neither.
     """
-    damaged = f"{path} is not a checkpoint, or a truncated or damaged one"
     try:
         if not path.is_file():
             there = "a folder without a checkpoint" if path.is_dir() else "there, but no file"
             kind = there if path.exists() else "not there"
             raise CheckpointError(
-                f"{path} is {kind}; give the path of a checkpoint, as "
-                "outputs/…/checkpoints/best.ckpt"
+                f"is {kind}; give the path of a checkpoint, as outputs/…/checkpoints/best.ckpt"
             )
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on what a stranger has put into the file
-            if (words := _objection(file)) is not None:
-                raise CheckpointError(f"{damaged}: {words}")
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
+        with path.open("rb") as file:
+            content = unpacked(file)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path} carries Python objects, which could run code; it was not loaded. "
-            "A checkpoint of this project holds only tensors and plain data"
-        ) from None
-    except Exception:  # a damaged archive raises whatever its first wrong byte leads to
-        raise CheckpointError(damaged) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a checkpoint of this project's train.py")
     return content
 
 
-def _objection(file: IO[bytes]) -> str | None:
-    """Say why an archive should not be read: too much to hold, or not what was written."""
+def unpacked(file: BufferedReader | BytesIO) -> Any:
+    """Read a checkpoint or a file of safetensors, onto the CPU; nothing in it is executed.
+
+    Raises:
+        CheckpointError: It is neither, or too large; the message begins with a verb.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on what a stranger has put into the file
+            return _unpacked(file)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            "carries Python objects, which could run code and are not loaded; a checkpoint of this "
+            "project holds only tensors and plain data (numbers, text, lists, mappings)"
+        ) from None
+    except Exception as error:  # a damaged archive raises whatever its first wrong byte leads to
+        words = f": {error}" if isinstance(error, CheckpointError) else ""
+        raise CheckpointError(
+            f"is not a checkpoint, or a truncated or damaged one{words}"
+        ) from None
+
+
+def _unpacked(file: BufferedReader | BytesIO) -> Any:
     size = file.seek(0, os.SEEK_END)
     if size > LARGEST:
-        return f"{size / MEGABYTE:,.0f} MB; at most {LARGEST // MEGABYTE} are read"
+        raise CheckpointError(f"{size / MEGABYTE:,.0f} MB; at most {MOST}")
+    file.seek(0)
+    head = file.read(9)
     file.seek(max(0, size - 22))
     end = file.read()
-    if not end.startswith(b"PK\5\6"):
-        return "it does not end as torch.save ends a file"
-    if int.from_bytes(end[12:16], "little") > LARGEST_DIRECTORY:
-        return "it has too many parts"
+    shared = head[8:] == b"{"  # of safetensors: the length of a header, and the header, in JSON
+    if not shared and not end.startswith(b"PK\5\6"):
+        raise CheckpointError("it does not end as torch.save ends a file")
+    length = int.from_bytes(head[:8] if shared else end[12:16], "little")
+    if length > LARGEST_DIRECTORY:
+        raise CheckpointError("it has too many parts")
+    file.seek(0)
+    if shared:
+        whole = file.read()
+        about = json.loads(whole[8 : 8 + length]).get("__metadata__", {})
+        tensors = {f"network.{name}": tensor for name, tensor in load(whole).items()}
+        return {"hyper_parameters": json.loads(about.get(METADATA, "{}")), "state_dict": tensors}
     with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
         # torch compresses nothing.
         if any(p.compress_type for p in parts) or sum(p.file_size for p in parts) > size:
-            return "it holds more than its size, which torch.save does not do"
+            raise CheckpointError("it holds more than its size, which torch.save does not do")
         if (wrong := archive.testzip()) is not None:  # torch does not look at the checksums
-            return f"{wrong!r:.100} in it does not have its checksum"
-        for part in parts:
-            if part.filename.endswith("data.pkl"):
-                if part.file_size > LARGEST_DESCRIPTION:
-                    return f"its description is larger than {LARGEST_DESCRIPTION // MEGABYTE} MB"
-                if SWELLING.search(archive.read(part)):
-                    return "its description holds bytes, and not only plain data"
+            raise CheckpointError(f"{wrong!r:.100} in it does not have its checksum")
     file.seek(0)
-    return None
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    # Tensors may share their numbers, and one may repeat a single number.
+    if (written_out := sum(math.prod(t.shape) * t.itemsize for t in _tensors(content))) > LARGEST:
+        raise CheckpointError(f"tensors of {written_out / MEGABYTE:,.0f} MB; at most {MOST}")
+    return content
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    found, seen = [content], set()
+    for one in found:  # which grows
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, dict | list | tuple) and id(one) not in seen:
+            seen.add(id(one))
+            found.extend(one.values() if isinstance(one, dict) else one)

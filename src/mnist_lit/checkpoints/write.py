@@ -1,24 +1,35 @@
 """Checkpoints written whole or not at all, wherever they lie."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
+from mnist_lit.checkpoints.read import unpacked
+from mnist_lit.errors import ConfigError, reason
 from mnist_lit.files import write_bytes
 
 
-def write(content: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain data into a file.
+def packed(content: Any, place: str = "checkpoint") -> bytes:
+    """Return the bytes of a checkpoint, after they were read back.
 
     Raises:
-        WriteError: It cannot be written; what stood there stays.
+        ConfigError: They cannot be read; the message names the part that is to blame.
     """
-    stored = io.BytesIO()
-    torch.save(content, stored)
-    write_bytes(path, stored.getvalue())
+    file = io.BytesIO()
+    try:
+        torch.save(content, file)
+        unpacked(file)
+    except Exception as error:  # an object that cannot be pickled raises anything
+        for key, part in content.items() if isinstance(content, Mapping) else ():
+            packed(part, f"{place}.{key}")
+        raise ConfigError(
+            f"{place} ({torch.typename(content)}) cannot be kept: {reason(error)}"
+        ) from None
+    return file.getvalue()
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -31,5 +42,5 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint; see :func:`write`."""
-        write(checkpoint, Path(path))
+        """Write a checkpoint; what stood there stays if it cannot be."""
+        write_bytes(Path(path), packed(checkpoint))

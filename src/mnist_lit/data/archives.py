@@ -35,7 +35,7 @@ DIGESTS = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist")
-REMEDY = "with data.root=FOLDER, in other commands --data-root FOLDER"
+REMEDY = "with data.root=FOLDER, in other commands --data-root or --images FOLDER"
 CHUNK, LARGEST = 2**24, 2**31  # bytes; what an archive may unpack to
 
 

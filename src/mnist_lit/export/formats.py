@@ -26,6 +26,7 @@ FORMATS = {
     "onnx-int8": Format(
         *("the same with 8-bit weights", "-int8.onnx", "mnist_lit.export.onnx"), int8=True
     ),
+    "safetensors": Format("weights to share", ".safetensors", "mnist_lit.export.safetensors"),
     "torch": Format("a torch.export program: PyTorch alone", ".pt2", "mnist_lit.export.torch"),
     "c": Format(*("a C99 header that needs no library", ".h", "mnist_lit.export.c"), compact=True),
     "c-int8": Format(

@@ -17,7 +17,7 @@ def start_from(model: str, network: nn.Module) -> str:
     """Copy into a network what a trained one has of the same name and shape; returns a line on it.
 
     Args:
-        model: A name of the package, or the path of a checkpoint.
+        model: A name of the package, a run's folder, or the path of a checkpoint or safetensors.
         network: Gets the weights.
 
     Raises:
@@ -25,7 +25,7 @@ def start_from(model: str, network: nn.Module) -> str:
     """
     try:
         theirs = weights(read_file(checkpoint_of(model)))
-    except KeyError:
+    except (KeyError, TypeError, RuntimeError):
         raise CheckpointError(f"init_from={model}: not a checkpoint of this project") from None
     ours = network.state_dict()
     fitting = {

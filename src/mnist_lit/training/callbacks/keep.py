@@ -1,11 +1,13 @@
 """Which epochs of a run are kept on disk."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from mnist_lit.checkpoints.write import packed
 from mnist_lit.files import write_bytes
 
 
@@ -31,6 +33,15 @@ class LastCheckpoint(ModelCheckpoint):
         )
         self.options = options
         self._resumed_from = resumed_from
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See, before an epoch is trained, that what the callbacks keep can be read back."""
+        super().on_train_start(trainer, pl_module)
+        states = {}
+        for callback in vars(trainer)["callbacks"]:
+            with suppress(Exception):  # some have no state before the first epoch
+                states[callback.state_key] = callback.state_dict()
+        packed({"callbacks": states})
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
