@@ -27,6 +27,7 @@ from mnist_lit.evaluation.requirements import check_accuracy
 from mnist_lit.files import clear, write_bytes, write_text
 from mnist_lit.network import fused, summary
 from mnist_lit.network.compact import CompactCNN, count_parameters
+from mnist_lit.training import job
 from mnist_lit.training.build import (
     Parts,
     build_loggers,
@@ -76,8 +77,8 @@ def train(cfg: DictConfig, command: str | None = None) -> TrainingResult:
     config = parse(cfg)
     run_dir = Path(config.run_dir).resolve()
     parts = prepare(config)
-    file = run_dir / "run.log"
-    with kept(file) if parts.trainer.is_global_zero else nullcontext():
+    log = kept(run_dir / "run.log") if parts.trainer.is_global_zero else nullcontext()
+    with job.claim(run_dir, config.ckpt_path), log:
         try:
             return _train(cfg, config, parts, run_dir, origin.origin(command))
         except (KeyboardInterrupt, SystemExit):  # the second is Lightning's way out after either
