@@ -18,10 +18,15 @@ from urllib.parse import quote
 
 import hydra
 import yaml
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString, Sweep
+from hydra.core.utils import setup_globals
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
@@ -262,8 +267,20 @@ def compose(*overrides: str) -> DictConfig:
     Args:
         overrides: As on the command line; a run also needs ``run_dir=FOLDER``.
     """
-    with hydra.initialize_config_dir(str(folders.config()), version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides))
+    search, own = create_config_search_path(str(folders.config())), Path("conf")
+    if own.is_dir():  # as `mnist-lit train` does
+        search.prepend("own", f"file://{own.resolve()}", SearchPathQuery(provider="schema"))
+    # Not by hydra.compose, which a program of Hydra's cannot call for another config than its own.
+    base = version.getbase()
+    version.setbase("1.3")
+    setup_globals()
+    try:
+        config = ConfigLoaderImpl(search).load_configuration("config", [*overrides], RunMode.RUN)
+    finally:
+        version.VersionBase.instance().version_base = base
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 class CheckConfig(Callback):
@@ -318,10 +335,6 @@ def check(config: DictConfig) -> "Config":
     from mnist_lit.config.check import parse
 
     parsed = parse(run)
-    if parsed.ckpt_path is not None and not Path(parsed.ckpt_path).expanduser().exists():
-        raise ConfigError(
-            f"ckpt_path={parsed.ckpt_path} is not there; give the folder of a run, or its last.ckpt"
-        )
     from mnist_lit.training.build import prepare
 
     try:

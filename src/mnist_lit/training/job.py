@@ -123,7 +123,7 @@ def claim(
     if lock.is_locked or not is_first():
         return lock.acquire() if lock.is_locked else nullcontext()
     try:
-        if not is_running(folder) and not goes_on(folder, ckpt_path):
+        if folder.is_dir() and not is_running(folder) and not goes_on(folder, ckpt_path):
             _refuse(folder, key)
         (folder / OURS).mkdir(parents=True, exist_ok=True)
         return lock.acquire()
