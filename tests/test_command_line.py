@@ -26,7 +26,7 @@ from mnist_lit.errors import CheckpointError
 from mnist_lit.evaluation.origin import override
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.training.classifier import LitClassifier
-from mnist_lit.training.run import TrainingResult, train
+from mnist_lit.training.train import TrainingResult, train
 from tests.conftest import PROJECT, TINY, Here, run_train
 
 LONG = [

@@ -33,7 +33,7 @@ from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.evaluation.origin import flat
 from mnist_lit.training import hydra
 from mnist_lit.training.build import build_classifier, build_metrics, prepare
-from mnist_lit.training.run import TrainingResult, train
+from mnist_lit.training.train import TrainingResult, train
 from tests.conftest import PROJECT, TINY, needs_compiler, write_idx
 from tests.own import Add, CountRight, Stripes
 

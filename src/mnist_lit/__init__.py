@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mnist_lit.network.compact import CompactCNN as CompactCNN
     from mnist_lit.training.classifier import LitClassifier as LitClassifier
     from mnist_lit.training.hydra import compose as compose
-    from mnist_lit.training.run import train as train
+    from mnist_lit.training.train import train as train
 
 # Each is imported when it is first asked for: `import mnist_lit` loads no torch.
 _HOMES = {
@@ -28,7 +28,7 @@ _HOMES = {
     "CompactCNN": "network.compact",
     "LitClassifier": "training.classifier",
     "compose": "training.hydra",
-    "train": "training.run",
+    "train": "training.train",
 }
 __all__ = list(_HOMES)
 

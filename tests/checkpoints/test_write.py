@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from mnist_lit.checkpoints.read import read, read_file, unpacked
 from mnist_lit.checkpoints.write import packed
 from mnist_lit.errors import ConfigError
-from mnist_lit.training.run import train
+from mnist_lit.training.train import train
 
 
 class Watch(pl.Callback):

@@ -7,13 +7,9 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-import mnist_lit
 from mnist_lit import compose
-from mnist_lit.checkpoints import read
-from mnist_lit.config import schema
 from mnist_lit.config.check import parse
 from mnist_lit.config.mistakes import INSTEAD
 from mnist_lit.errors import ConfigError
@@ -48,7 +44,9 @@ def test_defaults_are_the_documented_ones() -> None:
     assert config.optimizer["_target_"] == "torch.optim.SGD"
     assert config.scheduler["_target_"] == "torch.optim.lr_scheduler.OneCycleLR"
     assert config.data["validation"] == "test"
-    assert config.augmentation["distort"]["_target_"] == "mnist_lit.data.augmentation.RandomDistortion"
+    assert (
+        config.augmentation["distort"]["_target_"] == "mnist_lit.data.augmentation.RandomDistortion"
+    )
     assert set(config.logger) == {"csv", "tensorboard"}
     assert config.requirements.enforce
 
@@ -246,7 +244,11 @@ def test_every_argument_of_the_trainer_is_passed_or_refused() -> None:
             {"_target_": "torch.optim.Nothing"},
             "optimizer=torch.optim.Nothing: cannot be built",
         ),
-        ("augmentation.own", {"_target_": "torch.nn.Dropout", "p": 7}, "augmentation.own=torch.nn.Dr"),
+        (
+            "augmentation.own",
+            {"_target_": "torch.nn.Dropout", "p": 7},
+            "augmentation.own=torch.nn.Dr",
+        ),
         ("loss", {"_target_": "torch.nn.functional.mse_loss"}, "loss.input: a value is missing"),
         ("loss", {"_target_": "builtins.dict"}, "loss=builtins.dict: it cannot be called"),
         ("data", {"_target_": "torch.nn.ReLU"}, "data=torch.nn.ReLU: a LightningDataModule"),

@@ -21,7 +21,7 @@ from mnist_lit.cli import main
 from mnist_lit.errors import PageError
 from mnist_lit.evaluation.history import Epoch, History
 from mnist_lit.evaluation.page import open_subject
-from mnist_lit.training.run import train
+from mnist_lit.training.train import train
 from tests.conftest import TINY
 
 

@@ -17,7 +17,7 @@ from mnist_lit.network import summary
 from mnist_lit.network.alignment import STEEPEST, Alignment
 from mnist_lit.network.compact import CompactCNN
 from mnist_lit.training.build import build_classifier
-from mnist_lit.training.run import train
+from mnist_lit.training.train import train
 
 Make = Callable[..., DictConfig]
 BLOCKS = [{"channels": 4, "pool": "after_conv"}, {"channels": 6, "pool": "after_conv"}]

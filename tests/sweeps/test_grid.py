@@ -143,7 +143,10 @@ def test_a_failed_job_begins_anew_and_nothing_else_is_removed(here: Here, tmp_pa
             ["data.fold=0,1"],
             "data.folds=None data.fold=0: both are needed, as data.folds=5 data.fold=",
         ),
-        (["data.folds=3", "data.fold=2,3"], "data.folds=3 data.fold=3: both are needed"),
+        (
+            ["data.folds=3", "data.fold=2,3"],
+            "data.folds=3 data.fold=3: the fold is counted from 0 to 2",
+        ),
     ],
 )
 def test_what_is_no_grid_is_refused_in_a_line(

@@ -23,8 +23,8 @@ from optuna.trial import TrialState
 from mnist_lit.sweeps import trials
 from mnist_lit.sweeps.processes import Processes
 from mnist_lit.training import job
-from mnist_lit.training.run import train
 from mnist_lit.training.study import opened_study
+from mnist_lit.training.train import train
 from tests.conftest import PROJECT, TINY, Here
 
 SEARCH = (*TINY, "hparams_search=default", "hydra.launcher.n_jobs=1", "hydra.sweep.dir=s")

@@ -16,7 +16,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_lit.errors import RunError
-from mnist_lit.training.run import train
+from mnist_lit.training.train import train
 from tests.conftest import TINY, Here
 from tests.own import Boom, Warns
 

@@ -22,7 +22,7 @@ from mnist_lit.training.build import (
     quiet_lightning,
 )
 from mnist_lit.training.callbacks.history import RecordHistory
-from mnist_lit.training.run import train
+from mnist_lit.training.train import train
 from tests.conftest import run_train
 from tests.training.test_training import assert_same_weights, state
 

@@ -37,7 +37,7 @@ from mnist_lit.training.build import (
 )
 from mnist_lit.training.callbacks.history import RecordHistory
 from mnist_lit.training.classifier import LitClassifier, decay_weights_only
-from mnist_lit.training.run import train
+from mnist_lit.training.train import train
 from tests.conftest import PROJECT, TINY
 
 Make = Callable[..., DictConfig]

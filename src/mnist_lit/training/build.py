@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +14,12 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
 
@@ -35,6 +39,7 @@ from mnist_lit.training.callbacks.stop import StopAtOnce
 from mnist_lit.training.callbacks.trial import ReportTrial
 from mnist_lit.training.classifier import LitClassifier
 from mnist_lit.training.fast import Unprofiled, skip_empty_hooks
+from mnist_lit.training.job import goes_on
 from mnist_lit.training.resume import check_resumable, last_of, options_of, start_from
 
 SOME = 1000  # steps of an epoch, where their number is not known before the images are read
@@ -67,6 +72,19 @@ class Run:
     notes: list[str]
 
 
+@contextmanager
+def no_exit() -> Iterator[None]:
+    """Make an error of a class's ``sys.exit(0)``, by which a run would end as if all were well."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code:  # of a signal, or an error already
+            raise
+        at = traceback.extract_tb(stop.__traceback__)[-1]
+        raise ConfigError(f"{at.filename}, line {at.lineno}: {at.line} ended the run") from None
+
+
+@no_exit()
 def prepare(config: Config) -> Run:
     """Make everything that a run is made of, but the loggers, and check that it can be run.
 
@@ -87,15 +105,17 @@ def prepare(config: Config) -> Run:
     module = build_module(config, facts)
     module.build_optimizer(_length(config, data))  # whether they can be built
     options = options_of(config)
+    run_dir = Path(config.run_dir).resolve()
+    logged: dict[str, str] = {}
     if config.ckpt_path is not None:
         config.ckpt_path = str(last_of(config.ckpt_path))
-        check_resumable(Path(config.ckpt_path), options)
+        logged = check_resumable(Path(config.ckpt_path), options)
     notes = []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, module.network))
-    run_dir = Path(config.run_dir).resolve()
     folder, resumed = run_dir / "checkpoints", config.ckpt_path
-    record, best = RecordHistory(), BestCheckpoint(folder, resumed)
+    record = RecordHistory([*config.logger], logged if goes_on(run_dir, resumed) else {})
+    best = BestCheckpoint(folder, resumed)
     callbacks = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
     if config.search is not None and config.search.trial is not None:
         callbacks.append(ReportTrial(config.search))
@@ -240,9 +260,17 @@ def check_loggers(config: Config) -> None:
                 raise ConfigError(f"logger.{name}: {missing(package, name)}")
 
 
-def build_loggers(config: Config) -> list[Logger]:
-    """Make the configured loggers, which may open files and connections."""
-    return [build(node, f"logger.{name}") for name, node in config.logger.items()]
+def build_loggers(config: Config, runs: Mapping[str, str]) -> list[Logger]:
+    """Make the configured loggers, which may open files and connections.
+
+    Args:
+        config: Of the run.
+        runs: Of Weights & Biases and MLflow those that go on, by names of loggers.
+    """
+    return [
+        build(node, f"logger.{name}", id=runs.get(name), run_id=runs.get(name))
+        for name, node in config.logger.items()
+    ]
 
 
 def build_trainer(
@@ -275,6 +303,15 @@ def build_trainer(
     _expect(trainer, pl.Trainer, "trainer", node)
     for callback in trainer.callbacks:
         skip_empty_hooks(callback, Callback)
+    cluster = getattr(trainer.strategy, "cluster_environment", None)
+    alone = isinstance(cluster, LightningEnvironment) and "MASTER_ADDR" not in os.environ
+    # The launcher of a sweep may start its jobs in a cluster.
+    swept = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    if trainer.num_nodes > 1 and alone and not swept:  # it would wait for ever
+        raise ConfigError(
+            f"trainer.num_nodes={trainer.num_nodes}: this is no cluster; start the same command on "
+            "every node with srun or torchrun"
+        )
     number, cores = trainer.num_devices, os.cpu_count() or 1
     if trainer.strategy.root_device.type == "cpu" and number > cores:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""``python train.py`` and ``mnist-lit train``: Hydra around :func:`mnist_lit.training.run.train`.
+"""``python train.py`` and ``mnist-lit train``: Hydra around :func:`mnist_lit.training.train.train`.
 
 What needs torch is imported when it is called: ``--help`` and a mistake in a key of ours are
 answered before torch is loaded.
@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ from urllib.parse import quote
 
 import hydra
 import yaml
+from hydra import version
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString, Sweep
@@ -27,6 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_lit import folders
+from mnist_lit.config.check import parse, refuse_unbuilt
 from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, reason
@@ -34,7 +37,7 @@ from mnist_lit.evaluation.origin import masked, override
 from mnist_lit.training import job
 
 if TYPE_CHECKING:
-    from mnist_lit.config.schema import Config
+    from mnist_lit.training.build import Run
 
 # What is built takes any argument of its signature, without a `+` on the command line; keys of
 # ours stay closed.
@@ -44,6 +47,8 @@ OPEN = (
 )
 STORAGE = "MNIST_LIT_STORAGE"  # the environment variable of a search's storage
 MNIST = "mnist_lit.data.mnist.MNISTDataModule"
+AUTO = "auto"  # as ckpt_path: from the last epoch in the run's folder, if there is one
+BUILT: list["Run"] = []  # by the callback below for the run that follows
 LOADING = "loading the config and PyTorch …"
 
 
@@ -61,24 +66,23 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
     sys.path.append("")
     missed: list[str] = []
 
-    def run(cfg: DictConfig) -> float:
-        from mnist_lit.training.run import train
+    def task(cfg: DictConfig) -> float:
+        in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+        with _for_itself() if in_a_sweep else errors_as_lines():
+            from mnist_lit.training.train import train
 
-        # Lightning starts further processes with the command line of this one.
-        sys.argv = given
-        result = train(cfg, _command(given[0], typed))
+            # Lightning starts further processes with the command line of this one.
+            sys.argv = given
+            result = train(cfg, _command(given[0], typed), BUILT.pop() if BUILT else None)
         if cfg.requirements.enforce and not result.passed:
             missed.append(str(result.run_dir))
         return result.objective
 
-    def task(cfg: DictConfig) -> float:
-        in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-        with _for_itself() if in_a_sweep else errors_as_lines(), job.recorded(Path(cfg.run_dir)):
-            return run(cfg)
-
     with errors_as_lines():
         # Lightning has a handler of its own while it trains.
         signal.signal(signal.SIGTERM, _stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         job.end_with_stdin()
         refuse_options(own)
         options = [word for word in own if word.startswith("-")]
@@ -122,6 +126,11 @@ def _stop(*_: Any) -> None:
 
 def _check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
     """Refuse what is no name where a choice of a group is expected; Hydra does not foresee it."""
+    check = "hydra.callbacks.check."
+    for word in arguments:
+        key = f"{word.partition('=')[0].strip('+~ ')}."
+        if check.startswith(key) or key.startswith(check):
+            raise ConfigError(f"{word}: this is what checks a run before it starts; it stays")
     given = [word for word in arguments if "=" in word and not word.startswith("-")]
     for one in OverridesParser.create().parse_overrides(given):
         if one.key_or_group == "run_dir":
@@ -155,7 +164,7 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
             raise ConfigError("ckpt_path=latest: there is no unfinished run below outputs/")
         text = str(max(unfinished, key=lambda run: (run / "checkpoints/last.ckpt").stat().st_mtime))
     folder = Path(text).expanduser()
-    if not text or not folder.is_dir():
+    if text in ("", AUTO) or not folder.is_dir():
         return list(arguments)
     overrides = folder / ".hydra" / "overrides.yaml"
     try:
@@ -182,41 +191,43 @@ def _hidden(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def _share(config: DictConfig) -> None:
-    """Make the folder of a run in its first process, and let the others have the same."""
+@contextmanager
+def _reserved(config: DictConfig) -> Iterator[None]:
+    """Make the folder of a run, which goes again if the run is refused.
+
+    A name that nobody has given is followed by a number if it is taken. The other processes of a
+    training have the folder of the first.
+    """
+    store = None
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes know nothing of each other
         from torch.distributed.rendezvous import rendezvous
 
-        store, rank, _ = next(rendezvous("env://"))
-        if rank == 0:
-            _claim(config)
-            store.set("run_dir", config.hydra.run.dir)
-        else:
-            with flag_override(config.hydra, "readonly", False):
-                config.hydra.run.dir = store.get("run_dir").decode()
-                config.hydra.output_subdir = None
-    elif "LOCAL_RANK" not in os.environ:  # Lightning starts the others with the folder of this one
-        _claim(config)
-
-
-def _claim(config: DictConfig) -> None:
-    """Make the folder of a run, which no other run has; a taken name is followed by a number.
-
-    Raises:
-        ConfigError: The user has named a folder in which another run lies.
-    """
-    wanted = Path(config.hydra.run.dir).expanduser()
-    resumed = config.ckpt_path and Path(config.ckpt_path).resolve().is_relative_to(wanted.resolve())
-    if resumed or not OmegaConf.is_missing(config.hydra.job, "num"):  # a sweep has made its jobs'
-        return
-    named = any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
-    if named and any((wanted / name).exists() for name in ("report.json", "checkpoints")):
-        raise ConfigError(
-            f"hydra.run.dir={wanted}: another run lies there; give another folder, or go on "
-            f"with that run: ckpt_path={wanted}"
-        )
+        store = next(rendezvous("env://"))[0]
+    folder = Path(config.hydra.run.dir).expanduser()
+    made = [path for path in folder.parents if not path.exists()]
+    if job.is_first():
+        named = _is_named(config) or job.goes_on(folder, config.ckpt_path)
+        made = [folder] * (not named or not folder.exists()) + made
+        folder = free("hydra.run.dir", folder, named)
+    elif store is not None:
+        folder = Path(store.get("run_dir").decode())
     with flag_override(config.hydra, "readonly", False):
-        config.hydra.run.dir = str(free("hydra.run.dir", wanted, named))
+        config.hydra.run.dir = str(folder)
+        if not job.is_first():
+            config.hydra.output_subdir = None
+    try:
+        yield
+    except BaseException:
+        for path in made:
+            with suppress(OSError):  # something lies there
+                path.rmdir()
+        raise
+    if job.is_first() and store is not None:
+        store.set("run_dir", str(folder))
+
+
+def _is_named(config: DictConfig) -> bool:
+    return any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
 
 
 def free(key: str, wanted: Path, named: bool) -> Path:
@@ -258,8 +269,20 @@ def compose(*overrides: str) -> DictConfig:
     Args:
         overrides: As on the command line; a run also needs ``run_dir=FOLDER``.
     """
-    with hydra.initialize_config_dir(str(folders.config()), version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides))
+    own = Path("conf").resolve()  # beside the shipped files, as `mnist-lit train` takes it
+    beside = [f"hydra.searchpath=[file://{own}]"] if own.is_dir() else []
+    # A program of Hydra's that calls this has a state of its own, which it gets back.
+    theirs, base = GlobalHydra.instance().hydra, version.getbase()
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(folders.config()), version_base="1.3"):
+            config = hydra.compose("config", overrides=[*beside, *overrides])
+    finally:
+        GlobalHydra.instance().hydra = theirs
+        if base is not None:
+            version.setbase(f"{base.major}.{base.minor}")
+    refuse_unbuilt(config, overrides)
+    return config
 
 
 class CheckConfig(Callback):
@@ -269,14 +292,30 @@ class CheckConfig(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the config of a single run, and make its folder."""
+        """Build a single run and claim its folder."""
         with errors_as_lines():
-            check(config)
-            _share(config)
+            auto = config.ckpt_path == AUTO
+            if auto and not _is_named(config):
+                raise ConfigError(
+                    "ckpt_path=auto: name the folder of the run: hydra.run.dir=FOLDER"
+                )
+            if auto:
+                folder = Path(config.hydra.run.dir).expanduser()
+                last = folder / "checkpoints" / "last.ckpt"
+                with flag_override(config, "readonly", False):
+                    config.ckpt_path = str(last) if last.is_file() else None
+                if config.ckpt_path and (folder / "report.json").is_file():
+                    print(f"{folder}: this run is finished")
+                    raise SystemExit
+            with _reserved(config):
+                run, folder = check(config), Path(config.hydra.run.dir)
+                # Until the run ends.
+                self.claimed = job.claim(folder, run.config.ckpt_path, "hydra.run.dir")
+                BUILT.append(run)
 
 
-def check(config: DictConfig) -> "Config":
-    """Build all that a run is made of, before anything is touched, and return its keys.
+def check(config: DictConfig) -> "Run":
+    """Build all that a run is made of, before anything is touched.
 
     Args:
         config: What Hydra composed, its own ``hydra`` node included.
@@ -288,23 +327,23 @@ def check(config: DictConfig) -> "Config":
         raise ConfigError(
             "hydra.job.chdir=true: a run stays where it is started; its files go to hydra.run.dir"
         )
+    if config.hydra.output_subdir not in (job.HYDRAS, None):
+        raise ConfigError(
+            f"hydra.output_subdir={config.hydra.output_subdir}: the config of a run goes to "
+            f"{job.HYDRAS} in its folder, or with null nowhere"
+        )
     HydraConfig.instance().set_config(config)
     run = config.copy()
     OmegaConf.set_readonly(run, False)
     with open_dict(run):
         del run["hydra"]
-        run.run_dir = "not made yet"
-    from mnist_lit.config.check import parse
-
+        run.run_dir = str(Path(config.hydra.run.dir).resolve())
+    refuse_unbuilt(run, config.hydra.overrides.task)
     parsed = parse(run)
-    if parsed.ckpt_path is not None and not Path(parsed.ckpt_path).expanduser().exists():
-        raise ConfigError(
-            f"ckpt_path={parsed.ckpt_path} is not there; give the folder of a run, or its last.ckpt"
-        )
     from mnist_lit.training.build import prepare
 
     try:
-        prepare(parsed)
+        return prepare(parsed)
     except UserError:
         raise
     except Exception as error:  # whatever arguments lead torch, Lightning or a class to
@@ -314,7 +353,6 @@ def check(config: DictConfig) -> "Config":
         raise ConfigError(
             f"{given}: cannot be run: {type(error).__name__}: {reason(error)}"
         ) from error
-    return parsed
 
 
 def _on_mnist(value: Any, *, _root_: DictConfig) -> Any:

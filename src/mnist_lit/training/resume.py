@@ -95,8 +95,8 @@ def last_of(ckpt_path: str) -> Path:
     return last
 
 
-def check_resumable(checkpoint: Path, options: Mapping[str, Any]) -> None:
-    """See that a training goes on as it began.
+def check_resumable(checkpoint: Path, options: Mapping[str, Any]) -> dict[str, str]:
+    """See that a training goes on as it began; returns the runs of its loggers.
 
     Args:
         checkpoint: The ``last.ckpt`` to resume from.
@@ -112,6 +112,11 @@ def check_resumable(checkpoint: Path, options: Mapping[str, Any]) -> None:
             f"ckpt_path={checkpoint}: it holds no training to resume; give the folder of a run of "
             "this version, or its last.ckpt (init_from= takes the weights alone)"
         )
+    if "scheduler.interval" in before:
+        raise CheckpointError(
+            f"ckpt_path={checkpoint}: begun with the config of an earlier version, whose keys were "
+            "others; finish it with that version, or start anew (init_from= takes the weights)"
+        )
     if words := differing(options, before):
         raise CheckpointError(
             f"ckpt_path={checkpoint}: {words}; a run is resumed with the "
@@ -123,3 +128,4 @@ def check_resumable(checkpoint: Path, options: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{best} is not there; a run is resumed from its last.ckpt with the best.ckpt beside it"
         )
+    return dict(content.get("loggers", {}))
