@@ -9,13 +9,21 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf, open_dict
 
 from mnist_lit import MNISTDataModule
 from mnist_lit.data.memory import folds
+from mnist_lit.evaluation.origin import override
+from mnist_lit.sweeps import grid
 from mnist_lit.training import job
+from mnist_lit.training.hydra import check
 from tests.conftest import PROJECT, TINY, Here, run_train
 
 BASIC = "hydra/launcher=basic"
@@ -112,12 +120,23 @@ def test_a_grid_goes_on_where_it_was_stopped_and_may_grow(here: Here, tmp_path: 
 
 def test_a_failed_job_begins_anew_and_nothing_else_is_removed(here: Here, tmp_path: Path) -> None:
     grid = ("-m", *TINY, BASIC, *BOOM, "callbacks.boom.epoch=1,8", "hydra.sweep.dir=sweep")
+    (tmp_path / "sweep").mkdir()
+    others = ("job.sh", "job.json", "slurm-1.out", "metrics.csv")  # files that are in nobody's way
+    for name in others:
+        (tmp_path / "sweep" / name).write_text("mine")
     assert here(*grid).returncode == 1
     (tmp_path / "sweep/0/left.txt").touch()
     (tmp_path / "sweep/1/notes.txt").touch()
     assert here(*grid).returncode == 1
     assert not (tmp_path / "sweep/0/left.txt").exists()
+    assert (tmp_path / "sweep/0-old-1/left.txt").exists()
+    assert (tmp_path / "sweep/0-old-1/run.log").exists()
     assert (tmp_path / "sweep/1/notes.txt").exists()
+    assert here(*grid).returncode == 1
+    assert (tmp_path / "sweep/0-old-2/run.log").exists()
+    assert states(tmp_path / "sweep") == {"0": "failed", "1": "finished"}
+    assert [row["folder"] for row in rows(tmp_path / "sweep")] == ["0", "1"]
+    assert {(tmp_path / "sweep" / name).read_text() for name in others} == {"mine"}
     (tmp_path / "mine/0").mkdir(parents=True)
     (tmp_path / "mine/0/thesis.txt").touch()
     refused = here("-m", *TINY, BASIC, "seed=0,1", "hydra.sweep.dir=mine")
@@ -125,9 +144,137 @@ def test_a_failed_job_begins_anew_and_nothing_else_is_removed(here: Here, tmp_pa
     assert [path.name for path in (tmp_path / "mine/0").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("name", ["multirun.yaml", "results.csv", "results.html"])
+def test_a_folder_with_files_of_somebody_else_is_no_sweep(
+    name: str, here: Here, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine")
+    done = here("-m", *TINY, BASIC, "seed=0,1", "hydra.sweep.dir=mine")
+    assert done.stderr == f"error: mine/{name}: not of a sweep; give another hydra.sweep.dir\n"
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
+    assert (tmp_path / "mine" / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", [".", "..", "a/../..", "/", "${model.name}/.."])
+def test_a_job_lies_within_the_folder_of_its_sweep(place: str, here: Here, tmp_path: Path) -> None:
+    done = here(
+        "-m", *TINY, BASIC, "seed=0", "hydra.sweep.dir=sweep", f"hydra.sweep.subdir={place}"
+    )
+    said = place.replace("${model.name}", "nano")
+    assert done.stderr.startswith(f"error: hydra.sweep.subdir={said}: not a folder within ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_may_be_named_like_a_number_of_hydra() -> None:
+    for name in ("1_0", "1e5", "0", "true", "null", "1.50"):
+        word = override("hydra.sweep.subdir", Path(name))
+        assert OverridesParser.create().parse_override(word).value() == name
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """What is built when a sweep is checked, and what is launched; nothing is trained."""
+    seen: dict[str, list[Any]] = {"built": [], "launched": []}
+
+    def built(config: Any) -> Any:
+        seen["built"].append(config.hydra.overrides.task)
+        return check(config)
+
+    class Nothing(Launcher):
+        def setup(self, **given: Any) -> None:
+            pass
+
+        def launch(self, job_overrides: Any, initial_job_idx: int) -> list[Any]:
+            seen["launched"] += job_overrides
+            return []
+
+    monkeypatch.setattr(grid, "check", built)
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda self, **given: Nothing())
+    return seen
+
+
+def test_jobs_that_differ_in_seeds_are_checked_once(
+    planned: dict[str, list[Any]], here: Here, tmp_path: Path
+) -> None:
+    words = (
+        "-m",
+        *TINY,
+        BASIC,
+        "hydra.sweep.dir=sweep",
+        "optimizer.lr=0.1,0.2",
+        "seed=range(0,15)",
+    )
+    done = here(*words)
+    assert done.stderr == "error: of 30 jobs 30 waiting\n"
+    assert "checking 30 jobs …\n30 jobs: " in done.stdout
+    assert [one[-2:] for one in planned["built"]] == [
+        ["optimizer.lr=0.1", "seed=0"],
+        ["optimizer.lr=0.2", "seed=0"],
+    ]
+    assert len(planned["launched"]) == 30
+    record = job.read(tmp_path / "sweep/17")
+    assert record is not None
+    assert (record.config["optimizer.lr"], record.config["seed"]) == (0.2, 2)
+    refused = here(*words[:-2], "hydra.sweep.dir=other", "seed=range(0,9)", "model.dropout=0.1,2.0")
+    assert refused.stderr.count("\n") == 1
+    assert "dropout=2.0" in refused.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_seed_elsewhere_in_the_config_is_checked_for_each_job(
+    planned: dict[str, list[Any]], here: Here, tmp_path: Path
+) -> None:
+    words = ("-m", *TINY, BASIC, "hydra.sweep.dir=sweep", "seed=2,3,0", "data.split_seed=5,6")
+    assert here(*words, "trainer.max_epochs=3").returncode == 1
+    assert len(planned["built"]) == 1
+    done = here(*words, "trainer.max_epochs=${seed}", "hydra.sweep.dir=other")
+    assert "trainer.max_epochs=0: should be greater than or equal to 1" in done.stderr
+    assert len(planned["built"]) == 3
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "experiment=nano seed=3 optimizer.lr=0.1 data=mnist_holdout data.split_seed=7",
+        "experiment=nano seed=4 +optimizer.foo={a:1,b:[1,2]} callbacks=none ~logger",
+        "model=tiny optimizer=adamw trainer.max_epochs=${seed} seed=5 data.x=${hydra:job.num}",
+        "experiment=tiny requirements={max_epochs:32} data.split_seed=9 ~scheduler.interval",
+        "model=nano ++callbacks.x._target_=a.B ++callbacks.x.y='a,b' seed=${data.split_seed}",
+    ],
+)
+def test_a_job_is_composed_as_hydra_composes_it(
+    words: str, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def run(self: grid.Grid, arguments: list[str]) -> None:
+        for _ in range(2):  # the second from what was read for the first
+            found.append(self._compose(arguments, 7))
+        found.append(self.loader.load_sweep_config(self.config, arguments))
+        with open_dict(found[-1]):
+            found[-1].hydra.job.num = found[-1].hydra.job.id = 7
+
+    monkeypatch.setattr(grid.Grid, "run", run)
+    assert here("-m", *words.split(), "hydra/sweeper=mnist_lit", BASIC).returncode == 0
+    texts = [OmegaConf.to_yaml(one) for one in found]
+    assert texts[0] == texts[1] == texts[2]
+    assert found[0] == found[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["seed=range(0)"], r"seed=range\(0\): no values; give from 1 to 10,000"),
+        (["seed=range(0,100000000)"], "more than 10,000 values; give from 1 to 10,000"),
+        (["data.drawn=range(0,1,0.0000001)"], "more than 10,000 values"),
+        (["seed=shuffle(range(0,100000000))"], "more than 10,000 values"),
+        (
+            ["seed=range(0,200)", "data.split_seed=range(0,200)"],
+            r"seed=range.* data.split_seed=range.*: these are 40,000 jobs; at most 10,000 are",
+        ),
         (["seed=0,0"], "seed=0: the same training as .*seed=0; a sweep needs jobs that differ"),
         (["logger=none,csv"], "the same training as"),
         (["optimizer.lr=interval(0.1,1)"], "a grid needs values to choose from"),

@@ -113,6 +113,64 @@ def test_trials_that_fail_are_listed_and_three_at_the_start_end_it(
     assert {*states} <= {"fail", "complete"}
 
 
+def test_a_search_whose_new_trials_all_fail_does_not_end_well(
+    in_process: None, here: Here, study: Study
+) -> None:
+    words = (*SEARCH, "callbacks.boom._target_=tests.own.Boom", "optimizer.weight_decay=0")
+    works, fails = "callbacks.boom.epoch=range(8,10)", "callbacks.boom.epoch=range(0,2)"
+    assert here(*words, works, "search.n_trials=1").returncode == 0
+    two = here(*words, fails, "search.n_trials=3")
+    assert two.returncode == 1
+    assert "error: the first 2 trials have all failed; mend the cause" in two.stderr
+    three = here(*words, fails, "search.n_trials=9")
+    assert three.returncode == 1
+    assert "error: the first 3 trials have all failed" in three.stderr
+    assert len(study().trials) == 6
+    assert here(*words, works, "search.n_trials=6").returncode == 0  # one has succeeded
+    one = here(*words, fails, "search.n_trials=1", "search.study=b", "hydra.sweep.dir=b")
+    again = here(*words, fails, "search.n_trials=1", "search.study=b", "hydra.sweep.dir=b")
+    assert "error: the trials have all failed" in one.stderr
+    assert "error: the trials have all failed" in again.stderr
+
+
+@pytest.mark.parametrize("name", ["multirun.yaml", "results.csv", "results.html", "study.db", "0"])
+def test_a_folder_with_files_of_somebody_else_is_no_search(
+    name: str, here: Here, tmp_path: Path
+) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/slurm-1.out").write_text("mine")
+    (tmp_path / "s" / name).write_text("mine")
+    done = here(*SEARCH, LR)
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"/s/{name}: not of a sweep; give another hydra.sweep.dir\n")
+    assert {path.name for path in tmp_path.glob("s/*")} == {"slurm-1.out", name}
+    assert (tmp_path / "s" / name).read_text() == "mine"
+
+
+def test_a_study_that_is_removed_ends_the_search_in_a_line(
+    in_process: None, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_it = Processes._run
+
+    def removed(self: Processes, task: Any) -> JobReturn:
+        (tmp_path / "s/study.db").unlink()
+        return train_it(self, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Processes, "_run", removed)
+        done = here(*SEARCH, LR, "search.n_trials=3")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert re.search(
+        r"error: search.storage=sqlite:.*: no longer to be used: .*no such table", done.stderr
+    )
+    before = (tmp_path / "s/0/job.json").read_bytes()
+    again = here(*SEARCH, LR, "search.n_trials=3")
+    assert again.returncode == 1
+    assert "s/0: not of the study default, which has 0 trials; give another" in again.stderr
+    assert (tmp_path / "s/0/job.json").read_bytes() == before
+
+
 def test_what_was_killed_is_tried_again_and_counts_once(
     in_process: None, here: Here, tmp_path: Path, study: Study
 ) -> None:
@@ -159,6 +217,18 @@ def test_a_study_is_of_one_search(in_process: None, here: Here, study: Study) ->
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
         assert re.search(f"search.study=default: .*{words}.*or another name", done.stderr)
+    for space, words in (
+        (
+            "optimizer.lr=choice(0.02,0.03)",
+            r"was FloatDistribution\(.*is CategoricalDistribution\(",
+        ),
+        ("optimizer.lr=interval(0.01,0.1)", "was Float.*log=True.*is Float.*log=False"),
+        ("optimizer.lr=range(1,9)", "was FloatDistribution.*is IntDistribution"),
+    ):
+        done = here(*SEARCH, space, "search.n_trials=2")
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert re.search(f"search.study=default: optimizer.lr {words}.*another name", done.stderr)
     assert len(study().trials) == 1
     # What is searched may be searched elsewhere, and how long and where does not matter.
     wider = ("optimizer.lr=tag(log, interval(0.01, 0.2))", "search.pruner=none")

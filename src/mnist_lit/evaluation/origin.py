@@ -55,7 +55,7 @@ def origin(command: str | None) -> Origin:
 def override(key: str, path: Path) -> str:
     """Return an override of Hydra's, whatever characters the path has."""
     text = str(path)
-    if not re.fullmatch(r"[\w./+-]+", text, re.ASCII):
+    if not re.fullmatch(r"[\w.+-]*/[\w./+-]*", text, re.ASCII):  # without a slash 1_0 is a number
         # Within quotes a backslash counts only before a quote.
         text = re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text)
         text = f'"{text}"'

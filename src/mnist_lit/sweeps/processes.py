@@ -17,10 +17,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from mnist_lit.errors import ConfigError, RunError
@@ -93,9 +94,8 @@ class Processes(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the jobs and return when the last has ended; each says a line."""
-        with self.composing:
-            pairs = zip(itertools.count(initial_job_idx), job_overrides)
-            tasks = [self._task(number, overrides) for number, overrides in pairs]
+        pairs = zip(itertools.count(initial_job_idx), job_overrides)
+        tasks = [self._task(number, overrides) for number, overrides in pairs]
         pool = ThreadPoolExecutor(self.n_jobs)
         ends = [pool.submit(self._run, task) for task in tasks]
         try:
@@ -151,11 +151,12 @@ class Processes(Launcher):
                     bar.refresh()
 
     def _task(self, number: int, overrides: Sequence[str]) -> _Task:
-        composed = self.loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(composed):
-            composed.hydra.job.id = composed.hydra.job.num = number
-        folder = Path(composed.hydra.sweep.dir, str(composed.hydra.sweep.subdir)).resolve()
-        return _Task(number, overrides, folder, int(composed.trainer.max_epochs))
+        said = [word for word in overrides if word.startswith("hydra.sweep.")]
+        places = {one.key_or_group: one for one in OverridesParser.create().parse_overrides(said)}
+        folder = Path(*(str(places[f"hydra.sweep.{key}"].value()) for key in ("dir", "subdir")))
+        record = job.read(folder)
+        epochs = record.config["trainer.max_epochs"] if record is not None else 0
+        return _Task(number, overrides, folder, epochs)
 
     def _run(self, task: _Task) -> JobReturn:
         task.folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,21 @@ from mnist_lit.training import job
 NOT_COMPARED = ("run_dir", "ckpt_path", "logger")
 # Jobs that differ in these alone are the same setting, repeated.
 REPEATS = ("seed", "data.fold", "data.split_seed")
+CONFIG = "multirun.yaml"
+WRITTEN = (CONFIG, "results.csv", "results.html")
+OURS = "hydra_plugins.mnist_lit_sweeps.Sweep"  # stands in every CONFIG of this project's
 MISSED = "missed requirements"
 COLUMNS = (
     *("best_val_accuracy", "last_val_accuracy", "best_val_loss", "test_accuracy"),
     *("best_epoch", "epochs", "parameters", "passed"),
 )
+
+
+def refuse_others(sweep: Path, names: Iterable[str] = WRITTEN) -> None:
+    """Raise :class:`ConfigError` if a folder has one of the names, and is no sweep of ours."""
+    there, config = [name for name in names if (sweep / name).exists()], sweep / CONFIG
+    if there and not (config.is_file() and OURS in config.read_text(errors="replace")):
+        raise ConfigError(f"{sweep / there[0]}: not of a sweep; give another hydra.sweep.dir")
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -39,7 +49,7 @@ def identity(config: Config) -> dict[str, Any]:
 
 def jobs(sweep: Path) -> dict[Path, job.Job]:
     """Return the jobs of a sweep by their folders, in the order of their numbers."""
-    found = {file.parent: job.read(file.parent) for file in sweep.rglob(job.FILE)}
+    found = {file.parent: job.read(file.parent) for file in sweep.glob(f"*/**/{job.FILE}")}
     there = [(folder, one) for folder, one in found.items() if one is not None]
     return dict(sorted(there, key=lambda pair: pair[1].number))
 

@@ -5,8 +5,9 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_lit.errors import ConfigError, RunError, need
 from mnist_lit.evaluation.origin import flat, masked, override
+from mnist_lit.sweeps import results
+from mnist_lit.sweeps.grid import values
 from mnist_lit.sweeps.processes import Processes
 from mnist_lit.sweeps.results import identity
 from mnist_lit.training import job
@@ -39,12 +42,12 @@ class Parameter:
 
     Attributes:
         name: The key.
-        suggest: Has a trial take a value.
+        distribution: What Optuna takes its values from.
         examples: Values at the ends, to be checked before anything is trained.
     """
 
     name: str
-    suggest: Callable[[Any], Any]
+    distribution: Any
     examples: Sequence[Any]
 
 
@@ -74,13 +77,14 @@ class Search:
                 "hydra/launcher=processes does, and the same command on another machine helps"
             )
         self.launcher = launcher
+        self.succeeded: list[bool] = []  # of each trial that has ended here
 
     def run(self, arguments: Sequence[str]) -> None:
         """Run trials until the study has enough of them, and write what they came to.
 
         Raises:
             UserError: The search cannot be run; nothing has been started.
-            RunError: The first trials have all failed.
+            RunError: The trials have all failed.
         """
         need("optuna", "search")
         from mnist_lit.sweeps import trials
@@ -89,6 +93,8 @@ class Search:
         self.folder = Path(self.config.hydra.sweep.dir).expanduser().resolve()
         with flag_override(self.config.hydra, "readonly", False):
             self.config.hydra.sweep.dir = str(self.folder)
+        numbered = [place.name for place in self.folder.glob("[0-9]*") if place.name.isdecimal()]
+        results.refuse_others(self.folder, [*results.WRITTEN, "study.db", *numbered])
         self.fixed, self.parameters = self._space(arguments)
         self.base = self._checked([])
         self.search = self.base.search
@@ -104,7 +110,13 @@ class Search:
         steps = self.search.repeats * self.base.trainer.max_epochs
         with opened_study(self.search, steps) as self.study:
             self._belong()
-            OmegaConf.save(self.config, self.folder / "multirun.yaml")
+            begun = len(self.study.get_trials(deepcopy=False))
+            if taken := [name for name in numbered if int(name) >= begun]:
+                raise ConfigError(
+                    f"{self.folder / taken[0]}: not of the study {self.search.study}, which has "
+                    f"{begun} trials; give another search.study, or another hydra.sweep.dir"
+                )
+            OmegaConf.save(self.config, self.folder / results.CONFIG)
             print(
                 f"study {self.search.study} in {masked(self.search.storage)}: "
                 f"{trials.count(self.study)}; {self.search.n_trials} wanted. "
@@ -118,10 +130,11 @@ class Search:
                 print(trials.write(self.study, self.folder, self._again()), flush=True)
                 if trials.missing(self.study, self.search.n_trials) > 0:
                     print("the same command goes on with what is missing", flush=True)
-            if trials.hopeless(self.study, HOPELESS):
+            if not any(self.succeeded) and (self.succeeded or trials.best(self.study) == "none"):
+                first = f"first {number} " if (number := len(self.succeeded)) > 1 else ""
                 raise RunError(
-                    f"the first {HOPELESS} trials have all failed, so the search was stopped; mend "
-                    "the cause and give it a new name: search.study=NAME"
+                    f"the {first}trials have all failed; mend the cause, and raise search.n_trials "
+                    "or give the search a new name: search.study=NAME"
                 )
 
     def _belong(self) -> None:
@@ -130,6 +143,8 @@ class Search:
         Raises:
             ConfigError: It was begun with other options.
         """
+        from optuna.distributions import check_distribution_compatibility
+
         from mnist_lit.training.build import differing, options_of
 
         options = {
@@ -152,6 +167,16 @@ class Search:
                 f"search.study={self.search.study}: {words}; the trials of a study differ only in "
                 "what is searched: give the options that it was begun with, or another name"
             )
+        for one in self.parameters:
+            for trial in self.study.get_trials(deepcopy=False):
+                was = trial.distributions.get(one.name, one.distribution)
+                try:
+                    check_distribution_compatibility(was, one.distribution)
+                except ValueError:
+                    raise ConfigError(
+                        f"search.study={self.search.study}: {one.name} was {was}, and now is "
+                        f"{one.distribution}; give another name"
+                    ) from None
 
     def _again(self) -> list[str]:
         """Return the words that train a trial again, but for its parameters."""
@@ -211,7 +236,8 @@ class Search:
             while True:
                 self._take_back()
                 left = trials.missing(self.study, self.search.n_trials)
-                on = time.monotonic() < deadline and not trials.hopeless(self.study, HOPELESS)
+                hopeless = len(self.succeeded) >= HOPELESS and not any(self.succeeded)
+                on = time.monotonic() < deadline and not hopeless
                 while on and left > 0 and len(self.running) < self.launcher.n_jobs:
                     trial = self.study.ask()
                     self.running[pool.submit(self._objective, trial)] = trial
@@ -234,7 +260,9 @@ class Search:
 
     def _objective(self, trial: Any) -> float:
         """Train a trial, once or several times; returns the mean."""
-        chosen = [f"{one.name}={one.suggest(trial)}" for one in self.parameters]
+        chosen = [
+            f"{one.name}={trial._suggest(one.name, one.distribution)}" for one in self.parameters
+        ]
         place = self.folder / str(trial.number)
         place.mkdir(parents=True, exist_ok=True)
         values: list[float] = []
@@ -291,6 +319,7 @@ class Search:
         from mnist_lit.sweeps import trials
 
         error = future.exception()
+        self.succeeded.append(error is None or isinstance(error, PrunedError))
         if error is None:
             self.study.tell(trial, future.result())
             said = f"{future.result():.4f}"
@@ -328,12 +357,15 @@ class Search:
         from mnist_lit.training.study import BEAT
 
         while not self.ended.wait(BEAT):
-            for trial in list(self.running.values()):
-                self.study._storage.record_heartbeat(trial._trial_id)
+            with suppress(Exception):  # the search itself says that the storage is gone
+                for trial in list(self.running.values()):
+                    self.study._storage.record_heartbeat(trial._trial_id)
 
 
 def parameter(given: Override) -> Parameter:
-    """Translate a sweep of Hydra's grammar to a call on a trial: interval, range or choice."""
+    """Translate a sweep of Hydra's grammar to a distribution: interval, range or choice."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     name = given.get_key_element()
     sweep: Any = given.value()
     log = "log" in getattr(sweep, "tags", ())
@@ -341,20 +373,16 @@ def parameter(given: Override) -> Parameter:
         step = None
         low, high = cast("tuple[float, float]", (sweep.start, sweep.end))
     elif isinstance(sweep, RangeSweep) and not sweep.shuffle:
-        numbers = list(sweep.range())
+        whole = sweep.range()
+        numbers = whole if isinstance(whole, range) and whole else values(given)
         low, high, step = numbers[0], numbers[-1], sweep.step
     else:
+        values(given)
         choices = list(given.sweep_string_iterator())
-        return Parameter(name, lambda trial: trial.suggest_categorical(name, choices), choices)
+        return Parameter(name, CategoricalDistribution(choices), choices)
     if not low < high or (log and low <= 0):
         above = ", and both above 0" if log else ""
         raise ConfigError(f"{given.input_line}: the second number should be above the first{above}")
-
-    def suggest(trial: Any) -> float:
-        if isinstance(low, int) and isinstance(high, int):
-            whole: int = trial.suggest_int(name, low, high, step=int(step or 1), log=log)
-            return whole
-        number: float = trial.suggest_float(name, float(low), float(high), step=step, log=log)
-        return number
-
-    return Parameter(name, suggest, (low, high))
+    if isinstance(low, int) and isinstance(high, int):
+        return Parameter(name, IntDistribution(low, high, log, int(step or 1)), (low, high))
+    return Parameter(name, FloatDistribution(float(low), float(high), log, step), (low, high))

@@ -36,12 +36,6 @@ def _is_again(trial: FrozenTrial) -> bool:
     return bool(trial.system_attrs.get("retry_history"))
 
 
-def hopeless(study: optuna.Study, after: int) -> bool:
-    """Say whether as many trials have ended, and every one by failing."""
-    states = [one.state for one in _counted(study) if one.state.is_finished()]
-    return len(states) >= after and set(states) == {TrialState.FAIL}
-
-
 def elsewhere(study: optuna.Study) -> bool:
     """Say whether trials are running; asked where none of them is this process's."""
     return any(one.state is TrialState.RUNNING for one in _all(study))

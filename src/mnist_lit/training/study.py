@@ -30,9 +30,11 @@ def opened_study(search: Search, steps: int = 1) -> Iterator[Any]:
 
     Raises:
         MissingPackageError: Optuna is not installed.
-        ConfigError: The storage cannot be reached.
+        ConfigError: The storage cannot be reached, or no longer.
     """
     optuna = need("optuna", "search")
+    from sqlalchemy import NullPool
+
     optuna.logging.set_verbosity(logging.ERROR)  # a line for every trial comes from the search
     # A rate that rises for a third of the epochs says little in the first of them.
     spared = max(2, steps // search.repeats // 4)
@@ -42,15 +44,17 @@ def opened_study(search: Search, steps: int = 1) -> Iterator[Any]:
         "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=2, max_resource=steps),
     }
     url = str(search.storage)
-    waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    # A connection that is kept would go on with a file that has been removed.
+    file = {"connect_args": {"timeout": 60}, "poolclass": NullPool}
     with quiet_optuna():
         try:
             storage = optuna.storages.RDBStorage(
                 url,
-                engine_kwargs={"pool_pre_ping": True, **waits},
+                engine_kwargs={"pool_pre_ping": True, **(file if url.startswith("sqlite") else {})},
                 heartbeat_interval=BEAT,
                 grace_period=STALE,
                 heartbeat_stale_trial_callback=repeat_trial,
+                skip_table_creation=search.trial is not None,  # a trial's process finds its study
             )
             study = optuna.create_study(
                 storage=storage,
@@ -66,6 +70,11 @@ def opened_study(search: Search, steps: int = 1) -> Iterator[Any]:
             ) from None
     try:
         yield study
+    except optuna.exceptions.StorageInternalError as error:
+        raise ConfigError(
+            f"search.storage={masked(url)}: no longer to be used: "
+            f"{masked(reason(error.__cause__ or error))}"
+        ) from None
     finally:
         storage.remove_session()
         storage.engine.dispose()
