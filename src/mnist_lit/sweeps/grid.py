@@ -128,6 +128,11 @@ class Grid:
     ) -> list[_Planned]:
         """Return every job, checked, with what is to become of it."""
         jobs = self._jobs(arguments)
+        if any("scheduler.interval" in one.config for one in found.values()):
+            raise ConfigError(
+                f"hydra.sweep.dir={root}: begun with the config of an earlier version, whose keys "
+                "were others; finish it with that version, or give another folder"
+            )
         known = {_key(one.config): (folder, one) for folder, one in found.items()}
         numbers = count(max((one.number for one in found.values()), default=-1) + 1)
         planned: dict[str, _Planned] = {}

@@ -107,7 +107,7 @@ class Search:
             for value in one.examples:
                 self._checked([f"{one.name}={value}"])
         self.folder.mkdir(parents=True, exist_ok=True)
-        steps = self.search.repeats * self.base.trainer.max_epochs
+        steps = self.search.repeats * self.base.trainer["max_epochs"]
         with opened_study(self.search, steps) as self.study:
             self._belong()
             begun = len(self.study.get_trials(deepcopy=False))
@@ -145,7 +145,7 @@ class Search:
         """
         from optuna.distributions import check_distribution_compatibility
 
-        from mnist_lit.training.build import differing, options_of
+        from mnist_lit.training.resume import differing, options_of
 
         options = {
             **options_of(self.base),
@@ -212,7 +212,7 @@ class Search:
             composed = self.loader.load_sweep_config(self.config, [*self.fixed, *overrides])
             with open_dict(composed):
                 composed.hydra.job.num = composed.hydra.job.id = 0
-            config = check(composed)
+            config = check(composed).config
         data, metric = config.data, config.optimized_metric
         if metric == "test_accuracy" or config.test:
             key = "test=true" if config.test else f"optimized_metric={metric}"
