@@ -66,7 +66,7 @@ from mnist_lit.network.blocks import IMAGE_SIZE, Block
 from mnist_lit.network.compact import CompactCNN
 from mnist_lit.training.build import (
     build_callbacks,
-    build_classifier,
+    build_module,
     build_trainer,
     quiet_lightning,
 )
@@ -320,7 +320,7 @@ class BareLoop:
         self.train = MNISTDataModule().images("train").subset(torch.arange(images))
         self.test = MNISTDataModule().images("test")
         distortion = UsualGrid if flipped == "grid in one product" else RandomDistortion
-        self.augment = distortion(**without_target(config.augmentation[0]))
+        self.augment = distortion(**without_target(config.augmentation["distort"]))
         self.sgd = without_target(config.optimizer)
         self.decay = config.callbacks["average"]["decay"]
         average = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]  # untyped there
@@ -576,7 +576,8 @@ class RepeatedData(MNISTDataModule):
 def fit(config: Config, data: MNISTDataModule, *callbacks: Callback) -> None:
     """Train as ``train`` does, on these data and with further callbacks."""
     own = [*build_callbacks(config), *callbacks]
-    build_trainer(config, Path(config.run_dir), own, data).fit(build_classifier(config), data)
+    data.check()
+    build_trainer(config, own, data).fit(build_module(config), data)
 
 
 def repeated(factor: int) -> dict[str, Any]:
@@ -712,8 +713,7 @@ def fit_without(lever: str, batch_size: int) -> dict[str, Any]:
 
 def limited(config: Config, batches: float) -> None:
     """Train on so many batches of an epoch, or a share of them."""
-    assert config.trainer.model_extra is not None
-    config.trainer.model_extra["limit_train_batches"] = batches
+    config.trainer["limit_train_batches"] = batches
 
 
 class OneByOne(MNISTDataModule):

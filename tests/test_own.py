@@ -24,15 +24,15 @@ import mnist_lit
 from mnist_lit import MNISTDataModule, cli, compose
 from mnist_lit.checkpoints.pretrained import checkpoint_of
 from mnist_lit.checkpoints.read import read, read_file
-from mnist_lit.config import schema
 from mnist_lit.config.check import parse
 from mnist_lit.data.idx import IdxDataModule
 from mnist_lit.data.reopen import reopen
+from mnist_lit.data.sets import MNIST_MODULE
 from mnist_lit.errors import CheckpointError, ConfigError, DataError, TrustError, UserError
 from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.evaluation.origin import flat
 from mnist_lit.training import hydra
-from mnist_lit.training.build import build_classifier, build_metrics, prepare
+from mnist_lit.training.build import build_metrics, build_module, prepare
 from mnist_lit.training.train import TrainingResult, train
 from tests.conftest import PROJECT, TINY, needs_compiler, write_idx
 from tests.own import Add, CountRight, Stripes
@@ -286,7 +286,7 @@ def test_a_class_that_a_stranger_names_is_not_imported(
         with pytest.raises(CheckpointError):
             read(path, trust=trust)
     content = read_file(checkpoint_of("final"))
-    for source in (named, {"_target_": schema.MNIST, "split_seed": named}):
+    for source in (named, {"_target_": MNIST_MODULE, "split_seed": named}):
         content["hyper_parameters"]["facts"] = replace(mnist_lit.MNIST, source=source).plain()
         torch.save(content, tmp_path / "facts.ckpt")
         with contextlib.suppress(UserError):
@@ -309,7 +309,7 @@ def test_weights_to_start_from_are_taken_as_far_as_they_fit(
         "init_from=final: 30 of 32 tensors taken; left as drawn: linear.weight (10×20, here 7×20), "
         "linear.bias (10, here 7)"
     ]
-    ours, theirs = parts.classifier.network, mnist_lit.load_pretrained("final")
+    ours, theirs = parts.module.network, mnist_lit.load_pretrained("final")
     for name, tensor in ours.state_dict().items():
         assert torch.equal(tensor, theirs.state_dict()[name]) == (not name.startswith("linear"))
     result = train(tiny("model=final", "init_from=final", "optimizer.lr=1e-6", "test=true"))
@@ -491,7 +491,7 @@ def test_classes_and_side_reach_a_network_that_names_them(tmp_path: Path) -> Non
     data = ("data=idx", f"data.root={folder}", "data.batch_size=8")
     for options in ([], ["model=optimized"]):
         config = parse(compose(*data, *options, "run_dir=unused"))
-        network = build_classifier(config, IdxDataModule(folder).facts).network
+        network = build_module(config, IdxDataModule(folder).facts).network
         assert network(torch.zeros(2, 1, 20, 20)).shape == (2, 5)
 
 

@@ -19,7 +19,7 @@ from mnist_lit.cli import main
 from mnist_lit.data.reopen import reopen
 from mnist_lit.errors import CheckpointError, UserError
 from mnist_lit.facts import MNIST
-from mnist_lit.training.build import start_from
+from mnist_lit.training.resume import start_from
 
 NANO = checkpoint_of("nano")
 HEAD = "network.linear.weight"

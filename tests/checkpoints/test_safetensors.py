@@ -20,8 +20,8 @@ from mnist_lit.cli import main
 from mnist_lit.errors import CheckpointError, TrustError
 from mnist_lit.export.run import export
 from mnist_lit.facts import MNIST
-from mnist_lit.training.build import start_from
 from mnist_lit.training.classifier import LitClassifier
+from mnist_lit.training.resume import start_from
 from tests.conftest import PROJECT
 
 NANO = pretrained.load("nano")

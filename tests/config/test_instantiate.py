@@ -44,7 +44,10 @@ def test_an_optimizer_waits_for_the_parameters(choice: str) -> None:
 def test_a_scheduler_waits_for_the_optimizer_and_the_length(choice: str) -> None:
     cfg = composed(f"scheduler={choice}")
     optimizer = instantiate(cfg.optimizer)(parameters())
-    lengths = {"onecycle": {"total_steps": 10, "max_lr": 0.1}, "cosine": {"T_max": 10}}
+    lengths: dict[str, dict[str, Any]] = {
+        "onecycle": {"total_steps": 10, "max_lr": 0.1},
+        "cosine": {"T_max": 10},
+    }
     scheduler = instantiate(cfg.scheduler)(optimizer, **lengths.get(choice, {}))
     assert scheduler.optimizer is optimizer
     assert cfg.module.interval == ("step" if choice in lengths else "epoch")

@@ -11,7 +11,7 @@ from torch import Tensor
 from mnist_lit import MNISTDataModule
 from mnist_lit.config.check import parse
 from mnist_lit.data.augmentation import RandomDistortion, sampling_grid
-from mnist_lit.training.build import build_classifier, build_trainer, quiet_lightning
+from mnist_lit.training.build import prepare, quiet_lightning
 from mnist_lit.training.callbacks.fade import FadeOut
 
 
@@ -152,11 +152,10 @@ def test_distortions_fade_out_towards_the_end(
             moved = centre(distort(square(500))) - 13.5
             assert moved.abs().max() <= 4 * distort.strength + 0.001
 
-    trainer = build_trainer(config, tmp_path, [FadeOut(start=0.5), Note()])
-    data = MNISTDataModule(train_size=64, batch_size=64)
-    classifier = build_classifier(config)
-    classifier.augmentations = [distort]
+    run = prepare(config)
+    vars(run.trainer)["callbacks"] += [FadeOut(start=0.5), Note()]
+    run.module.augmentations = [distort]
     with quiet_lightning():
-        trainer.fit(classifier, data)
+        run.trainer.fit(run.module, MNISTDataModule(train_size=64, batch_size=64))
     assert strengths == [1.0, 1.0, 1.0, 0.5]
     assert distort.strength == 1.0, "the figure of augmented samples comes after training"

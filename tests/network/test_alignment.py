@@ -16,7 +16,7 @@ from mnist_lit.data.augmentation import RandomDistortion
 from mnist_lit.network import summary
 from mnist_lit.network.alignment import STEEPEST, Alignment
 from mnist_lit.network.compact import CompactCNN
-from mnist_lit.training.build import build_classifier
+from mnist_lit.training.build import build_module
 from mnist_lit.training.train import train
 
 Make = Callable[..., DictConfig]
@@ -150,7 +150,7 @@ class Amounts(RandomDistortion):
 def test_training_distorts_before_or_after(
     align: str, tiny: Make, mnist: MNISTDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier = build_classifier(parse(tiny(f"model.align={align}")))
+    classifier = build_module(parse(tiny(f"model.align={align}")))
     amounts = Amounts()
     classifier.augmentations = [amounts]
     monkeypatch.setattr(type(classifier), "trainer", type("Trainer", (), {"training": True}))

@@ -11,7 +11,7 @@ from torch import nn
 from mnist_lit import MNISTDataModule
 from mnist_lit.config.check import parse
 from mnist_lit.errors import ConfigError
-from mnist_lit.training.build import build_classifier, build_trainer, quiet_lightning
+from mnist_lit.training.build import prepare, quiet_lightning
 from mnist_lit.training.callbacks.dropout import EarlyDropout
 
 
@@ -29,14 +29,14 @@ def test_dropout_falls_to_nothing_and_comes_back_after_training(
         def on_train_batch_end(self, trainer: pl.Trainer, module: nn.Module, *_: object) -> None:
             seen.append(probabilities(module))
 
-    classifier = build_classifier(config)
-    described = probabilities(classifier)
-    trainer = build_trainer(config, tmp_path, [EarlyDropout(end=0.5), Note()])
+    run = prepare(config)
+    described = probabilities(run.module)
+    vars(run.trainer)["callbacks"] += [EarlyDropout(end=0.5), Note()]
     with quiet_lightning():
-        trainer.fit(classifier, MNISTDataModule(train_size=64, batch_size=64))
+        run.trainer.fit(run.module, MNISTDataModule(train_size=64, batch_size=64))
     assert described == [0.0, 0.1, 0.0, 0.1, 0.0, 0.1]
     assert seen == [described, [p / 2 for p in described], [0.0] * 6, [0.0] * 6]
-    assert probabilities(classifier) == described
+    assert probabilities(run.module) == described
 
 
 @pytest.mark.parametrize("end", [0, 1.5])

@@ -14,14 +14,7 @@ from mnist_lit.checkpoints.read import read
 from mnist_lit.config.check import parse
 from mnist_lit.devices import pick_device
 from mnist_lit.evaluation.evaluate import evaluate
-from mnist_lit.training.build import (
-    build_callbacks,
-    build_classifier,
-    build_data,
-    build_trainer,
-    quiet_lightning,
-)
-from mnist_lit.training.callbacks.history import RecordHistory
+from mnist_lit.training.build import prepare, quiet_lightning
 from mnist_lit.training.train import train
 from tests.conftest import run_train
 from tests.training.test_training import assert_same_weights, state
@@ -95,9 +88,9 @@ def test_a_training_step_does_not_wait_for_the_gpu(tiny: Make, tmp_path: Path) -
     steps = Steps()
     try:
         with quiet_lightning():
-            trainer = build_trainer(config, tmp_path, [RecordHistory(), *build_callbacks(config)])
-            vars(trainer)["callbacks"].append(steps)
-            trainer.fit(build_classifier(config), build_data(config))
+            run = prepare(config)
+            vars(run.trainer)["callbacks"].append(steps)
+            run.trainer.fit(run.module, run.data)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert steps.seen == 10

@@ -27,15 +27,7 @@ from mnist_lit.errors import (
     StoppedError,
 )
 from mnist_lit.evaluation import page
-from mnist_lit.training.build import (
-    build_callbacks,
-    build_classifier,
-    build_data,
-    build_loggers,
-    build_trainer,
-    quiet_lightning,
-)
-from mnist_lit.training.callbacks.history import RecordHistory
+from mnist_lit.training.build import build_loggers, build_module, prepare, quiet_lightning
 from mnist_lit.training.classifier import LitClassifier, decay_weights_only
 from mnist_lit.training.train import train
 from tests.conftest import PROJECT, TINY
@@ -73,13 +65,12 @@ def test_any_two_choices_train_together(
 ) -> None:
     config = parse(tiny(f"model={model}", f"optimizer={optimizer}", f"scheduler={scheduler}"))
     torch.manual_seed(0)
-    classifier = build_classifier(config)
+    run = prepare(config)
+    classifier, trainer, record = run.module, run.trainer, run.record
     learnt = [p for p in classifier.parameters() if p.requires_grad]
     before = [p.detach().clone() for p in learnt]
-    record = RecordHistory()
     with quiet_lightning():
-        trainer = build_trainer(config, tmp_path, [record])
-        trainer.fit(classifier, build_data(config))
+        trainer.fit(classifier, run.data)
     assert trainer.global_step == 10
     assert all(torch.isfinite(p).all() for p in classifier.parameters())
     assert all(not torch.equal(p, old) for p, old in zip(learnt, before, strict=True))
@@ -137,7 +128,7 @@ def test_it_learns(tiny: Make) -> None:
 
 
 def test_weights_decay_and_biases_and_norms_do_not(tiny: Make) -> None:
-    network = build_classifier(parse(tiny("model=optimized"))).network
+    network = build_module(parse(tiny("model=optimized"))).network
     decayed, spared = decay_weights_only(network)
     assert [p.ndim for p in decayed["params"]] == [4, 4, 4, 4, 4, 2]
     assert spared["weight_decay"] == 0
@@ -325,17 +316,17 @@ def test_moving_average_follows_its_formula(tiny: Make, tmp_path: Path) -> None:
     config = parse(
         tiny("callbacks=default", "callbacks.progress=null", "callbacks.average.decay=0.4")
     )
-    classifier = build_classifier(config)
+    run = prepare(config)
+    vars(run.trainer)["callbacks"].append(Record())
     with quiet_lightning():
-        trainer = build_trainer(config, tmp_path, [*build_callbacks(config), Record()])
-        trainer.fit(classifier, build_data(config))
+        run.trainer.fit(run.module, run.data)
     average = Record.weights[0]
     for step, weight in enumerate(Record.weights[1:], start=1):
         kept = min(0.4, (1 + step) / (10 + step))
         average = kept * average + (1 - kept) * weight
     assert len(Record.weights) == 10
-    torch.testing.assert_close(classifier.get_parameter("network.linear.weight"), average)
-    assert all(counter == 10 for name, counter in classifier.named_buffers() if "num_" in name)
+    torch.testing.assert_close(run.module.get_parameter("network.linear.weight"), average)
+    assert all(counter == 10 for name, counter in run.module.named_buffers() if "num_" in name)
 
 
 def test_a_training_step_never_waits_for_the_device(tiny: Make, tmp_path: Path) -> None:
@@ -371,12 +362,12 @@ def test_a_training_step_never_waits_for_the_device(tiny: Make, tmp_path: Path) 
     assert len(Watch.reads) == 1, "the watch does not see what it is for"
     Watch.reads.clear()
     config = parse(tiny("callbacks=default", "logger=default"))
+    run = prepare(config)
     with quiet_lightning():
-        trainer = build_trainer(config, tmp_path, [RecordHistory(), *build_callbacks(config)])
-        trainer.loggers = build_loggers(config)
+        run.trainer.loggers = build_loggers(config, {})
         # Last, so that what the other callbacks do after a batch is watched.
-        vars(trainer)["callbacks"].append(Steps())
-        trainer.fit(build_classifier(config), build_data(config))
+        vars(run.trainer)["callbacks"].append(Steps())
+        run.trainer.fit(run.module, run.data)
     assert not Watch.reads, Watch.reads[0]
 
 
@@ -424,10 +415,10 @@ class Hooks(PassThroughProfiler):
 def test_hooks_that_do_nothing_are_not_called(tiny: Make, tmp_path: Path) -> None:
     Hooks.called.clear()
     config = parse(tiny("callbacks=default"))
+    run = prepare(config)
     with quiet_lightning():
-        trainer = build_trainer(config, tmp_path, [RecordHistory(), *build_callbacks(config)])
-        vars(trainer)["profiler"] = Hooks()
-        trainer.fit(build_classifier(config), build_data(config))
+        vars(run.trainer)["profiler"] = Hooks()
+        run.trainer.fit(run.module, run.data)
     hooks = ("on_train_batch_start", "on_before_", "on_after_backward", "on_train_batch_end")
     of_a_step = {name for name in Hooks.called if name.rpartition(".")[2].startswith(hooks)}
     own = {name for name in of_a_step if name.startswith("[Callback]")}

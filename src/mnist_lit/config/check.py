@@ -60,7 +60,9 @@ def refuse_unbuilt(cfg: DictConfig, overrides: Sequence[str]) -> None:
     for word in overrides:
         group, _, rest = word.partition("=")[0].lstrip("+").partition(".")
         nodes = cfg.get(group) if group in NAMED else None
-        node = nodes.get(rest.partition(".")[0]) if isinstance(nodes, DictConfig) else None
+        if not isinstance(nodes, DictConfig):
+            continue
+        node = nodes.get(rest.partition(".")[0])
         if isinstance(node, DictConfig) and "_target_" not in node:
             chosen = ", ".join(str(name) for name, one in nodes.items() if "_target_" in one)
             raise ConfigError(
