@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.network.blocks import IMAGE_SIZE, MOST_CLASSES, Side, Switch, Target, validated
+from mnist_lit.text import for_terminal
 
 DIGITS = tuple("0123456789")
 THINNEST = 0.09  # stroke of MNIST's digits, of their longer side; thinner ones are thickened
@@ -93,8 +94,33 @@ class Facts:
         return (images - self.mean) / self.std
 
     def normalize(self, images: UInt8[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        """Turn pixels from 0–255 into what a network takes."""
+        """Turn pixels from 0–255 into what a network takes.
+
+        Raises:
+            DataError: They are no whole numbers, as those that have been scaled before.
+        """
+        if images.dtype.is_floating_point or images.dtype is torch.bool:
+            raise DataError(
+                f"{self.name}: images of {images.dtype}; whole numbers from 0 to 255, as "
+                "torch.uint8, are expected: they are scaled here"
+            )
         return self.standardise(images.float() / 255)
+
+    def check_labels(self, labels: Tensor, images: int) -> None:
+        """Refuse labels that do not name a class for each of so many images.
+
+        Raises:
+            DataError: They have another type or shape, or are not among the classes.
+        """
+        classes = len(self.classes)
+        # torch takes bytes too.
+        fits = labels.dtype in (torch.int64, torch.uint8) and labels.shape == (images,)
+        if not fits or bool(((labels < 0) | (labels >= classes)).any()):
+            found = f" from {labels.min()} to {labels.max()}" if labels.numel() else ""
+            raise DataError(
+                f"{self.name}: labels of {labels.dtype} {list(labels.shape)}{found}; int64 [B] of "
+                f"0 to {classes - 1} is expected, for the classes {for_terminal(', '.join(self.classes))}"
+            )
 
 
 MNIST = Facts(

@@ -56,14 +56,17 @@ class IdxSet:
         self.classes = classes
         self.name = name
         self.centred = centred
+        self.notes: list[str] = []
         self._memory: dict[str, Images] = {}
 
     @cached_property
     def facts(self) -> Facts:
         """The facts of the data set; its training files are read for them.
 
+        Classes without a training image are said in ``notes``.
+
         Raises:
-            DataError: A file is missing, damaged, or does not fit the others.
+            DataError: A file is missing, damaged, does not fit the others, or has nothing to learn.
         """
         train, test = self._read("train"), self._read("test")
         found = int(train.labels.max()) + 1
@@ -74,14 +77,30 @@ class IdxSet:
                 f"{self._folder}: labels go up to {highest}, and there are {len(classes)} classes "
                 f"({'data.classes' if self.classes else 'of the training images'})"
             )
+        if len(classes) < 2:
+            raise DataError(
+                f"{self._folder}: one class ({', '.join(classes)}), where two or more are "
+                f"expected; name a folder that has them {REMEDY}"
+            )
+        if absent := sorted({*range(len(classes))} - {*train.labels.unique().tolist()}):
+            self.notes = [
+                f"data: no training image has label {', '.join(map(str, absent))}, so these of the "
+                f"{len(classes)} classes are not learnt; labels are counted from 0 without gaps"
+            ]
         pixels = train.images.float() / 255
+        std = round(pixels.std().item(), 4)
+        if not std > 0:
+            raise DataError(
+                f"{self._folder / IMAGES['train']}: all pixels have one value, so there is nothing "
+                f"to learn; name a folder of other images {REMEDY}"
+            )
         return self._of_this_run(
             Facts(
                 self.name or next(p for p in reversed(self._folder.parts) if p != "raw"),
                 classes,
                 train.images.shape[-1],
                 mean=round(pixels.mean().item(), 4),
-                std=round(pixels.std().item(), 4),
+                std=std,
                 centred=self.centred,
                 source={"_target_": IDX, "classes": list(classes), "centred": self.centred},
             ),

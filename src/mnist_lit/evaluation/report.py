@@ -23,7 +23,7 @@ class Report:
 
     Accuracies are shares from 0 to 1, losses mean cross-entropies, epochs count from 1. The test
     entries are those of the best epoch's weights, None of a run that does not test; ``val_metrics``
-    are of the best epoch too.
+    are of the best epoch too. A class without test images has no accuracy, which is None.
     """
 
     model: str
@@ -45,7 +45,7 @@ class Report:
     test_loss: float | None = None
     test_correct: int | None = None
     test_total: int | None = None
-    test_accuracy_per_class: list[float] | None = None
+    test_accuracy_per_class: list[float | None] | None = None
     requirements: dict[str, dict[str, Any]]
     checks: list[str]
     passed: bool
@@ -200,7 +200,9 @@ def _test_text(report: Report) -> list[str]:
         return ["Not tested (test=false)."]
     # A class and its accuracy stay on one line.
     each = "  ".join(
-        f"{name}: {accuracy:.2%}".replace(" ", "\N{NO-BREAK SPACE}")
+        f"{name}: {'–' if accuracy is None else f'{accuracy:.2%}'}".replace(
+            " ", "\N{NO-BREAK SPACE}"
+        )
         for name, accuracy in zip(report.classes, report.test_accuracy_per_class, strict=True)
     )
     metrics = [

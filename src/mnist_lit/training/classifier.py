@@ -3,7 +3,8 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,18 +113,25 @@ class LitClassifier(pl.LightningModule):
         """Map normalised images ``[B, 1, side, side]`` to logits ``[B, classes]``."""
         return self.network(images)
 
-    def on_after_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment (in training) and normalise on the device.
 
+        Images to be predicted may come with labels or without. What no running trainer asks for is
+        an example for an export, and passes as it is.
+
         Raises:
-            DataError: The images are not what the facts say.
+            DataError: The images are not what the facts say, or labels are missing.
         """
-        images, labels = batch
+        if self._trainer is None or self._trainer.state.stage is None:
+            return batch
+        images, *labels = batch if isinstance(batch, list | tuple) else [batch]
         wanted = (1, self.facts.side, self.facts.side)
-        if images.dtype is not torch.uint8 or images.shape[1:] != wanted:
+        complete = bool(labels) or self.trainer.predicting
+        if images.dtype is not torch.uint8 or images.shape[1:] != wanted or not complete:
             raise DataError(
-                f"{self.facts.name}: batches of {images.dtype} {list(images.shape)}; images of "
-                f"torch.uint8 [B, {', '.join(map(str, wanted))}] are expected"
+                f"{self.facts.name}: batches of {images.dtype} {list(images.shape)}"
+                f"{'' if complete else ' without labels'}; images of torch.uint8 "
+                f"[B, {', '.join(map(str, wanted))}] and their labels are expected"
             )
         scaled = images.float() / 255
         if self.trainer.training:
@@ -131,7 +139,19 @@ class LitClassifier(pl.LightningModule):
                 scaled = self.alignment(scaled)
             for augmentation in self.augmentations:
                 scaled = augmentation(scaled)
-        return self.facts.standardise(scaled), labels
+        return self.facts.standardise(scaled), *labels
+
+    @contextmanager
+    def _labelled(self, batch: Batch, batch_idx: int) -> Iterator[Batch]:
+        """Check labels in an epoch's first batch, and where torch raises: a GPU has to wait."""
+        images, labels = batch
+        if batch_idx == 0:
+            self.facts.check_labels(labels, len(images))
+        try:
+            yield images, labels
+        except (IndexError, RuntimeError):
+            self.facts.check_labels(labels, len(images))
+            raise
 
     def on_train_epoch_start(self) -> None:
         """Make what the epoch draws depend on seed, epoch and process alone.
@@ -150,8 +170,8 @@ class LitClassifier(pl.LightningModule):
         """Return the loss of a batch."""
         # The scheduler changes it before the step's end.
         self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        images, labels = batch
-        loss, correct = self.batch_loss(self.network, self.loss, images, labels)
+        with self._labelled(batch, batch_idx) as (images, labels):
+            loss, correct = self.batch_loss(self.network, self.loss, images, labels)
         self.train_loss.add_(loss.detach())
         self.train_correct.add_(correct)
         self.train_batches += 1
@@ -193,15 +213,15 @@ class LitClassifier(pl.LightningModule):
 
         A checkpoint evaluated later, on any device, then gives the same count.
         """
-        images, labels = batch
-        dtype = next(self.network.parameters(), images).dtype
-        with torch.autocast(self.device.type, enabled=False):
-            logits = self.network(images.to(dtype))
-        self.val_loss.update(F.cross_entropy(logits, labels, reduction="sum"))
-        self.val_errors.update((logits.argmax(dim=1) != labels).sum())
-        self.val_count.update(float(len(labels)))
-        for metric in self._metrics.values():
-            metric.update(logits.softmax(dim=1), labels)
+        with self._labelled(batch, batch_idx) as (images, labels):
+            dtype = next(self.network.parameters(), images).dtype
+            with torch.autocast(self.device.type, enabled=False):
+                logits = self.network(images.to(dtype))
+            self.val_loss.update(F.cross_entropy(logits, labels, reduction="sum"))
+            self.val_errors.update((logits.argmax(dim=1) != labels).sum())
+            self.val_count.update(float(len(labels)))
+            for metric in self._metrics.values():
+                metric.update(logits.softmax(dim=1), labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracy, loss and the rank of the epoch.
@@ -343,10 +363,13 @@ class LitClassifier(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume a training of another length, to which its schedule was not cut.
 
+        Weights that are only validated, tested or predicted with have no length.
+
         Raises:
             CheckpointError: The schedule of the checkpoint has another number of steps.
         """
-        for saved in checkpoint.get("lr_schedulers", []):
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        for saved in checkpoint.get("lr_schedulers", []) if fitting else []:
             length = saved.get("total_steps", saved.get("T_max"))
             now = self._schedule_length()
             if length not in (None, now):
@@ -367,18 +390,45 @@ class LitClassifier(pl.LightningModule):
             scheduler.step(self.trainer.callback_metrics["val/loss"])
 
     @classmethod
-    # Narrower than Lightning's on purpose: its other options could overrule what the file says, or
-    # unpickle it.
-    def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, map_location: Any = "cpu", trust: Collection[str] = ()
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = "cpu",
+        hparams_file: None = None,
+        strict: Any = None,
+        weights_only: None = None,
+        *,
+        trust: Collection[str] = (),
+        **training: Any,
     ) -> "LitClassifier":
-        """Rebuild a classifier from a checkpoint, in evaluation mode.
+        """Rebuild a classifier from a checkpoint, in evaluation mode without an ``optimizer``.
 
         Nothing in the file is executed, whoever wrote it. See
-        :func:`mnist_lit.checkpoints.read.read` for ``trust`` and what is raised.
+        :func:`mnist_lit.checkpoints.read.read` for ``trust`` and what else is raised.
+
+        Args:
+            checkpoint_path: Of the file.
+            map_location: The device.
+            hparams_file: Not taken, and neither is ``weights_only``.
+            strict: True or None; the weights have to fit in any case.
+            weights_only: Not taken.
+            trust: Classes that may be imported, beside those of this project.
+            **training: Arguments of :class:`LitClassifier`, except ``network`` and ``facts``.
+
+        Raises:
+            ConfigError: An argument would overrule what the file says, or how it is read.
         """
+        given = {**training, "hparams_file": hparams_file, "weights_only": weights_only}
+        given["strict"] = None if strict else strict
+        for name in ("network", "facts", "hparams_file", "weights_only", "strict"):
+            if given.get(name) is not None:
+                raise ConfigError(
+                    f"{name}: leave it out; network and facts are those of the checkpoint, all "
+                    "weights have to fit, and nothing in the file is ever executed"
+                )
         trained = read(Path(checkpoint_path), map_location, trust)
-        return cls(trained.network, trained.facts).to(map_location).eval()
+        classifier = cls(trained.network, trained.facts, **training).to(map_location)
+        return classifier.train("optimizer" in training)
 
 
 def batch_loss(
