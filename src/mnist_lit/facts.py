@@ -94,32 +94,23 @@ class Facts:
         return (images - self.mean) / self.std
 
     def normalize(self, images: UInt8[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        """Turn pixels from 0–255 into what a network takes.
-
-        Raises:
-            DataError: They are no whole numbers, as those that have been scaled before.
-        """
-        if images.dtype.is_floating_point or images.dtype is torch.bool:
+        """Turn pixels from 0–255 into what a network takes; a DataError unless they are whole."""
+        if images.is_floating_point() or images.dtype is torch.bool:
             raise DataError(
-                f"{self.name}: images of {images.dtype}; whole numbers from 0 to 255, as "
-                "torch.uint8, are expected: they are scaled here"
+                f"{self.name}: images of {images.dtype}; whole numbers of 0 to 255 are expected, "
+                "which are scaled and normalised here"
             )
         return self.standardise(images.float() / 255)
 
     def check_labels(self, labels: Tensor, images: int) -> None:
-        """Refuse labels that do not name a class for each of so many images.
-
-        Raises:
-            DataError: They have another type or shape, or are not among the classes.
-        """
-        classes = len(self.classes)
+        """Raise a DataError unless these are classes of so many images."""
         # torch takes bytes too.
-        fits = labels.dtype in (torch.int64, torch.uint8) and labels.shape == (images,)
-        if not fits or bool(((labels < 0) | (labels >= classes)).any()):
-            found = f" from {labels.min()} to {labels.max()}" if labels.numel() else ""
+        kind = labels.dtype in (torch.int64, torch.uint8) and labels.shape == (images,)
+        if not kind or ((labels < 0) | (labels >= len(self.classes))).any():
             raise DataError(
-                f"{self.name}: labels of {labels.dtype} {list(labels.shape)}{found}; int64 [B] of "
-                f"0 to {classes - 1} is expected, for the classes {for_terminal(', '.join(self.classes))}"
+                f"{self.name}: labels of {labels.dtype} {list(labels.shape)} from {labels.min()} "
+                f"to {labels.max()}; int64 [B] of 0 to {len(self.classes) - 1} is expected, for "
+                f"the classes {for_terminal(', '.join(self.classes))}"
             )
 
 

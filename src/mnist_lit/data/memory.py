@@ -49,7 +49,7 @@ class Images(Dataset[Batch]):
             self.to(device),
             batch_size=None,
             sampler=batches,
-            collate_fn=_as_it_is,
+            collate_fn=lambda batch: batch,
             generator=torch.Generator(),
         )
 
@@ -151,7 +151,3 @@ def folds(labels: Int64[Tensor, " n"], number: int, seed: int) -> Int64[Tensor, 
     # Dealt out like cards, one class after the other.
     parts[torch.cat(order)] = torch.arange(len(labels)) % number
     return parts
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

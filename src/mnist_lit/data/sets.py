@@ -63,8 +63,6 @@ class IdxSet:
     def facts(self) -> Facts:
         """The facts of the data set; its training files are read for them.
 
-        Classes without a training image are said in ``notes``.
-
         Raises:
             DataError: A file is missing, damaged, does not fit the others, or has nothing to learn.
         """
@@ -77,23 +75,16 @@ class IdxSet:
                 f"{self._folder}: labels go up to {highest}, and there are {len(classes)} classes "
                 f"({'data.classes' if self.classes else 'of the training images'})"
             )
-        if len(classes) < 2:
-            raise DataError(
-                f"{self._folder}: one class ({', '.join(classes)}), where two or more are "
-                f"expected; name a folder that has them {REMEDY}"
-            )
-        if absent := sorted({*range(len(classes))} - {*train.labels.unique().tolist()}):
-            self.notes = [
-                f"data: no training image has label {', '.join(map(str, absent))}, so these of the "
-                f"{len(classes)} classes are not learnt; labels are counted from 0 without gaps"
-            ]
         pixels = train.images.float() / 255
         std = round(pixels.std().item(), 4)
-        if not std > 0:
-            raise DataError(
-                f"{self._folder / IMAGES['train']}: all pixels have one value, so there is nothing "
-                f"to learn; name a folder of other images {REMEDY}"
-            )
+        if len(classes) < 2 or not std > 0:
+            what = "one class" if len(classes) < 2 else "training pixels of one value"
+            raise DataError(f"{self._folder}: {what}, nothing to learn; name another {REMEDY}")
+        if absent := {*range(len(classes))} - {*train.labels.tolist()}:
+            self.notes = [
+                f"data: of {len(classes)} classes, label {', '.join(map(str, sorted(absent)))} has "
+                "no training image and is not learnt; labels count from 0, without gaps"
+            ]
         return self._of_this_run(
             Facts(
                 self.name or next(p for p in reversed(self._folder.parts) if p != "raw"),

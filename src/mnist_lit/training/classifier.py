@@ -78,7 +78,7 @@ class LitClassifier(pl.LightningModule):
         kept = {"network": network.description, "facts": facts.plain()}
         self.save_hyperparameters(kept, logger=False)
         self.loss = loss or F.cross_entropy
-        self.metrics = nn.ModuleDict(metrics)
+        self.metrics, self._metrics = nn.ModuleDict(metrics), dict(metrics or {})
         self.augmentations = list(augmentations)
         self.alignment = Alignment(facts.side, paper=0.0) if aligned_before(network) else None
         self.optimizer = optimizer
@@ -114,13 +114,12 @@ class LitClassifier(pl.LightningModule):
         return self.network(images)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment (in training) and normalise on the device.
+        """Augment (in training) and normalise on the device; predicting needs no labels.
 
-        Images to be predicted may come with labels or without. What no running trainer asks for is
-        an example for an export, and passes as it is.
+        Outside of a running trainer a batch is the example of an export, and passes as it is.
 
         Raises:
-            DataError: The images are not what the facts say, or labels are missing.
+            DataError: The images are not what the facts say, or have no labels.
         """
         if self._trainer is None or self._trainer.state.stage is None:
             return batch
@@ -129,9 +128,9 @@ class LitClassifier(pl.LightningModule):
         complete = bool(labels) or self.trainer.predicting
         if images.dtype is not torch.uint8 or images.shape[1:] != wanted or not complete:
             raise DataError(
-                f"{self.facts.name}: batches of {images.dtype} {list(images.shape)}"
-                f"{'' if complete else ' without labels'}; images of torch.uint8 "
-                f"[B, {', '.join(map(str, wanted))}] and their labels are expected"
+                f"{self.facts.name}: batches of {images.dtype} {list(images.shape)}; images of "
+                f"torch.uint8 [B, {', '.join(map(str, wanted))}] are expected"
+                f"{'' if complete else ' with labels'}"
             )
         scaled = images.float() / 255
         if self.trainer.training:
@@ -143,7 +142,7 @@ class LitClassifier(pl.LightningModule):
 
     @contextmanager
     def _labelled(self, batch: Batch, batch_idx: int) -> Iterator[Batch]:
-        """Check labels in an epoch's first batch, and where torch raises: a GPU has to wait."""
+        """Check labels in an epoch's first batch and where torch raises: a GPU waits for it."""
         images, labels = batch
         if batch_idx == 0:
             self.facts.check_labels(labels, len(images))
@@ -229,18 +228,9 @@ class LitClassifier(pl.LightningModule):
         Raises:
             DivergedError: The loss is not a number.
         """
-        count, errors = self.val_count.compute(), self.val_errors.compute()
-        loss = self.val_loss.compute() / count
+        self._validated = self._counted("val")
+        errors, loss = self._validated["val/errors"], self._validated["val/loss"]
         self._expect_a_number(loss, "validation loss")
-        self.val_images = int(count)
-        for metric in (self.val_count, self.val_errors, self.val_loss):
-            metric.reset()
-        self._validated = {
-            "val/accuracy": 1 - errors / count,
-            "val/errors": errors,
-            "val/loss": loss,
-            **self._computed("val"),
-        }
         # Every process has the same numbers; Lightning is told to average them, or would warn. In
         # training the loggers get them at the epoch's end.
         fitting = self.trainer.state.fn == TrainerFn.FITTING
@@ -257,13 +247,17 @@ class LitClassifier(pl.LightningModule):
                 "trainer.gradient_clip_val=1"
             )
 
-    @property
-    def _metrics(self) -> dict[str, Metric]:
-        return {name: m for name, m in self.metrics.items() if isinstance(m, Metric)}
-
-    def _computed(self, stage: str) -> dict[str, Tensor]:
-        values = {f"{stage}/{name}": m.compute().float() for name, m in self._metrics.items()}
-        for metric in self._metrics.values():
+    def _counted(self, stage: str) -> dict[str, Tensor]:
+        """Return what the images of a stage came to, and begin anew."""
+        count, errors = self.val_count.compute(), self.val_errors.compute()
+        self.val_images = int(count)
+        values = {
+            f"{stage}/accuracy": 1 - errors / count,
+            f"{stage}/errors": errors,
+            f"{stage}/loss": self.val_loss.compute() / count,
+            **{f"{stage}/{name}": m.compute().float() for name, m in self._metrics.items()},
+        }
+        for metric in (self.val_count, self.val_errors, self.val_loss, *self._metrics.values()):
             metric.reset()
         return values
 
@@ -274,13 +268,8 @@ class LitClassifier(pl.LightningModule):
         return self.network(batch[0]).softmax(dim=1)
 
     def on_test_epoch_end(self) -> None:
-        """Log accuracy and loss of the test images."""
-        count = self.val_count.compute()
-        self.log("test/accuracy", 1 - self.val_errors.compute() / count, sync_dist=True)
-        self.log("test/loss", self.val_loss.compute() / count, sync_dist=True)
-        for metric in (self.val_count, self.val_errors, self.val_loss):
-            metric.reset()
-        self.log_dict(self._computed("test"), sync_dist=True)
+        """Log accuracy, errors and loss of the test images."""
+        self.log_dict(self._counted("test"), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler and say when to step the latter."""
@@ -308,7 +297,9 @@ class LitClassifier(pl.LightningModule):
             ConfigError: One of them refuses its arguments, or so short a training.
         """
         if self.optimizer is None:
-            raise ConfigError("optimizer: training needs one; pass it to LitClassifier")
+            raise ConfigError(
+                "optimizer: training needs one; pass it to LitClassifier or load_from_checkpoint"
+            )
         try:
             optimizer = self.optimizer(decay_weights_only(self.network))
         except (ValueError, TypeError, RuntimeError) as error:
@@ -363,8 +354,6 @@ class LitClassifier(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume a training of another length, to which its schedule was not cut.
 
-        Weights that are only validated, tested or predicted with have no length.
-
         Raises:
             CheckpointError: The schedule of the checkpoint has another number of steps.
         """
@@ -394,37 +383,25 @@ class LitClassifier(pl.LightningModule):
         cls,
         checkpoint_path: Any,
         map_location: Any = "cpu",
-        hparams_file: None = None,
+        hparams_file: Any = None,
         strict: Any = None,
-        weights_only: None = None,
-        *,
+        weights_only: Any = None,
         trust: Collection[str] = (),
         **training: Any,
     ) -> "LitClassifier":
         """Rebuild a classifier from a checkpoint, in evaluation mode without an ``optimizer``.
 
         Nothing in the file is executed, whoever wrote it. See
-        :func:`mnist_lit.checkpoints.read.read` for ``trust`` and what else is raised.
-
-        Args:
-            checkpoint_path: Of the file.
-            map_location: The device.
-            hparams_file: Not taken, and neither is ``weights_only``.
-            strict: True or None; the weights have to fit in any case.
-            weights_only: Not taken.
-            trust: Classes that may be imported, beside those of this project.
-            **training: Arguments of :class:`LitClassifier`, except ``network`` and ``facts``.
-
-        Raises:
-            ConfigError: An argument would overrule what the file says, or how it is read.
+        :func:`mnist_lit.checkpoints.read.read` for ``trust`` and what else is raised. ``training``
+        are arguments of the class; a ConfigError refuses those that the file or its reader decides.
         """
         given = {**training, "hparams_file": hparams_file, "weights_only": weights_only}
         given["strict"] = None if strict else strict
         for name in ("network", "facts", "hparams_file", "weights_only", "strict"):
             if given.get(name) is not None:
                 raise ConfigError(
-                    f"{name}: leave it out; network and facts are those of the checkpoint, all "
-                    "weights have to fit, and nothing in the file is ever executed"
+                    f"{name}: leave it out; the checkpoint says network and facts, all its weights "
+                    "have to fit, and nothing in it is executed"
                 )
         trained = read(Path(checkpoint_path), map_location, trust)
         classifier = cls(trained.network, trained.facts, **training).to(map_location)
