@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt, Len
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from pydantic import AfterValidator, FiniteFloat, Strict
 from torch import Tensor
 
@@ -93,18 +93,14 @@ class Facts:
         """Give floats from 0 to 1 the training images' mean 0 and deviation 1."""
         return (images - self.mean) / self.std
 
-    def normalize(self, images: UInt8[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    def normalize(self, images: Shaped[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
         """Turn pixels from 0–255 into what a network takes; a DataError unless they are whole."""
         if images.is_floating_point() or images.dtype is torch.bool:
-            raise DataError(
-                f"{self.name}: images of {images.dtype}; whole numbers of 0 to 255 are expected, "
-                "which are scaled and normalised here"
-            )
+            raise DataError(f"{self.name}: {images.dtype} images; give whole numbers of 0 to 255")
         return self.standardise(images.float() / 255)
 
     def check_labels(self, labels: Tensor, images: int) -> None:
-        """Raise a DataError unless these are classes of so many images."""
-        # torch takes bytes too.
+        """Raise a DataError unless these, int64 or uint8, are classes of so many images."""
         kind = labels.dtype in (torch.int64, torch.uint8) and labels.shape == (images,)
         if not kind or ((labels < 0) | (labels >= len(self.classes))).any():
             raise DataError(

@@ -30,10 +30,6 @@ class Images(Dataset[Batch]):
         """Return the batch of the images at these positions."""
         return self.images.index_select(0, positions), self.labels.index_select(0, positions)
 
-    def to(self, device: torch.device) -> "Images":
-        """Return them in the memory of this device."""
-        return Images(self.images.to(device), self.labels.to(device))
-
     def subset(self, indices: Tensor) -> "Images":
         """Return the images at these positions."""
         return Images(self.images[indices], self.labels[indices])
@@ -46,7 +42,7 @@ class Images(Dataset[Batch]):
         # A loader draws a number when its iteration starts: with a generator of its own it leaves
         # the global one, which augmentation and dropout draw from, where the epoch put it.
         return DataLoader(
-            self.to(device),
+            Images(self.images.to(device), self.labels.to(device)),
             batch_size=None,
             sampler=batches,
             collate_fn=lambda batch: batch,

@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Integer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -114,9 +114,7 @@ class LitClassifier(pl.LightningModule):
         return self.network(images)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment (in training) and normalise on the device; predicting needs no labels.
-
-        Outside of a running trainer a batch is the example of an export, and passes as it is.
+        """Augment (in training) and normalise on the device; an export's example passes as it is.
 
         Raises:
             DataError: The images are not what the facts say, or have no labels.
@@ -297,9 +295,7 @@ class LitClassifier(pl.LightningModule):
             ConfigError: One of them refuses its arguments, or so short a training.
         """
         if self.optimizer is None:
-            raise ConfigError(
-                "optimizer: training needs one; pass it to LitClassifier or load_from_checkpoint"
-            )
+            raise ConfigError("optimizer: training needs one; make or load LitClassifier with it")
         try:
             optimizer = self.optimizer(decay_weights_only(self.network))
         except (ValueError, TypeError, RuntimeError) as error:
@@ -391,17 +387,16 @@ class LitClassifier(pl.LightningModule):
     ) -> "LitClassifier":
         """Rebuild a classifier from a checkpoint, in evaluation mode without an ``optimizer``.
 
-        Nothing in the file is executed, whoever wrote it. See
-        :func:`mnist_lit.checkpoints.read.read` for ``trust`` and what else is raised. ``training``
-        are arguments of the class; a ConfigError refuses those that the file or its reader decides.
+        Nothing in the file is executed, whoever wrote it, and all weights have to fit, whatever
+        ``strict`` is. See :func:`mnist_lit.checkpoints.read.read` for ``trust`` and what is raised.
+        ``training`` is any argument of the class but ``network`` and ``facts``.
         """
         given = {**training, "hparams_file": hparams_file, "weights_only": weights_only}
-        given["strict"] = None if strict else strict
-        for name in ("network", "facts", "hparams_file", "weights_only", "strict"):
+        for name in ("network", "facts", "hparams_file", "weights_only"):
             if given.get(name) is not None:
                 raise ConfigError(
-                    f"{name}: leave it out; the checkpoint says network and facts, all its weights "
-                    "have to fit, and nothing in it is executed"
+                    f"{name}: leave it out; the checkpoint says network and facts, and nothing in "
+                    "it is ever executed"
                 )
         trained = read(Path(checkpoint_path), map_location, trust)
         classifier = cls(trained.network, trained.facts, **training).to(map_location)
@@ -412,7 +407,7 @@ def batch_loss(
     network: nn.Module,
     loss: Loss,
     images: Float[Tensor, "b 1 h w"],
-    labels: Int64[Tensor, " b"],
+    labels: Integer[Tensor, " b"],
 ) -> tuple[Float[Tensor, ""], Int64[Tensor, ""]]:
     """Return the loss of a batch and how many of its images were read right."""
     logits = network(images)
