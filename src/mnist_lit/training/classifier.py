@@ -261,7 +261,7 @@ class LitClassifier(pl.LightningModule):
 
     test_step = validation_step
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, "b classes"]:
+    def predict_step(self, batch: Sequence[Tensor], batch_idx: int) -> Float[Tensor, "b classes"]:
         """Return the probabilities of a batch."""
         return self.network(batch[0]).softmax(dim=1)
 
