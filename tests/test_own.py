@@ -165,6 +165,45 @@ def test_files_that_do_not_fit_are_refused_before_a_folder_is_made(
     assert not run_dir.exists()
 
 
+@pytest.mark.parametrize(
+    ("classes", "name", "words"),
+    [
+        (1, "train-labels-idx1-ubyte", "one class, nothing to learn; name another with data.root="),
+        (2, "train-images-idx3-ubyte", "training pixels of one value, nothing to learn; name"),
+    ],
+)
+def test_a_folder_with_nothing_to_learn_is_named(
+    classes: int, name: str, words: str, tmp_path: Path
+) -> None:
+    folder = write_idx(tmp_path / "dark", classes, side=28, train=40, test=8)
+    damage(folder, name, lambda content: content[:16] + bytes(len(content) - 16))
+    with pytest.raises(DataError, match=f"^{folder}: {words}"):
+        assert IdxDataModule(folder).facts
+
+
+def test_a_class_without_images_is_said_and_has_no_accuracy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Labels from 1, as EMNIST's letters have."""
+    folder = write_idx(tmp_path / "letters", classes=3, side=28, train=96, test=12)
+    for name in ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"):
+        damage(folder, name, lambda content: content[:8] + bytes(b + 1 for b in content[8:]))
+    options = [o for o in TINY if not o.startswith("data.")] + ["test=true", "data.batch_size=32"]
+    own = ("data=idx", f"data.root={folder}", f"run_dir={tmp_path / 'run'}")
+    result = train(compose(*options, *own))
+    said = capsys.readouterr().out
+    assert "data: of 4 classes, label 0 has no training image and is not learnt; labels" in said
+    assert "By class:  0: –  1: " in said.replace("\n", " ")
+    report = json.loads((result.run_dir / "report.json").read_text())
+    assert report["test_accuracy_per_class"][0] is None
+    assert all(0 <= share <= 1 for share in report["test_accuracy_per_class"][1:])
+    cli.main(["evaluate", str(best(result)), "--data-root", str(folder), "--json"])
+    found = json.loads(capsys.readouterr().out)["accuracy_per_class"]
+    assert found == report["test_accuracy_per_class"]
+    page = (result.run_dir / "report.html").read_text(encoding="utf-8")
+    assert page.count('<td class="number">–</td>') == 1
+
+
 def test_classes_and_sizes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     folder = write_idx(tmp_path / "data", classes=4, side=28, train=48, test=8)
     for own, words in (

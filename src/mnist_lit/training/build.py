@@ -94,7 +94,7 @@ def prepare(config: Config) -> Parts:
     if config.ckpt_path is not None:
         config.ckpt_path = str(last_of(config.ckpt_path))
         check_resumable(Path(config.ckpt_path), options)
-    notes = []
+    notes = list(data.notes) if isinstance(data, IdxDataModule) else []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, classifier.network))
     run_dir = Path(config.run_dir).resolve()
