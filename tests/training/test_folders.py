@@ -176,7 +176,14 @@ def test_hydra_writes_nothing_but_its_own_folder(here: Here, tmp_path: Path, nam
 
 def test_a_folder_has_one_process(here: Here, tmp_path: Path) -> None:
     """Another process holds the folder, before its first epoch and after it."""
-    code = "import sys, pathlib; from mnist_lit.training import job\nwith job.claim(pathlib.Path('run')): print(flush=True); sys.stdin.read()"
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from mnist_lit.training import job
+        with job.claim(Path("run")):
+            print(flush=True)
+            sys.stdin.read()
+    """
     for begun in (False, True):
         with subprocess.Popen(
             [sys.executable, "-c", code],
@@ -194,7 +201,7 @@ def test_a_folder_has_one_process(here: Here, tmp_path: Path) -> None:
                 assert re.fullmatch(
                     r"error: hydra.run.dir=\S*run: another process trains there\n", done.stderr
                 )
-            with pytest.raises(ConfigError, match="run_dir=.*run: another process trains there"):
+            with pytest.raises(ConfigError, match=r"run_dir=.*run: another process trains there"):
                 train(compose(*TINY, f"run_dir={tmp_path / 'run'}"))
             assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
             other.communicate()
