@@ -227,7 +227,7 @@ def test_one_command_starts_goes_on_and_finds_the_end(here: Here, tmp_path: Path
     assert "error: ckpt_path=" in here(*command, "seed=1").stderr, "another run is not done"
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert here(*TINY, "ckpt_path=auto").stderr == (
-        "error: ckpt_path=auto: name the folder of the run: hydra.run.dir=FOLDER\n"
+        "error: ckpt_path=auto: name the folder: hydra.run.dir=FOLDER\n"
     )
 
 

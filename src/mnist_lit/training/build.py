@@ -283,10 +283,10 @@ def build_loggers(config: Config, runs: Mapping[str, str] = MappingProxyType({})
         config: Of the run.
         runs: Of Weights & Biases and MLflow those that go on, by names of loggers.
     """
-    return [
-        build(node, f"logger.{name}", also=dict.fromkeys(("id", "run_id"), runs.get(name)))
-        for name, node in config.logger.items()
-    ]
+    # Each takes one of these arguments.
+    known = {name: {"id": run, "run_id": run} for name, run in runs.items()}
+    nodes = config.logger.items()
+    return [build(node, f"logger.{name}", also=known.get(name)) for name, node in nodes]
 
 
 def build_trainer(

@@ -77,11 +77,9 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         return result.objective
 
     def task(cfg: DictConfig) -> float:
-        in_a_sweep, folder = HydraConfig.get().mode is RunMode.MULTIRUN, Path(cfg.run_dir)
-        with (
-            _for_itself() if in_a_sweep else errors_as_lines(),
-            job.recorded(folder, cfg.ckpt_path),
-        ):
+        in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+        recorded = job.recorded(Path(cfg.run_dir), cfg.ckpt_path)
+        with _for_itself() if in_a_sweep else errors_as_lines(), recorded:
             return run(cfg)
 
     with errors_as_lines():
@@ -275,7 +273,8 @@ def compose(*overrides: str) -> DictConfig:
     version.setbase("1.3")
     setup_globals()
     try:
-        config = ConfigLoaderImpl(search).load_configuration("config", [*overrides], RunMode.RUN)
+        loader = ConfigLoaderImpl(search)
+        config = loader.load_configuration("config", [*overrides], RunMode.RUN, from_shell=False)
     finally:
         version.VersionBase.instance().version_base = base
     with open_dict(config):
@@ -292,18 +291,16 @@ class CheckConfig(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the config of a single run, and claim its folder."""
         with errors_as_lines():
-            auto = config.ckpt_path == AUTO
-            last = Path(config.hydra.run.dir).expanduser() / "checkpoints" / "last.ckpt"
-            if auto and not _is_named(config):
-                raise ConfigError(
-                    "ckpt_path=auto: name the folder of the run: hydra.run.dir=FOLDER"
-                )
+            auto, run = config.ckpt_path == AUTO, Path(config.hydra.run.dir).expanduser()
             if auto:
+                if not _is_named(config):
+                    raise ConfigError(f"ckpt_path={AUTO}: name the folder: hydra.run.dir=FOLDER")
+                last = run / "checkpoints" / "last.ckpt"
                 with flag_override(config, "readonly", False):
                     config.ckpt_path = str(last) if last.is_file() else None
             ckpt_path = check(config).ckpt_path
-            if auto and ckpt_path and (last.parents[1] / "report.json").is_file():
-                print(f"{last.parents[1]}: this run is finished")
+            if auto and ckpt_path and (run / "report.json").is_file():
+                print(f"{run}: this run is finished")
                 raise SystemExit
             self.claimed = _share(config, ckpt_path)  # until the run ends
 
