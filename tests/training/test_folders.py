@@ -180,7 +180,7 @@ def test_a_folder_has_one_process(here: Here, tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from mnist_lit.training import job
-        with job.claim(Path("run")):
+        with job.claim(Path("run"), "run/checkpoints/last.ckpt"):
             print(flush=True)
             sys.stdin.read()
     """

@@ -84,7 +84,7 @@ def no_exit() -> Iterator[None]:
     try:
         yield
     except SystemExit as stop:
-        if stop.code:  # of a signal, or an error already
+        if stop.code or type(stop) is not SystemExit:  # an error already, or Lightning's SIGTERM
             raise
         at = traceback.extract_tb(stop.__traceback__)[-1]
         raise ConfigError(f"{at.filename}, line {at.lineno}: {at.line} ended the run") from None

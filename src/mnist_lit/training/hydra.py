@@ -86,7 +86,7 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         # Lightning has a handler of its own while it trains.
         signal.signal(signal.SIGTERM, _stop)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+            signal.signal(signal.SIGHUP, _hang_up)
         job.end_with_stdin()
         refuse_options(own)
         options = [word for word in own if word.startswith("-")]
@@ -126,6 +126,15 @@ def _for_itself() -> Iterator[None]:
 def _stop(*_: Any) -> None:
     # No Exception, which an import on trial would swallow.
     raise SystemExit("error: stopped" if job.is_first() else 1)
+
+
+def _hang_up(*_: Any) -> None:
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:  # the terminal has gone, and what is said ends no training
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
