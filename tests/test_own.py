@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,14 @@ from mnist_lit.config import schema
 from mnist_lit.config.check import parse
 from mnist_lit.data.idx import IdxDataModule
 from mnist_lit.data.reopen import reopen
-from mnist_lit.errors import CheckpointError, ConfigError, DataError, TrustError, UserError
+from mnist_lit.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    StoppedError,
+    TrustError,
+    UserError,
+)
 from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.evaluation.origin import flat
 from mnist_lit.training import hydra
@@ -487,6 +495,35 @@ def test_in_a_sweep_each_job_is_a_run_of_its_own(
     ]
     folders = [list((run.run_dir / "wandb").glob("offline-run-*")) for run in runs]
     assert [len(found) for found in folders] == [1, 1]
+
+
+@pytest.mark.filterwarnings("default")  # MLflow's own
+def test_a_resumed_run_goes_on_where_it_was_logged(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    pytest.importorskip("mlflow")
+    import sqlite3
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    once, folder = str(tmp_path / "once"), Path(tiny().run_dir)
+    options = ["logger=[csv,mlflow,wandb]", "+callbacks.stop._target_=tests.own.CtrlC"]
+    options += [f"callbacks.stop.once={once}", "callbacks.stop.folder=run"]
+    with pytest.raises(StoppedError, match="stopped in epoch 2 of 2"):
+        train(tiny(*options))
+    time.sleep(1)  # W&B names a folder by the second
+    train(tiny(*options, f"ckpt_path={folder}"))
+    names = [path.name for path in (folder / "wandb").glob("offline-run-*")]
+    assert len(names) == 2
+    assert len({name.rpartition("-")[2] for name in names}) == 1
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        assert database.execute("select count(*) from runs").fetchone() == (1,)
+        logged = "select step from metrics where key = 'train/loss' order by step"
+        assert [step for (step,) in database.execute(logged)] == [4, 9]
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 3
+    train(tiny(*options, f"ckpt_path={folder}", run_dir="other"))
+    with sqlite3.connect(tmp_path / "other" / "mlflow.db") as database:
+        assert database.execute(logged).fetchall() == [(4,), (9,)], "a new run has all epochs"
 
 
 @pytest.mark.filterwarnings("default")  # MLflow's own

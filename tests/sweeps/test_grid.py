@@ -290,7 +290,10 @@ def test_a_job_is_composed_as_hydra_composes_it(
             ["data.fold=0,1"],
             "data.folds=None data.fold=0: both are needed, as data.folds=5 data.fold=",
         ),
-        (["data.folds=3", "data.fold=2,3"], "data.folds=3 data.fold=3: both are needed"),
+        (
+            ["data.folds=3", "data.fold=2,3"],
+            "data.folds=3 data.fold=3: the fold is counted from 0 to 2",
+        ),
     ],
 )
 def test_what_is_no_grid_is_refused_in_a_line(

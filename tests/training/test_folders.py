@@ -5,13 +5,20 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
+from mnist_lit import compose, train
+from mnist_lit.errors import ConfigError
 from mnist_lit.evaluation.origin import override
 from mnist_lit.files import UNFINISHED
+from mnist_lit.training import job
 from tests.conftest import TINY, Here
 
 NAMED = (*TINY, "hydra.run.dir=run")
@@ -103,3 +110,138 @@ def test_a_file_of_yaml_that_cannot_be_read_is_named(here: Here, tmp_path: Path)
         assert done.returncode == 1
         assert re.match(rf"error: .*{name}.yaml.*, line \d: ", done.stderr), done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_what_a_user_has_in_a_folder_is_not_replaced(here: Here, tmp_path: Path) -> None:
+    for name in (*job.WRITTEN, job.HYDRAS):
+        file = tmp_path / "mine" / name.replace("*", "notes")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+        done = here(*TINY, "hydra.run.dir=mine")
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"error: hydra.run.dir=mine: it is no run of mnist-lit and holds {file.name}, a name "
+            "that a run writes; give another folder\n",
+        )
+        assert [(path, path.read_text()) for path in file.parent.iterdir()] == [(file, "mine")]
+        file.unlink()
+
+
+def test_a_script_in_the_folder_of_a_run_does_no_harm(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("job.sh", "slurm-1.out"):
+        (tmp_path / "run" / name).write_text("mine")
+    broken = here(*NAMED, "+callbacks.boom._target_=tests.own.Boom", "callbacks.boom.epoch=0")
+    assert broken.returncode == 1
+    done = here(*NAMED)
+    assert (done.returncode, done.stderr) == (0, ""), "a run that left nothing begins again"
+    assert (tmp_path / "run" / "job.sh").read_text() == "mine"
+
+
+def test_train_claims_its_folder_itself(tiny: Callable[..., DictConfig]) -> None:
+    done = train(tiny())
+    before = {path: path.read_bytes() for path in done.run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"run_dir=.*: another run lies there; give another"):
+        train(tiny("seed=1"))
+    (done.run_dir / job.OURS / "lock").unlink(missing_ok=True)
+    (done.run_dir / job.OURS).rmdir()  # as an earlier version left it
+    with pytest.raises(ConfigError, match=r"it is no run of mnist-lit and holds checkpoints, a "):
+        train(tiny("seed=1"))
+    after = {path: path.read_bytes() for path in done.run_dir.rglob("*") if path.is_file()}
+    assert {path.name: before[path] for path in after} == {p.name: after[p] for p in after}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("~hydra.callbacks.check", "~hydra.callbacks", "hydra.callbacks=null"),
+        *("hydra.callbacks.check=null", "hydra.callbacks.check._target_=tests.own.Warns"),
+        *("++hydra.callbacks.check={}", "hydra={callbacks: null}"),
+    ],
+)
+def test_what_checks_a_run_stays(here: Here, tmp_path: Path, word: str) -> None:
+    done = here(*NAMED, word)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {word}: this is what checks a run before it starts; it stays\n"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "/elsewhere", "conf"])
+def test_hydra_writes_nothing_but_its_own_folder(here: Here, tmp_path: Path, name: str) -> None:
+    done = here(*NAMED, f"hydra.output_subdir={name}")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: hydra.output_subdir={name}: the config of a run goes to")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_has_one_process(here: Here, tmp_path: Path) -> None:
+    """Another process holds the folder, before its first epoch and after it."""
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from mnist_lit.training import job
+        with job.claim(Path("run"), "run/checkpoints/last.ckpt"):
+            print(flush=True)
+            sys.stdin.read()
+    """
+    for begun in (False, True):
+        with subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as other:
+            assert other.stdout is not None
+            other.stdout.readline()
+            before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+            words = [[*NAMED], [*NAMED, "seed=1"], [*NAMED, "ckpt_path=auto"]]
+            for arguments in [*words, ["ckpt_path=run"]] if begun else words:
+                done = here(*arguments)
+                assert done.returncode == 1
+                assert re.fullmatch(
+                    r"error: hydra.run.dir=\S*run: another process trains there\n", done.stderr
+                )
+            with pytest.raises(ConfigError, match=r"run_dir=.*run: another process trains there"):
+                train(compose(*TINY, f"run_dir={tmp_path / 'run'}"))
+            assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+            other.communicate()
+        if not begun:  # the lock has gone with its process
+            assert here(*NAMED).returncode == 0
+            (tmp_path / "run" / "report.json").unlink()
+
+
+def test_one_command_starts_goes_on_and_finds_the_end(here: Here, tmp_path: Path) -> None:
+    stop = f"+callbacks.stop={{_target_: tests.own.CtrlC, folder: run, once: {tmp_path / 'once'}}}"
+    command = (*NAMED, "logger=csv", "ckpt_path=auto", stop)
+    assert "error: stopped in epoch 2 of 2; to go on" in here(*command).stderr
+    first = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    done = here(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
+    assert rows[:2] == first[:2]
+    assert len(rows) == 3
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    done = here(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("run: this run is finished\n")
+    assert "error: ckpt_path=" in here(*command, "seed=1").stderr, "another run is not done"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert here(*TINY, "ckpt_path=auto").stderr == (
+        "error: ckpt_path=auto: name the folder: hydra.run.dir=FOLDER\n"
+    )
+
+
+def test_a_choice_that_yaml_or_hydra_cannot_read_is_a_line_with_words(
+    here: Here, tmp_path: Path
+) -> None:
+    broken = {"set": "!!set {a, b}\n", "in": "a: !!set {b}\n", "nul": "null: 1\n", "to": "lr: ${\n"}
+    for name, text in broken.items():
+        (tmp_path / "own" / "optimizer").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / "optimizer" / f"{name}.yaml").write_text(text)
+        done = here(f"hydra.searchpath=[file://{tmp_path / 'own'}]", f"optimizer={name}")
+        assert done.returncode == 1
+        assert re.fullmatch(r"error: (\S+ ){3,}\S+\n", done.stderr), done.stderr
+    (tmp_path / "own" / "local").mkdir()
+    (tmp_path / "own/local/default.yaml").write_text("\ufeff# @package _global_\nseed: 3\n")
+    done = here(f"hydra.searchpath=[file://{tmp_path / 'own'}]")
+    assert re.fullmatch(r"error: (\S+ ){3,}\S+\n", done.stderr), done.stderr

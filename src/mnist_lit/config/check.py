@@ -59,6 +59,8 @@ def _plain(cfg: DictConfig) -> dict[Any, Any]:
         key, words = error.full_key, str(error.msg).splitlines()[0]
         if isinstance(error, MissingMandatoryValue):
             words = f"a value is missing; give it as {key}=VALUE"
+        if "HydraConfig was not set" in words:  # which run_dir refers to, and others to it
+            key, words = "run_dir", "a value is missing; give it as run_dir=FOLDER"
         raise ConfigError(f"{key}: {words}") from None
     assert isinstance(plain, dict)
     return plain

@@ -27,6 +27,9 @@ def errors_as_lines() -> Iterator[None]:
     """
     # Hydra prints and exits on its own otherwise, in several lines.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console without ✓ prints a question mark

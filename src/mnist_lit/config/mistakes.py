@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from yaml import MarkedYAMLError
 
-from mnist_lit.errors import ConfigError, unknown
+from mnist_lit.errors import ConfigError, reason, unknown
 
 # What to say instead: of short words for keys in a group, and of Lightning's arguments that a run
 # decides itself.
@@ -83,4 +83,6 @@ def explain(error: Exception) -> str:
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}"
-    return " ".join(text.partition("See https")[0].split())
+    said = " ".join(text.partition("See https")[0].split())
+    key = f"{cause.full_key}: " if getattr(cause, "full_key", None) else ""
+    return said or f"a YAML file cannot be composed: {key}{reason(cause)}"

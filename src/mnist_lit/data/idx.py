@@ -64,10 +64,10 @@ class IdxDataModule(IdxSet, pl.LightningDataModule):
         if self.folds is not None or self.fold is not None:
             last = (self.folds or 1) - 1
             if self.folds is None or self.fold is None or not 0 <= self.fold <= last:
-                raise ConfigError(
-                    f"data.folds={self.folds} data.fold={self.fold}: both are needed, as "
-                    "data.folds=5 data.fold=0,1,2,3,4 in a sweep (-m)"
-                )
+                words = f"the fold is counted from 0 to {last}"
+                if self.folds is None or self.fold is None:
+                    words = "both are needed, as data.folds=5 data.fold=0,1,2,3,4 in a sweep (-m)"
+                raise ConfigError(f"data.folds={self.folds} data.fold={self.fold}: {words}")
             available -= -(-available // self.folds)
         elif self.validation == "holdout":
             available -= holdout_size(available)

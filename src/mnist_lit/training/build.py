@@ -4,18 +4,23 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -39,6 +44,7 @@ from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
 from mnist_lit.training.callbacks.stop import StopAtOnce
 from mnist_lit.training.callbacks.trial import ReportTrial
 from mnist_lit.training.classifier import LitClassifier
+from mnist_lit.training.job import goes_on
 
 STEP_HOOKS = (
     *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad"),
@@ -72,6 +78,19 @@ class Parts:
     notes: list[str]
 
 
+@contextmanager
+def no_exit() -> Iterator[None]:
+    """Make an error of a class's ``sys.exit(0)``, by which a run would end as if all were well."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code or type(stop) is not SystemExit:  # an error already, or Lightning's SIGTERM
+            raise
+        at = traceback.extract_tb(stop.__traceback__)[-1]
+        raise ConfigError(f"{at.filename}, line {at.lineno}: {at.line} ended the run") from None
+
+
+@no_exit()
 def prepare(config: Config) -> Parts:
     """Make everything that a run is made of, but the loggers, and check that it can be run.
 
@@ -91,14 +110,14 @@ def prepare(config: Config) -> Parts:
     classifier = build_classifier(config, facts)
     classifier.check_schedule(_length(config, data))
     options = options_of(config)
+    run_dir, runs = Path(config.run_dir).resolve(), {}
     if config.ckpt_path is not None:
         config.ckpt_path = str(last_of(config.ckpt_path))
-        check_resumable(Path(config.ckpt_path), options)
+        runs = check_resumable(Path(config.ckpt_path), options)
     notes = list(data.notes) if isinstance(data, IdxDataModule) else []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, classifier.network))
-    run_dir = Path(config.run_dir).resolve()
-    record = RecordHistory()
+    record = RecordHistory([*config.logger], runs if goes_on(run_dir, config.ckpt_path) else {})
     folder, resumed = run_dir / "checkpoints", config.ckpt_path
     best = BestCheckpoint(folder, resumed)
     kept: list[Callback] = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
@@ -257,9 +276,17 @@ def check_loggers(config: Config) -> None:
                 raise ConfigError(f"logger.{name}: {missing(package, name)}")
 
 
-def build_loggers(config: Config) -> list[Logger]:
-    """Make the configured loggers, which may open files and connections."""
-    return [build(node, f"logger.{name}") for name, node in config.logger.items()]
+def build_loggers(config: Config, runs: Mapping[str, str] = MappingProxyType({})) -> list[Logger]:
+    """Make the configured loggers, which may open files and connections.
+
+    Args:
+        config: Of the run.
+        runs: Of Weights & Biases and MLflow those that go on, by names of loggers.
+    """
+    # Each takes one of these arguments.
+    known = {name: {"id": run, "run_id": run} for name, run in runs.items()}
+    nodes = config.logger.items()
+    return [build(node, f"logger.{name}", also=known.get(name)) for name, node in nodes]
 
 
 def build_trainer(
@@ -321,6 +348,15 @@ def skip_empty_hooks(owner: Any, base: type) -> None:
 
 def _check_processes(trainer: pl.Trainer, data: pl.LightningDataModule) -> None:
     number, cores = trainer.num_devices, os.cpu_count() or 1
+    cluster = getattr(trainer.strategy, "cluster_environment", None)
+    alone = isinstance(cluster, LightningEnvironment) and "MASTER_ADDR" not in os.environ
+    # The launcher of a sweep may start its jobs in a cluster.
+    swept = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    if trainer.num_nodes > 1 and alone and not swept:  # it would wait for ever
+        raise ConfigError(
+            f"trainer.num_nodes={trainer.num_nodes}: this is no cluster; start the same command on "
+            "every node with srun or torchrun"
+        )
     if trainer.strategy.root_device.type == "cpu" and number > cores:
         raise ConfigError(
             f"trainer.devices={number}: at most {cores}, the number of processor cores"
@@ -414,8 +450,8 @@ def last_of(ckpt_path: str) -> Path:
     return last
 
 
-def check_resumable(checkpoint: Path, options: Mapping[str, Any]) -> None:
-    """See that a training goes on as it began.
+def check_resumable(checkpoint: Path, options: Mapping[str, Any]) -> dict[str, str]:
+    """See that a training goes on as it began; returns the runs of its loggers.
 
     Args:
         checkpoint: The ``last.ckpt`` to resume from.
@@ -442,6 +478,7 @@ def check_resumable(checkpoint: Path, options: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{best} is not there; a run is resumed from its last.ckpt with the best.ckpt beside it"
         )
+    return dict(content.get("loggers", {}))
 
 
 def _expect(built: Any, kind: type, path: str, node: Mapping[str, Any]) -> None:

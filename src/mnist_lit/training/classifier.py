@@ -331,6 +331,11 @@ class LitClassifier(pl.LightningModule):
                 or above.
         """
         optimizer, scheduler = self.build_optimizer(length)
+        if isinstance(scheduler, ReduceLROnPlateau) and self.interval == "step":
+            raise ConfigError(
+                "scheduler.interval=step: ReduceLROnPlateau waits for the validation loss, which "
+                "comes once an epoch; scheduler.interval=epoch"
+            )
         waits = scheduler is None or isinstance(scheduler, ReduceLROnPlateau)
         walked = 0 if waits else min(length, 1_000_000)
         with warnings.catch_warnings():

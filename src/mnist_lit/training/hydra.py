@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,15 @@ from urllib.parse import quote
 
 import hydra
 import yaml
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString, Sweep
+from hydra.core.utils import setup_globals
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
@@ -43,6 +48,7 @@ OPEN = (
     *("trainer", "callbacks", "logger", "recipe"),
 )
 STORAGE = "MNIST_LIT_STORAGE"  # the environment variable of a search's storage
+AUTO = "auto"  # as ckpt_path: from the last epoch in the run's folder, if there is one
 LOADING = "loading the config and PyTorch …"
 
 
@@ -72,12 +78,15 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
 
     def task(cfg: DictConfig) -> float:
         in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-        with _for_itself() if in_a_sweep else errors_as_lines(), job.recorded(Path(cfg.run_dir)):
+        recorded = job.recorded(Path(cfg.run_dir), cfg.ckpt_path)
+        with _for_itself() if in_a_sweep else errors_as_lines(), recorded:
             return run(cfg)
 
     with errors_as_lines():
         # Lightning has a handler of its own while it trains.
         signal.signal(signal.SIGTERM, _stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(signal.SIGHUP, _hang_up)
         job.end_with_stdin()
         refuse_options(own)
         options = [word for word in own if word.startswith("-")]
@@ -119,8 +128,22 @@ def _stop(*_: Any) -> None:
     raise SystemExit("error: stopped" if job.is_first() else 1)
 
 
+def _hang_up(*_: Any) -> None:
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:  # the terminal has gone, and what is said ends no training
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    signal.raise_signal(signal.SIGTERM)
+
+
 def _check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
     """Refuse what is no name where a choice of a group is expected; Hydra does not foresee it."""
+    check = "hydra.callbacks.check."
+    for word in arguments:
+        key = f"{word.partition('=')[0].strip('+~ ')}."
+        if check.startswith(key) or key.startswith(check):
+            raise ConfigError(f"{word}: this is what checks a run before it starts; it stays")
     given = [word for word in arguments if "=" in word and not word.startswith("-")]
     for one in OverridesParser.create().parse_overrides(given):
         if one.key_or_group == "run_dir":
@@ -154,7 +177,7 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
             raise ConfigError("ckpt_path=latest: there is no unfinished run below outputs/")
         text = str(max(unfinished, key=lambda run: (run / "checkpoints/last.ckpt").stat().st_mtime))
     folder = Path(text).expanduser()
-    if not text or not folder.is_dir():
+    if text in ("", AUTO) or not folder.is_dir():
         return list(arguments)
     overrides = folder / ".hydra" / "overrides.yaml"
     try:
@@ -181,41 +204,35 @@ def _hidden(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def _share(config: DictConfig) -> None:
-    """Make the folder of a run in its first process, and let the others have the same."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes know nothing of each other
-        from torch.distributed.rendezvous import rendezvous
+def _share(config: DictConfig, ckpt_path: str | None) -> AbstractContextManager[Any]:
+    """Claim the folder of a run in its first process, and let the others have the same."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # Lightning tells the others of this one's folder
+        return _claim(config, ckpt_path)
+    from torch.distributed.rendezvous import rendezvous
 
-        store, rank, _ = next(rendezvous("env://"))
-        if rank == 0:
-            _claim(config)
-            store.set("run_dir", config.hydra.run.dir)
-        else:
-            with flag_override(config.hydra, "readonly", False):
-                config.hydra.run.dir = store.get("run_dir").decode()
-                config.hydra.output_subdir = None
-    elif "LOCAL_RANK" not in os.environ:  # Lightning starts the others with the folder of this one
-        _claim(config)
-
-
-def _claim(config: DictConfig) -> None:
-    """Make the folder of a run, which no other run has; a taken name is followed by a number.
-
-    Raises:
-        ConfigError: The user has named a folder in which another run lies.
-    """
-    wanted = Path(config.hydra.run.dir).expanduser()
-    resumed = config.ckpt_path and Path(config.ckpt_path).resolve().is_relative_to(wanted.resolve())
-    if resumed or not OmegaConf.is_missing(config.hydra.job, "num"):  # a sweep has made its jobs'
-        return
-    named = any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
-    if named and any((wanted / name).exists() for name in ("report.json", "checkpoints")):
-        raise ConfigError(
-            f"hydra.run.dir={wanted}: another run lies there; give another folder, or go on "
-            f"with that run: ckpt_path={wanted}"
-        )
+    store, rank, _ = next(rendezvous("env://"))  # torchrun's processes know nothing of each other
+    if rank == 0:
+        claimed = _claim(config, ckpt_path)
+        store.set("run_dir", config.hydra.run.dir)
+        return claimed
     with flag_override(config.hydra, "readonly", False):
-        config.hydra.run.dir = str(free("hydra.run.dir", wanted, named))
+        config.hydra.run.dir = store.get("run_dir").decode()
+        config.hydra.output_subdir = None
+    return nullcontext()
+
+
+def _claim(config: DictConfig, ckpt_path: str | None) -> AbstractContextManager[Any]:
+    """Claim the folder of a run; one that nobody has named gets a number if it is there already."""
+    folder = Path(config.hydra.run.dir).expanduser()
+    if not _is_named(config) and not job.goes_on(folder, ckpt_path) and job.is_first():
+        folder = free("hydra.run.dir", folder, named=False)
+    with flag_override(config.hydra, "readonly", False):
+        config.hydra.run.dir = str(folder)
+    return job.claim(folder, ckpt_path, "hydra.run.dir")
+
+
+def _is_named(config: DictConfig) -> bool:
+    return any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
 
 
 def free(key: str, wanted: Path, named: bool) -> Path:
@@ -257,8 +274,21 @@ def compose(*overrides: str) -> DictConfig:
     Args:
         overrides: As on the command line; a run also needs ``run_dir=FOLDER``.
     """
-    with hydra.initialize_config_dir(str(folders.config()), version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides))
+    search, own = create_config_search_path(str(folders.config())), Path("conf")
+    if own.is_dir():  # as `mnist-lit train` does
+        search.prepend("own", f"file://{own.resolve()}", SearchPathQuery(provider="schema"))
+    # Not by hydra.compose, which a program of Hydra's cannot call for another config than its own.
+    base = version.getbase()
+    version.setbase("1.3")
+    setup_globals()
+    try:
+        loader = ConfigLoaderImpl(search)
+        config = loader.load_configuration("config", [*overrides], RunMode.RUN, from_shell=False)
+    finally:
+        version.VersionBase.instance().version_base = base
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 class CheckConfig(Callback):
@@ -268,10 +298,20 @@ class CheckConfig(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the config of a single run, and make its folder."""
+        """Check the config of a single run, and claim its folder."""
         with errors_as_lines():
-            check(config)
-            _share(config)
+            auto, run = config.ckpt_path == AUTO, Path(config.hydra.run.dir).expanduser()
+            if auto:
+                if not _is_named(config):
+                    raise ConfigError(f"ckpt_path={AUTO}: name the folder: hydra.run.dir=FOLDER")
+                last = run / "checkpoints" / "last.ckpt"
+                with flag_override(config, "readonly", False):
+                    config.ckpt_path = str(last) if last.is_file() else None
+            ckpt_path = check(config).ckpt_path
+            if auto and ckpt_path and (run / "report.json").is_file():
+                print(f"{run}: this run is finished")
+                raise SystemExit
+            self.claimed = _share(config, ckpt_path)  # until the run ends
 
 
 def check(config: DictConfig) -> "Config":
@@ -287,6 +327,11 @@ def check(config: DictConfig) -> "Config":
         raise ConfigError(
             "hydra.job.chdir=true: a run stays where it is started; its files go to hydra.run.dir"
         )
+    if config.hydra.output_subdir not in (job.HYDRAS, None):
+        raise ConfigError(
+            f"hydra.output_subdir={config.hydra.output_subdir}: the config of a run goes to "
+            f"{job.HYDRAS} in its folder, or with null nowhere"
+        )
     HydraConfig.instance().set_config(config)
     run = config.copy()
     OmegaConf.set_readonly(run, False)
@@ -296,10 +341,6 @@ def check(config: DictConfig) -> "Config":
     from mnist_lit.config.check import parse
 
     parsed = parse(run)
-    if parsed.ckpt_path is not None and not Path(parsed.ckpt_path).expanduser().exists():
-        raise ConfigError(
-            f"ckpt_path={parsed.ckpt_path} is not there; give the folder of a run, or its last.ckpt"
-        )
     from mnist_lit.training.build import prepare
 
     try:

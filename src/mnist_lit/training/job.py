@@ -1,4 +1,4 @@
-"""A job of a sweep: which it is and how it stands, as ``job.json`` in its folder.
+"""The folder of a run: which process has it and, of a sweep's job, how it stands (``job.json``).
 
 Imports nothing heavy.
 """
@@ -8,19 +8,26 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from mnist_lit.errors import ConfigError, StoppedError, UserError, reason
-from mnist_lit.files import write_text
+from mnist_lit.files import UNFINISHED, write_text
 
 FILE = "job.json"
+OURS = ".mnist-lit"  # a folder in that of a run, made before anything else; it holds the lock
+# What a run writes beside it, and what Hydra writes for it first.
+WRITTEN = (
+    *("checkpoints", "figures", "tensorboard", "wandb", "mlflow.db", "metrics.csv", "hparams.yaml"),
+    *("report.html", "report.json", "run.log", "packages.txt", "changes.diff", f"{UNFINISHED}*"),
+)
+HYDRAS = ".hydra"
 ENDS_WITH_STDIN = "MNIST_LIT_ENDS_WITH_STDIN"  # set by a sweep for the processes of its jobs
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
 
@@ -74,17 +81,79 @@ def write(folder: Path, job: Job) -> None:
 
 
 def is_running(folder: Path) -> bool:
-    """Say whether a process trains the job now; one that was killed does not."""
+    """Say whether a process trains there now; one that was killed does not."""
     try:
-        with _lock(folder):
-            return False
+        if (folder / OURS).is_dir():
+            with FileLock(folder / OURS / "lock", timeout=0):
+                pass
+        return False
     except Timeout:
         return True
 
 
 def is_first() -> bool:
     """Say whether this is the first process of a training, or the only one."""
-    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    ranks = ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
+
+
+def goes_on(folder: Path, ckpt_path: str | None) -> bool:
+    """Say whether a run is resumed in its own folder."""
+    last = Path(ckpt_path or "").resolve()
+    return bool(ckpt_path) and last.parent == folder.resolve() / "checkpoints"
+
+
+def claim(
+    folder: Path, ckpt_path: str | None = None, key: str = "run_dir"
+) -> AbstractContextManager[Any]:
+    """Make the folder of a run and lock it, until the context that is returned has been left.
+
+    The process that has it may claim it again. Of several processes of a run the first claims.
+
+    Args:
+        folder: Of the run.
+        ckpt_path: The ``last.ckpt`` that the run is resumed from.
+        key: What names the folder in the config.
+
+    Raises:
+        ConfigError: Another process trains there, another run or a file lies there that this one
+            would replace, or it cannot be made.
+    """
+    lock = _lock(folder)
+    if lock.is_locked or not is_first():
+        return lock.acquire() if lock.is_locked else nullcontext()
+    try:
+        if folder.is_dir() and not is_running(folder) and not goes_on(folder, ckpt_path):
+            _refuse(folder, key)
+        (folder / OURS).mkdir(parents=True, exist_ok=True)
+        return lock.acquire()
+    except Timeout:
+        raise ConfigError(f"{key}={folder}: another process trains there") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{key}={folder}: cannot be made: {error.strerror}; give another folder"
+        ) from None
+
+
+def _refuse(folder: Path, key: str) -> None:
+    """Raise if something would be lost there, unless it is of a job that has been made ready."""
+    ours, job = (folder / OURS).is_dir(), read(folder)
+    if job is not None and job.state == "waiting":
+        return
+    begun = (folder / "report.json").is_file() or any((folder / "checkpoints").glob("[!.]*"))
+    if begun and (ours or (folder / HYDRAS / "overrides.yaml").is_file()):
+        raise ConfigError(
+            f"{key}={folder}: another run lies there; give another folder, or go on with that "
+            f"run: ckpt_path={folder}"
+        )
+    # From Python a run may have the folder of another program of Hydra's.
+    names = WRITTEN if key == "run_dir" else (HYDRAS, *WRITTEN)
+    theirs = [path.name for name in names for path in folder.glob(name)]
+    if theirs and not ours:
+        raise ConfigError(
+            f"{key}={folder}: it is no run of mnist-lit and holds {theirs[0]}, a name that a run "
+            "writes; give another folder"
+        )
 
 
 def end_with_stdin() -> None:
@@ -100,31 +169,27 @@ def _end_with_stdin() -> None:
 
 
 @contextmanager
-def recorded(folder: Path) -> Iterator[None]:
-    """Keep how a job stands while it is trained; a run that is no job's has nothing to keep.
+def recorded(folder: Path, ckpt_path: str | None = None) -> Iterator[None]:
+    """Have the folder of a run to the end of it and, if it is a job's, keep how the job stands.
 
     Raises:
-        ConfigError: Another process trains it.
+        ConfigError: See :func:`claim`.
     """
-    job = read(folder) if is_first() else None
-    if job is None:
-        yield
-        return
-    try:
-        with _lock(folder):
-            write(folder, replace(job, state="running", error=None))
-            try:
-                yield
-            except BaseException as error:
-                stopped = isinstance(error, StoppedError) or not isinstance(error, Exception)
-                write(
-                    folder,
-                    replace(job, state="stopped" if stopped else "failed", error=line(error)),
-                )
-                raise
-            write(folder, replace(job, state="finished", error=None))
-    except Timeout:
-        raise ConfigError(f"{folder}: another process trains this job") from None
+    with claim(folder, ckpt_path) as lock:
+        job, state, said = read(folder) if lock is not None else None, "finished", None
+        try:
+            if job is not None:
+                write(folder, replace(job, state="running", error=None))
+            yield
+        except BaseException as error:
+            stopped = isinstance(error, StoppedError) or not isinstance(error, Exception)
+            state, said = "stopped" if stopped else "failed", line(error)
+            raise
+        finally:
+            if job is not None:
+                write(folder, replace(job, state=cast(State, state), error=said))
+            if lock is not None:
+                lock.release(force=True)  # also what was claimed before Hydra wrote its files
 
 
 def line(error: BaseException) -> str:
@@ -133,6 +198,6 @@ def line(error: BaseException) -> str:
     return str(error) if known else f"{type(error).__name__}: {reason(error)}"
 
 
-def _lock(folder: Path) -> FileLock:
-    # The system takes it from a process that dies.
-    return FileLock(folder / ".lock", timeout=0)
+def _lock(folder: Path) -> BaseFileLock:
+    # The system takes it from a process that dies. A process has one a folder, which counts.
+    return FileLock(folder.resolve() / OURS / "lock", timeout=0, is_singleton=True)

@@ -27,10 +27,12 @@ from mnist_lit.evaluation.requirements import check_accuracy
 from mnist_lit.files import clear, write_bytes, write_text
 from mnist_lit.network import fused, summary
 from mnist_lit.network.compact import CompactCNN, count_parameters
+from mnist_lit.training import job
 from mnist_lit.training.build import (
     Parts,
     build_loggers,
     build_metrics,
+    no_exit,
     prepare,
     quiet_lightning,
 )
@@ -76,8 +78,8 @@ def train(cfg: DictConfig, command: str | None = None) -> TrainingResult:
     config = parse(cfg)
     run_dir = Path(config.run_dir).resolve()
     parts = prepare(config)
-    file = run_dir / "run.log"
-    with kept(file) if parts.trainer.is_global_zero else nullcontext():
+    log = kept(run_dir / "run.log") if parts.trainer.is_global_zero else nullcontext()
+    with job.claim(run_dir, config.ckpt_path), log:
         try:
             return _train(cfg, config, parts, run_dir, origin.origin(command))
         except (KeyboardInterrupt, SystemExit):  # the second is Lightning's way out after either
@@ -86,11 +88,12 @@ def train(cfg: DictConfig, command: str | None = None) -> TrainingResult:
             raise StoppedError(_stopped(parts, command)) from None
 
 
+@no_exit()
 def _train(
     cfg: DictConfig, config: Config, parts: Parts, run_dir: Path, came_from: origin.Origin
 ) -> TrainingResult:
     trainer, data = parts.trainer, parts.data
-    trainer.loggers = build_loggers(config)
+    trainer.loggers = build_loggers(config, parts.record.runs)
     if trainer.is_global_zero:
         for folder in (run_dir, run_dir / "checkpoints", run_dir / "figures"):
             clear(folder)
@@ -110,7 +113,7 @@ def _train(
             f"(trainer.precision={config.trainer.precision})\n"
             f"{describe_operations(parts)}\n{shown(run_dir)}"
         )
-        for logger in trainer.loggers:
+        for logger in parts.record.begun_anew(trainer.loggers):
             logger.log_hyperparams(origin.flat(OmegaConf.to_container(cfg, resolve=True)))
         wall_seconds = _fit(config, parts)
         best = read(Path(parts.best.best_model_path), trust=[config.model["_target_"]])

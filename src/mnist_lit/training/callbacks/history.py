@@ -1,11 +1,13 @@
 """The epoch table, filled while training goes on."""
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
 
 from mnist_lit.evaluation.history import Epoch, History
 from mnist_lit.training.classifier import LitClassifier
@@ -14,18 +16,35 @@ from mnist_lit.training.classifier import LitClassifier
 class RecordHistory(Callback):
     """Adds a row for each epoch; a checkpoint carries the table, so that a resumed run goes on.
 
+    Args:
+        names: Of the trainer's loggers, in their order.
+        runs: By these names those runs of Weights & Biases or MLflow that go on.
+
     Attributes:
         history: The table.
         resumed: How many of its epochs are from before the run was resumed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str] = (), runs: Mapping[str, str] | None = None) -> None:
+        self.names, self.runs = names, runs or {}
         self.history = History()
         self.resumed = 0
         self._started = 0.0
 
+    def begun_anew(self, loggers: Sequence[Logger]) -> list[Logger]:
+        """Return the loggers that know nothing yet of a run that is resumed."""
+        return [one for one in loggers if one.version not in self.runs.values()]
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep where the loggers that can go on have logged."""
+        named = zip(self.names, trainer.loggers, strict=False)
+        kinds = WandbLogger, MLFlowLogger
+        checkpoint["loggers"] = {n: str(one.version) for n, one in named if isinstance(one, kinds)}
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the loggers the epochs of a run that is resumed: they begin anew.
+        """Give those loggers the epochs of a run that is resumed which begin anew.
 
         The numbers are those that they got before, which Lightning keeps in 32 bits.
         """
@@ -49,7 +68,7 @@ class RecordHistory(Callback):
                 if value is not None
             }
             step = steps * row.epoch // len(epochs) - 1
-            for logger in trainer.loggers:
+            for logger in self.begun_anew(trainer.loggers):
                 logger.log_metrics({**numbers, "epoch": row.epoch - 1}, step)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
