@@ -59,15 +59,15 @@ def make(source: Source, int8: bool) -> bytes:
     numbers = np.concatenate(parts)
     text = (Path(__file__).parent / "web.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     page = environment.from_string(text).render(
         words=f"{count_parameters(network):,} parameters, which read {source.correct:,} of "
         f"{source.total:,} test digits right.",
-        layers=json.dumps(described),
+        layers=described,
         features=layers[-1].filters,
         linear=linear,
-        classes=json.dumps(facts.classes).replace("<", "\\u003c"),
+        classes=facts.classes,
         numbers=base64.b64encode(numbers.astype("<f4").tobytes()).decode(),
         count=len(numbers),
         align=isinstance(network.alignment, Alignment),

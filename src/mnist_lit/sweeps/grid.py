@@ -18,6 +18,7 @@ from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.origin import override
 from mnist_lit.sweeps import results
 from mnist_lit.sweeps.results import identity
+from mnist_lit.text import show
 from mnist_lit.training import job
 from mnist_lit.training.hydra import check, free
 
@@ -76,22 +77,20 @@ class Grid:
             job.write(one.folder, one.job)
         done = f", {len(planned) - len(todo)} of them done or under way"
         jobs = f"{len(planned)} job" + "s" * (len(planned) > 1)
-        print(f"{jobs}{done * (len(todo) < len(planned))}: {folder}", flush=True)
+        show(f"{jobs}{done * (len(todo) < len(planned))}: {folder}")
         try:
             if todo:
                 self.launcher.launch([one.overrides for one in todo], initial_job_idx=0)
         except Exception as error:  # of a launcher, as when one of its workers is killed
-            print(f"error: hydra/launcher: {reason(error)}", flush=True)
+            show(f"error: hydra/launcher: {reason(error)}")
         finally:
-            print(results.write(folder), flush=True)
+            show(results.write(folder))
             everything = results.gather(folder)
             mine = [one for one in everything if one.folder in {p.folder for p in planned}]
             states = [one.state for one in results.unfinished(mine)]
             if {*states} - {results.MISSED}:
                 again = override("hydra.sweep.dir", folder)
-                print(
-                    f"the same command with {again} goes on with what is not finished", flush=True
-                )
+                show(f"the same command with {again} goes on with what is not finished")
         if states:
             each = ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states))
             raise RunError(f"of {jobs} {each}")

@@ -23,6 +23,7 @@ from mnist_lit.errors import ConfigError, RunError, need
 from mnist_lit.evaluation.origin import flat, masked, override
 from mnist_lit.sweeps.processes import Processes
 from mnist_lit.sweeps.results import identity
+from mnist_lit.text import show
 from mnist_lit.training import job
 from mnist_lit.training.hydra import check
 
@@ -105,19 +106,18 @@ class Search:
         with opened_study(self.search, steps) as self.study:
             self._belong()
             OmegaConf.save(self.config, self.folder / "multirun.yaml")
-            print(
+            show(
                 f"study {self.search.study} in {masked(self.search.storage)}: "
                 f"{trials.count(self.study)}; {self.search.n_trials} wanted. "
-                "Its trainings look at held-out images and do not test (test=false).",
-                flush=True,
+                "Its trainings look at held-out images and do not test (test=false)."
             )
             try:
                 with quiet_optuna():
                     self._train_all()
             finally:
-                print(trials.write(self.study, self.folder, self._again()), flush=True)
+                show(trials.write(self.study, self.folder, self._again()))
                 if trials.missing(self.study, self.search.n_trials) > 0:
-                    print("the same command goes on with what is missing", flush=True)
+                    show("the same command goes on with what is missing")
             if trials.hopeless(self.study, HOPELESS):
                 raise RunError(
                     f"the first {HOPELESS} trials have all failed, so the search was stopped; mend "
@@ -303,10 +303,9 @@ class Search:
             self.study.tell(trial, state=TrialState.FAIL)
             said = f"failed: {said}"
         words = " ".join(f"{name}={value}" for name, value in trials.shown(trial.params).items())
-        print(
+        show(
             f"{trials.ended(self.study)} of {self.search.n_trials}: #{trial.number} {said}  {words}"
-            f"  (best {trials.best(self.study)})",
-            flush=True,
+            f"  (best {trials.best(self.study)})"
         )
 
     def _take_back(self) -> None:
