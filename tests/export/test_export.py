@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -287,3 +288,49 @@ def test_a_checkpoint_can_be_exported(tmp_path: Path) -> None:
         done = export(Trained(again.network, again.facts), "torch", tmp_path / "model.pt2")
     program = torch.export.load(done.path).module()
     assert program(torch.zeros(3, 1, 28, 28, dtype=torch.uint8)).shape == (3, 10)
+
+
+def test_every_processor_and_torch_makes_the_same_bytes(mnist: MNISTDataModule) -> None:
+    """Torch's own kernels for this processor, and those for any: their sums differ in float32."""
+    code = """if True:
+        import hashlib
+        from mnist_lit import MNIST, MNISTDataModule
+        from mnist_lit.checkpoints import pretrained
+        from mnist_lit.export import c
+        from mnist_lit.export.layers import layers_of
+        from mnist_lit.export.source import Source
+        images = MNISTDataModule().images("train").images[:1000]
+        for name in ("final", "nano"):
+            network = pretrained.load(name).network
+            source = Source(network, MNIST, 1, 1, calibration=lambda: images)
+            for int8 in (False, True):
+                print(hashlib.sha256(c.make(source, int8)).hexdigest())
+            for layer in layers_of(network, 28)[0]:
+                print(layer.scale.dtype, hashlib.sha256(layer.scale.tobytes()).hexdigest())
+    """
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "ATEN_CPU_CAPABILITY": capability},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for capability in ("default", "")
+    ]
+    assert said[0] == said[1]
+    assert "float32" not in said[0]
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_onnx_has_no_name_or_version_of_the_exporter(
+    int8: bool, odd_network: CompactCNN, mnist: MNISTDataModule
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    source = Source(odd_network, MNIST, 1, 1, calibration=lambda: mnist.train.images[:50])
+    content = import_module("mnist_lit.export.onnx").make(source, int8)
+    graph = onnx.load_from_string(content).graph
+    named = [name for node in graph.node for name in node.output]
+    named += [one.name for one in graph.initializer if "." not in one.name]
+    assert not [one for one in named if not re.match(r"value_\d+|logits|layers|linear", one)]
+    assert torch.__version__.encode() not in content
