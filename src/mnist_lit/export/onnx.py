@@ -220,11 +220,7 @@ def _without_defaults(graph: Any) -> None:
 
 
 def _quantise(source: Source, model: Any) -> Any:
-    from onnxruntime.quantization import (
-        CalibrationMethod,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     batches = ({"pixels": some} for some in np.array_split(source.calibration().numpy(), 10))

@@ -4,13 +4,12 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import jinja2
 import numpy as np
 from numpy import ndarray
 
 from mnist_lit.errors import ExportError, need
+from mnist_lit.evaluation.page import filled
 from mnist_lit.export.layers import layers_of
 from mnist_lit.export.source import Loaded, Logits, Source
 from mnist_lit.facts import THINNEST
@@ -57,11 +56,8 @@ def make(source: Source, int8: bool) -> bytes:
     weight, bias = (p.detach().numpy() for p in (network.linear.weight, network.linear.bias))
     linear = put(np.concatenate([weight.ravel(), bias]))
     numbers = np.concatenate(parts)
-    text = (Path(__file__).parent / "web.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.from_string(text).render(
+    page = filled(
+        "export/web.html",
         words=f"{count_parameters(network):,} parameters, which read {source.correct:,} of "
         f"{source.total:,} test digits right.",
         layers=described,
