@@ -154,7 +154,7 @@ def test_a_checkpoint_that_is_exported_to_c_runs_nothing(
 def test_no_word_gets_out_of_a_comment(int8: bool, source: Source, tmp_path: Path) -> None:
     comments, rest = [], set()
     for word in WORDS:
-        about = replace(source, facts=named(word if word in HOSTILE else "x"), file=word)
+        about = replace(source, facts=named(word if word in HOSTILE else HOSTILE[0]), file=word)
         comment, end, code = c.make(about, int8).decode("ascii").partition("*/")
         comments.append(comment + end)
         rest.add(code)
@@ -245,7 +245,8 @@ def sweep(tmp_path: Path) -> tuple[Path, list[Result]]:
     jobs = []
     for number, word in enumerate(HOSTILE[:-1] + CONTROL[:5]):
         folder = tmp_path / word[:60].replace("/", "∕")
-        one = job.Job(number, [f"model.name={word}"], {}, "failed", word)
+        config = {"optimized_metric": "test_accuracy"}
+        one = job.Job(number, [f"model.name={word}"], config, "failed", word)
         job.write(folder, one)
         jobs.append(Result(folder, one))
     return tmp_path, jobs
