@@ -103,11 +103,14 @@ def paper(browser: Browser) -> Iterator[Page]:
     page.goto(DEMO.as_uri())
     # What the browser sends of a pointer, the coordinates in pixels of the paper.
     page.evaluate(
-        """window.send = (kind, x, y, more) => {
-            const box = paper.getBoundingClientRect();
+        """() => {
             paper.setPointerCapture = () => {}; // there is no such pointer
-            paper.dispatchEvent(new PointerEvent("pointer" + kind, {
-                clientX: box.left + x, clientY: box.top + y, pointerId: 1, buttons: 1, ...more}));
+            window.send = (kind, x, y, more) => {
+                const box = paper.getBoundingClientRect();
+                const place = {clientX: box.left + x, clientY: box.top + y};
+                const all = {...place, pointerId: 1, buttons: 1, ...more};
+                paper.dispatchEvent(new PointerEvent("pointer" + kind, all));
+            };
         }"""
     )
     yield page
