@@ -304,13 +304,13 @@ def _predict(options: argparse.Namespace) -> None:
                 f"--min-confidence {options.min_confidence:g}"
             )
     for message in errors:
-        show(f"error: {message}", sys.stderr)
+        show(f"error: {message}", error=True)
     if options.show and readings:
         sheet = predict.sheet(readings[:SHOWN])
         with whole(options.show) as draft, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a name in signs that the font lacks
             sheet.savefig(draft, dpi=100)
-        show(shown, sys.stderr)
+        show(shown, error=True)
     if errors:
         raise SystemExit(1)
 

@@ -4,7 +4,7 @@ HTML needs none: templates escape by themselves, and ``tojson`` writes data into
 """
 
 import re
-from typing import TextIO
+import sys
 from urllib.parse import quote
 
 LONGEST = 200  # characters of a name
@@ -28,9 +28,9 @@ def lines_for_terminal(text: object) -> str:
     return "\n".join(for_terminal(line, LONGEST_LINE) for line in str(text).split("\n"))
 
 
-def show(text: object, file: TextIO | None = None) -> None:
-    """Print lines, on standard output by default."""
-    print(lines_for_terminal(text), file=file, flush=True)
+def show(text: object, error: bool = False) -> None:
+    """Print lines, on standard output or as an error."""
+    print(lines_for_terminal(text), file=sys.stderr if error else None, flush=True)
 
 
 def for_c(text: object) -> str:

@@ -111,7 +111,7 @@ def _for_itself() -> Iterator[None]:
     except Exception as error:
         failed = job.line(error)
     if failed is not None:  # a new exception, which does not keep the network of the old one
-        show(f"error: {failed}", sys.stderr)
+        show(f"error: {failed}", error=True)
         raise RunError(failed)
 
 
