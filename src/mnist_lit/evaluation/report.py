@@ -13,6 +13,7 @@ from mnist_lit.evaluation.origin import Origin
 from mnist_lit.evaluation.requirements import Check
 from mnist_lit.facts import Facts
 from mnist_lit.files import write_text
+from mnist_lit.text import for_terminal
 
 COLUMNS = 80  # of a terminal
 
@@ -170,7 +171,7 @@ def text(report: Report) -> str:
     lines = [
         *_test_text(report),
         "-" * 50,
-        f"FINAL RESULTS: {report.model}",
+        f"FINAL RESULTS: {for_terminal(report.model)}",
         f"Best Validation Accuracy: {report.best_val_accuracy:.2%} (Epoch {report.best_epoch})",
         f"Last Validation Accuracy: {report.last_val_accuracy:.2%} (Epoch {report.epochs})",
         *([] if final is None else [f"Final Test Accuracy: {final:.2%}"]),
@@ -197,7 +198,9 @@ def _test_text(report: Report) -> list[str]:
         return ["Not tested (test=false)."]
     # A class and its accuracy stay on one line.
     each = "  ".join(
-        f"{name}: {'–' if share is None else f'{share:.2%}'}".replace(" ", "\N{NO-BREAK SPACE}")
+        f"{for_terminal(name)}: {'–' if share is None else f'{share:.2%}'}".replace(
+            " ", "\N{NO-BREAK SPACE}"
+        )
         for name, share in zip(report.classes, report.test_accuracy_per_class, strict=True)
     )
     metrics = [

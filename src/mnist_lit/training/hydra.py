@@ -36,6 +36,7 @@ from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, reason
 from mnist_lit.evaluation.origin import masked, override
+from mnist_lit.text import LONGEST_LINE, for_terminal, show
 from mnist_lit.training import job
 
 if TYPE_CHECKING:
@@ -115,11 +116,11 @@ def _for_itself() -> Iterator[None]:
     try:
         yield
     except StoppedError as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {for_terminal(error, LONGEST_LINE)}") from None
     except Exception as error:
         failed = job.line(error)
     if failed is not None:  # a new exception, which does not keep the network of the old one
-        print(f"error: {failed}", file=sys.stderr, flush=True)
+        show(f"error: {failed}", error=True)
         raise RunError(failed)
 
 
