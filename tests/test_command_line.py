@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import pty
 import re
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from mnist_lit import compose
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import read_file
 from mnist_lit.cli import main
-from mnist_lit.errors import CheckpointError
+from mnist_lit.errors import CheckpointError, ConfigError
 from mnist_lit.evaluation.origin import override
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.training.classifier import LitClassifier
@@ -418,3 +419,57 @@ def test_a_training_that_is_asked_to_end_says_how_to_go_on(here: Here, tmp_path:
     assert done.stderr == (
         f"error: stopped in epoch 2 of 2; to go on: python train.py ckpt_path={tmp_path}/run\n"
     )
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_class_that_ends_the_process_is_a_mistake(
+    here: Here, tmp_path: Path, at_once: bool
+) -> None:
+    quits = f"+callbacks.end={{_target_: tests.own.Quits, at_once: {at_once}}}"
+    done = here(*TINY, quits, "hydra.run.dir=run")
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: \S*own.py, line \d+: sys.exit\(0?\) ended the run\n", done.stderr)
+    assert (tmp_path / "run").exists() is not at_once
+    with pytest.raises(ConfigError, match=r"sys.exit\(0?\) ended the run"):
+        train(compose(*TINY, quits, f"run_dir={tmp_path / 'python'}"))
+
+
+def test_a_run_without_a_terminal_trains(tmp_path: Path) -> None:
+    """Its streams are closed at the start, or its terminal is while it trains."""
+    command = [sys.executable, str(PROJECT / "train.py"), *TINY, "hydra.run.dir=closed"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&- <&-', "sh", *command], cwd=tmp_path)
+    assert done.returncode == 0
+    assert (tmp_path / "closed" / "report.json").is_file()
+    ours, theirs = pty.openpty()
+    command = [sys.executable, str(PROJECT / "train.py"), *LONG, "hydra.run.dir=run"]
+    with subprocess.Popen(
+        ["setsid", "--ctty", *command],
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        while not (tmp_path / "run/checkpoints/last.ckpt").is_file():
+            assert process.poll() is None
+            os.read(ours, 4096)
+        os.close(ours)  # which sends SIGHUP
+        assert process.wait(timeout=100) == 1
+    line = (tmp_path / "run" / "run.log").read_text().splitlines()[-1]
+    assert re.fullmatch(r"stopped in epoch \d+ of 500; to go on: .*/run", line)
+
+
+def test_nohup_keeps_a_run_alive(tmp_path: Path, here: Here) -> None:
+    was = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        here("--cfg", "job")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, was)
+
+
+def test_nodes_that_nobody_starts_are_not_waited_for(here: Here, tmp_path: Path) -> None:
+    done = here(*TINY, "trainer.num_nodes=2")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: trainer.num_nodes=2: this is no cluster; start the same")
+    assert not list(tmp_path.iterdir())

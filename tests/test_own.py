@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,14 @@ from mnist_lit.config.check import parse
 from mnist_lit.data.idx import IdxDataModule
 from mnist_lit.data.reopen import reopen
 from mnist_lit.data.sets import MNIST_MODULE
-from mnist_lit.errors import CheckpointError, ConfigError, DataError, TrustError, UserError
+from mnist_lit.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    StoppedError,
+    TrustError,
+    UserError,
+)
 from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.evaluation.origin import flat
 from mnist_lit.training import hydra
@@ -163,6 +171,45 @@ def test_files_that_do_not_fit_are_refused_before_a_folder_is_made(
         prepare(parse(compose(*own, "trainer=cpu")))
     assert "\n" not in str(caught.value)
     assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "name", "words"),
+    [
+        (1, "train-labels-idx1-ubyte", "one class, nothing to learn; name another with data.root="),
+        (2, "train-images-idx3-ubyte", "training pixels of one value, nothing to learn; name"),
+    ],
+)
+def test_a_folder_with_nothing_to_learn_is_named(
+    classes: int, name: str, words: str, tmp_path: Path
+) -> None:
+    folder = write_idx(tmp_path / "dark", classes, side=28, train=40, test=8)
+    damage(folder, name, lambda content: content[:16] + bytes(len(content) - 16))
+    with pytest.raises(DataError, match=f"^{folder}: {words}"):
+        assert IdxDataModule(folder).facts
+
+
+def test_a_class_without_images_is_said_and_has_no_accuracy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Labels from 1, as EMNIST's letters have."""
+    folder = write_idx(tmp_path / "letters", classes=3, side=28, train=96, test=12)
+    for name in ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"):
+        damage(folder, name, lambda content: content[:8] + bytes(b + 1 for b in content[8:]))
+    options = [o for o in TINY if not o.startswith("data.")] + ["test=true", "data.batch_size=32"]
+    own = ("data=idx", f"data.root={folder}", f"run_dir={tmp_path / 'run'}")
+    result = train(compose(*options, *own))
+    said = capsys.readouterr().out
+    assert "data: of 4 classes, label 0 has no training image and is not learnt; labels" in said
+    assert "By class:  0: –  1: " in said.replace("\n", " ")
+    report = json.loads((result.run_dir / "report.json").read_text())
+    assert report["test_accuracy_per_class"][0] is None
+    assert all(0 <= share <= 1 for share in report["test_accuracy_per_class"][1:])
+    cli.main(["evaluate", str(best(result)), "--data-root", str(folder), "--json"])
+    found = json.loads(capsys.readouterr().out)["accuracy_per_class"]
+    assert found == report["test_accuracy_per_class"]
+    page = (result.run_dir / "report.html").read_text(encoding="utf-8")
+    assert page.count('<td class="number">–</td>') == 1
 
 
 def test_classes_and_sizes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -448,6 +495,35 @@ def test_in_a_sweep_each_job_is_a_run_of_its_own(
     ]
     folders = [list((run.run_dir / "wandb").glob("offline-run-*")) for run in runs]
     assert [len(found) for found in folders] == [1, 1]
+
+
+@pytest.mark.filterwarnings("default")  # MLflow's own
+def test_a_resumed_run_goes_on_where_it_was_logged(
+    tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    pytest.importorskip("mlflow")
+    import sqlite3
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    once, folder = str(tmp_path / "once"), Path(tiny().run_dir)
+    options = ["logger=[csv,mlflow,wandb]", "+callbacks.stop._target_=tests.own.CtrlC"]
+    options += [f"callbacks.stop.once={once}", "callbacks.stop.folder=run"]
+    with pytest.raises(StoppedError, match="stopped in epoch 2 of 2"):
+        train(tiny(*options))
+    time.sleep(1)  # W&B names a folder by the second
+    train(tiny(*options, f"ckpt_path={folder}"))
+    names = [path.name for path in (folder / "wandb").glob("offline-run-*")]
+    assert len(names) == 2
+    assert len({name.rpartition("-")[2] for name in names}) == 1
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        assert database.execute("select count(*) from runs").fetchone() == (1,)
+        logged = "select step from metrics where key = 'train/loss' order by step"
+        assert [step for (step,) in database.execute(logged)] == [4, 9]
+    assert len((folder / "metrics.csv").read_text().splitlines()) == 3
+    train(tiny(*options, f"ckpt_path={folder}", run_dir="other"))
+    with sqlite3.connect(tmp_path / "other" / "mlflow.db") as database:
+        assert database.execute(logged).fetchall() == [(4,), (9,)], "a new run has all epochs"
 
 
 @pytest.mark.filterwarnings("default")  # MLflow's own

@@ -16,13 +16,14 @@ from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.errors import unknown
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.files import write_bytes, write_text
-from mnist_lit.text import for_terminal
+from mnist_lit.text import LONGEST_LINE, for_terminal, show
 
 if TYPE_CHECKING:
     from mnist_lit.inference.predict import Page
     from mnist_lit.inference.reading import Reading
 
 SHOWN = 200  # pictures on a sheet, at most
+OF_A_RUN = ("checkpoints/*", "report.json", ".hydra/*", "figures/*")  # read of its folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,7 +74,8 @@ class Parser(argparse.ArgumentParser):
         if choice:
             option = "command" if choice[1] == "COMMAND" else choice[1]
             message = unknown(choice[2], re.findall(r"[\w-]+", choice[3]), option)
-        self.exit(2, f"error: {message}; {self.prog} --help lists all\n")
+        line = for_terminal(f"{message}; {self.prog} --help lists all", LONGEST_LINE)
+        self.exit(2, f"error: {line}\n")
 
 
 def _train(arguments: Sequence[str]) -> None:
@@ -196,7 +198,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             )
         )
         return
-    print(f"{options.model} on {other or trained.facts.name}, {options.split} images, {device}")
+    where = f"{for_terminal(other or trained.facts.name)}, {options.split} images, {device}"
+    show(f"{options.model} on {where}")
     print(f"Average loss: {result.loss:.4f}")
     print(f"Accuracy: {result.correct}/{result.total} ({result.accuracy:.2%})")
 
@@ -286,6 +289,8 @@ def _predict(options: argparse.Namespace) -> None:
         except PictureError as error:
             errors.append(str(error))
     sources = list(dict.fromkeys(sources))
+    if options.show:
+        shown = _output(options.show, options.model, *(s for s in sources if isinstance(s, Path)))
     readings: list[tuple[Page, Reading]] = []
     with tqdm(total=len(sources), unit="picture", disable=None, leave=False) as bar:
         for batch in predict.prepare_files(trained.facts, sources, options.single):
@@ -304,9 +309,10 @@ def _predict(options: argparse.Namespace) -> None:
                 f"--min-confidence {options.min_confidence:g}"
             )
     for message in errors:
-        print(f"error: {message}", file=sys.stderr)
+        show(f"error: {message}", error=True)
     if options.show and readings:
         write_bytes(options.show, figures.png(predict.sheet(readings[:SHOWN]), dpi=100))
+        show(shown, error=True)
     if errors:
         raise SystemExit(1)
 
@@ -364,7 +370,7 @@ def _print_readings(
             else:
                 continue  # which is said as an error
             said += ["unsure"] if reading.status == "unsure" else []
-            print(for_terminal(page.name), *said, sep="  ")
+            show("  ".join([for_terminal(page.name), *said]))
 
 
 def _add_export(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -395,15 +401,16 @@ def _export(options: argparse.Namespace) -> None:
 
     trained = pretrained.load(options.model, trust=options.trust)
     path = options.output or Path(Path(options.model).resolve().stem + FORMATS[options.form].ending)
+    named = _output(path, options.model)
     done = export(trained, options.form, path, options.data_root, options.trust, options.name)
-    print(
-        f"{done.path}: {done.size:,} bytes; {done.correct:,} of {done.total:,} test "
+    show(
+        f"{named}: {done.size:,} bytes; {done.correct:,} of {done.total:,} test "
         f"{trained.facts.noun} "
         f"(the network: {done.reference:,}), logits differ by {done.largest_difference:.1g} "
         f"at most; {done.milliseconds:.3f} ms an image"
     )
     for note in done.notes:
-        print(f"  {note}")
+        show(f"  {note}")
 
 
 def _add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -468,5 +475,20 @@ def _page(options: argparse.Namespace) -> None:
     from mnist_lit.evaluation.page import open_subject, page
 
     subjects = [open_subject(run, options.trust) for run in options.runs]
+    named = _output(options.output, *options.runs)
     write_text(options.output, page(subjects, options.data_root, options.trust))
-    print(options.output)
+    show(named)
+
+
+def _output(path: Path, *read: str | Path) -> str:
+    """Return how a line names a file that will be written; one that is read as well is refused."""
+    from mnist_lit.checkpoints.pretrained import WEIGHTS
+    from mnist_lit.errors import WriteError
+
+    if not os.path.isfile(there := os.path.expanduser(path)):  # noqa: PTH111, PTH113  # never raise
+        return str(path)
+    for one in (Path(os.path.expanduser(name)) for name in read):  # noqa: PTH111
+        parts = (part for pattern in OF_A_RUN for part in one.glob(pattern))
+        if any(f.exists() and f.samefile(there) for f in (one, WEIGHTS / f"{one}.ckpt", *parts)):
+            raise WriteError(f"{path}: cannot be written: it is read as well; give another name")
+    return f"{path} (replaced)"

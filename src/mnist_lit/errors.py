@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+from mnist_lit.text import for_terminal
+
 
 class UserError(Exception):
     """A mistake that the user can mend; it is shown as a line, without a traceback."""
@@ -82,7 +84,7 @@ def unknown(name: str, known: Iterable[str], what: str = "key") -> str:
     near = difflib.get_close_matches(re.split("[.=]", name)[-1].lower(), by_lower, n=1)
     hint = f" did you mean {by_lower[near[0]]}?" if near else ""
     allowed = ", ".join(by_lower.values()) or "nothing"
-    return f"{name}: no such {what};{hint} allowed here: {allowed}"
+    return f"{for_terminal(name)}: no such {what};{hint} allowed here: {allowed}"
 
 
 def need(package: str, extra: str) -> Any:

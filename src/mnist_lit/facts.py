@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt, Len
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from pydantic import AfterValidator, FiniteFloat, Strict
 from torch import Tensor
 
 from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.network.blocks import IMAGE_SIZE, MOST_CLASSES, Side
+from mnist_lit.text import for_terminal
 from mnist_lit.validation import Switch, Target, validated
 
 DIGITS = tuple("0123456789")
@@ -93,9 +94,21 @@ class Facts:
         """Give floats from 0 to 1 the training images' mean 0 and deviation 1."""
         return (images - self.mean) / self.std
 
-    def normalize(self, images: UInt8[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        """Turn pixels from 0–255 into what a network takes."""
+    def normalize(self, images: Shaped[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+        """Turn pixels from 0–255 into what a network takes; a DataError unless they are whole."""
+        if images.is_floating_point() or images.dtype is torch.bool:
+            raise DataError(f"{self.name}: {images.dtype} images; give whole numbers of 0 to 255")
         return self.standardise(images.float() / 255)
+
+    def check_labels(self, labels: Tensor, images: int) -> None:
+        """Raise a DataError unless these, int64 or uint8, are classes of so many images."""
+        kind = labels.dtype in (torch.int64, torch.uint8) and labels.shape == (images,)
+        if not kind or ((labels < 0) | (labels >= len(self.classes))).any():
+            raise DataError(
+                f"{self.name}: labels of {labels.dtype} {list(labels.shape)} from {labels.min()} "
+                f"to {labels.max()}; int64 [B] of 0 to {len(self.classes) - 1} is expected, for "
+                f"the classes {for_terminal(', '.join(self.classes))}"
+            )
 
 
 MNIST = Facts(

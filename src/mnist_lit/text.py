@@ -4,18 +4,33 @@ HTML needs none: templates escape by themselves, and ``tojson`` writes data into
 """
 
 import re
+import sys
 from urllib.parse import quote
 
 LONGEST = 200  # characters of a name
+LONGEST_LINE = 4_000
 JOINERS = "\u200c\u200d"  # not printable by themselves; some scripts need them within words
 
 
 def for_terminal(text: object, longest: int = LONGEST) -> str:
-    """Return one printable line; what a terminal would obey, or show out of order, is escaped."""
+    """Return one printable line; what a terminal would obey, or show out of order, is escaped.
+
+    Of a longer one the middle is left out, for an error's remedy stands at its end.
+    """
     line = str(text)
     if len(line) > longest:
-        line = f"{line[: longest - 1]}…"
+        line = f"{line[: longest // 2]}…{line[1 - longest // 2 :]}"
     return "".join(c if c.isprintable() or c in JOINERS else ascii(c)[1:-1] for c in line)
+
+
+def lines_for_terminal(text: object) -> str:
+    """Return the same of a text of several lines."""
+    return "\n".join(for_terminal(line, LONGEST_LINE) for line in str(text).split("\n"))
+
+
+def show(text: object, error: bool = False) -> None:
+    """Print lines, on standard output or as an error."""
+    print(lines_for_terminal(text), file=sys.stderr if error else None, flush=True)
 
 
 def for_c(text: object) -> str:
@@ -30,4 +45,4 @@ def for_c(text: object) -> str:
 def for_link(address: object) -> str:
     """Return the address of a link: of http or https as it is, anything else as a relative path."""
     words = str(address)
-    return words if re.match(r"https?://", words) else quote(words)
+    return words if re.match(r"https?://", words) else quote(words, errors="replace")

@@ -5,15 +5,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import pytorch_lightning as pl
+from hydra import version
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from mnist_lit import compose
 from mnist_lit.config.check import parse
 from mnist_lit.config.mistakes import INSTEAD
 from mnist_lit.errors import ConfigError
-from mnist_lit.training.build import prepare
+from mnist_lit.training.build import build_classifier, prepare
 from tests.conftest import PROJECT
 
 GROUPS = ("model", "optimizer", "scheduler", "loss", "metrics", "augmentation", "trainer")
@@ -293,3 +296,29 @@ def test_groups_are_independent() -> None:
         both = compose(f"optimizer={optimizer}", f"scheduler={scheduler}", "run_dir=x")
         alone = compose(f"optimizer={optimizer}", "run_dir=x")
         assert OmegaConf.to_container(both.optimizer) == OmegaConf.to_container(alone.optimizer)
+
+
+def test_a_scheduler_that_waits_for_the_loss_is_stepped_by_epoch() -> None:
+    config = parse(compose("scheduler=plateau", "scheduler.interval=step", "run_dir=unused"))
+    with pytest.raises(ConfigError, match=r"scheduler\.interval=step: ReduceLROnPlateau waits"):
+        build_classifier(config).check_schedule(10)
+
+
+@pytest.mark.parametrize("overrides", [(), ("logger=none",)])
+def test_a_config_from_python_that_has_no_folder_is_told_so(overrides: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"^run_dir: a value is missing; give it as run_dir=FOLD"):
+        parse(compose(*overrides))
+
+
+def test_compose_leaves_another_program_of_hydras_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf" / "optimizer").mkdir(parents=True)
+    (tmp_path / "conf/optimizer/mine.yaml").write_text("_target_: torch.optim.SGD\nlr: 0.3\n")
+    monkeypatch.chdir(tmp_path)
+    with hydra.initialize_config_dir(str(tmp_path / "conf"), version_base="1.2"):
+        theirs = GlobalHydra.instance().hydra
+        assert compose("optimizer=mine").optimizer.lr == 0.3, "conf/ beside the work"
+        assert compose("model=nano").model.name == "nano"
+        assert GlobalHydra.instance().hydra is theirs
+        assert str(version.getbase()) == "1.2"

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 
-from mnist_lit import compose
+from mnist_lit import MNISTDataModule, compose
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import read_file
 from mnist_lit.cli import main
@@ -233,3 +234,51 @@ def test_the_page_has_the_accuracy_of_the_last_epoch(run: Path) -> None:
     assert f"last epoch: <b>{report['last_val_accuracy']:.2%}</b>" in page
     assert f"{report['optimizer']}, highest rate {report['peak_learning_rate']:.3g}" in page
     assert '<td class="number">20,000</td>' in page
+
+
+def test_an_output_is_never_an_input(run: Path, tmp_path: Path) -> None:
+    theirs, link, picture = tmp_path / "x.ckpt", tmp_path / "link.html", tmp_path / "seven.png"
+    shutil.copy(pretrained.checkpoint_of("nano"), theirs)
+    link.symlink_to(theirs)
+    Image.new("L", (28, 28)).save(picture)
+    best, report = run / "checkpoints" / "best.ckpt", run / "report.json"
+    read = {file: file.read_bytes() for file in (theirs, picture, best, report)}
+    for words, output in (
+        (["export", str(theirs), "--to", "torch"], theirs),
+        (["export", str(theirs), "--to", "torch"], link),
+        (["export", str(link), "--to", "torch"], theirs),
+        (["export", str(run), "--to", "torch"], best),
+        (["report", str(theirs)], theirs),
+        (["report", str(run)], best),
+        (["report", str(run)], report),
+        (["compare", "final", str(run)], run / "checkpoints" / "last.ckpt"),
+        (["compare", str(run), str(theirs)], link),
+        (["predict", "nano", str(picture)], picture),
+        (["predict", "nano", str(tmp_path)], picture),
+    ):
+        option = "--show" if words[0] == "predict" else "--output"
+        with pytest.raises(SystemExit, match=r"error: .*: it is read as well; give another name"):
+            main([*words, option, str(output)])
+    with pytest.raises(SystemExit, match="it is read as well"):
+        main(["report", "nano", "--output", str(pretrained.checkpoint_of("nano"))])
+    assert {file: file.read_bytes() for file in read} == read
+    assert link.is_symlink()
+    assert not list(tmp_path.glob(".unfinished-*"))
+
+
+def test_a_file_that_is_replaced_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, words, end in (
+        ("nano.pt2", ["export", "nano", "--to", "torch", "--output"], ":"),
+        ("page.html", ["report", "nano", "--output"], ""),
+    ):
+        capsys.readouterr()
+        for said in (f"{tmp_path / name}{end}", f"{tmp_path / name} (replaced){end}"):
+            main([*words, str(tmp_path / name)])
+            assert capsys.readouterr().out.startswith(said)
+    picture, sheet = tmp_path / "7.png", tmp_path / "sheet.png"
+    Image.fromarray(255 - MNISTDataModule().images("test").images[0, 0].numpy()).save(picture)
+    for said in ("", " (replaced)"):
+        main(["predict", "nano", str(picture), "--show", str(sheet)])
+        assert f"{sheet}{said}\n" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from mnist_lit.errors import ExportError, MissingPackageError, WriteError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.export import run as exporting
 from mnist_lit.export.formats import FORMATS
+from mnist_lit.export.layers import layers_of
 from mnist_lit.export.run import export
 from mnist_lit.export.source import Source
 from mnist_lit.network.alignment import Alignment
-from mnist_lit.network.compact import CompactCNN
+from mnist_lit.network.compact import CompactCNN, ConvBlock
 from mnist_lit.training.classifier import LitClassifier
 from tests.conftest import needs_compiler
 
@@ -287,3 +289,53 @@ def test_a_checkpoint_can_be_exported(tmp_path: Path) -> None:
         done = export(Trained(again.network, again.facts), "torch", tmp_path / "model.pt2")
     program = torch.export.load(done.path).module()
     assert program(torch.zeros(3, 1, 28, 28, dtype=torch.uint8)).shape == (3, 10)
+
+
+# Prints a hash of a header, whose weights are folded and whose maps are calibrated.
+HASH = """
+import hashlib
+from mnist_lit import MNIST, MNISTDataModule
+from mnist_lit.checkpoints import pretrained
+from mnist_lit.export import c
+from mnist_lit.export.source import Source
+images = MNISTDataModule().images("train").images[:1000]
+source = Source(pretrained.load("nano").network, MNIST, 1, 1, calibration=lambda: images)
+print(hashlib.sha256(c.make(source, True)).hexdigest())
+"""
+
+
+def test_every_processor_makes_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    # With torch's operations for any processor, whose sums differ in float32.
+    plain = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
+    done = subprocess.run(
+        [sys.executable, "-c", HASH], env=plain, capture_output=True, text=True, check=True
+    )
+    exec(HASH, {})  # with those for this one
+    assert capsys.readouterr().out == done.stdout
+
+
+def test_a_layer_is_folded_in_float64(odd_network: CompactCNN) -> None:
+    for layer in layers_of(odd_network, 28)[0]:
+        for values in (layer.weight, layer.scale, layer.shift):
+            assert values.dtype == np.float64
+    first = odd_network.blocks[0]
+    assert isinstance(first, ConvBlock)
+    norm = first.norms[0]
+    assert isinstance(norm, torch.nn.BatchNorm2d)
+    assert norm.running_var is not None
+    wanted = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+    np.testing.assert_allclose(layers_of(odd_network, 28)[0][0].scale, wanted, rtol=1e-14)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_onnx_has_no_name_or_version_of_the_exporter(
+    int8: bool, odd_network: CompactCNN, mnist: MNISTDataModule
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    source = Source(odd_network, MNIST, 1, 1, calibration=lambda: mnist.train.images[:50])
+    content = import_module("mnist_lit.export.onnx").make(source, int8)
+    graph = onnx.load_from_string(content).graph
+    named = [name for node in graph.node for name in node.output]
+    named += [one.name for one in graph.initializer if "." not in one.name]
+    assert not [one for one in named if not re.match(r"value_\d+|logits|layers|linear", one)]
+    assert torch.__version__.encode() not in content

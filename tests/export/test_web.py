@@ -1,12 +1,13 @@
 """The page to draw on, opened from the disk in a real browser."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from mnist_lit import MNIST, MNISTDataModule, predict
 from mnist_lit.checkpoints import pretrained
@@ -18,6 +19,7 @@ from mnist_lit.export.source import Source
 from mnist_lit.network.compact import CompactCNN
 from tests.export.test_export import odd_network
 from tests.inference.test_demo import STROKES, browser
+from tests.test_text import HOSTILE, named
 
 web = pytest.importorskip("mnist_lit.export.web", reason="needs the extra `export`")
 __all__ = ["browser", "odd_network"]  # fixtures
@@ -90,3 +92,132 @@ def test_what_nobody_draws_is_refused(odd_network: CompactCNN, mnist: MNISTDataM
     source = Source(odd_network, facts, 1, 1, calibration=lambda: torch.zeros(1))
     with pytest.raises(ExportError, match="shoes: a page to draw on needs images laid out as"):
         web.make(source, False)
+
+
+@pytest.fixture
+def paper(browser: Browser) -> Iterator[Page]:
+    """The page of the project, on a screen that is touched; at the end nothing went wrong."""
+    page = browser.new_page(has_touch=True)
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(DEMO.as_uri())
+    # What the browser sends of a pointer, the coordinates in pixels of the paper.
+    page.evaluate(
+        """() => {
+            paper.setPointerCapture = () => {}; // there is no such pointer
+            window.send = (kind, x, y, more) => {
+                const box = paper.getBoundingClientRect();
+                const place = {clientX: box.left + x, clientY: box.top + y};
+                const all = {...place, pointerId: 1, buttons: 1, ...more};
+                paper.dispatchEvent(new PointerEvent("pointer" + kind, all));
+            };
+        }"""
+    )
+    yield page
+    assert not wrong
+    page.close()
+
+
+def test_a_move_without_parts_is_drawn(paper: Page) -> None:
+    paper.evaluate(
+        """() => {
+            PointerEvent.prototype.getCoalescedEvents = () => []; // as Firefox has it on Android
+            send("down", 160, 60, {});
+            for (let y = 70; y < 260; y += 10) send("move", 160, y, {});
+            send("up", 160, 250, {});
+        }"""
+    )
+    assert paper.evaluate("strokes.map(points => points.length)") == [20]
+    expect(paper.locator("output")).to_have_text(re.compile(r"^1 \d+\.\d %$"))
+
+
+def test_a_second_finger_and_a_palm_neither_draw_nor_end_a_stroke(paper: Page) -> None:
+    paper.evaluate(
+        """() => {
+            send("down", 160, 60, {pointerId: 5});
+            send("move", 160, 100, {pointerId: 5});
+            send("down", 20, 300, {pointerId: 6});
+            send("move", 30, 310, {pointerId: 6});
+            send("up", 30, 310, {pointerId: 6});
+            send("move", 160, 140, {pointerId: 5});
+            send("down", 20, 300, {pointerId: 7});
+            send("cancel", 20, 300, {pointerId: 7});
+            send("move", 160, 250, {pointerId: 5});
+            send("up", 160, 250, {pointerId: 5});
+            send("move", 300, 10, {pointerId: 5});
+            send("down", 100, 250, {pointerId: 8}); // the next stroke, of another finger
+            send("up", 100, 250, {pointerId: 8});
+        }"""
+    )
+    got = paper.evaluate("strokes.map(points => points.map(([x, y]) => [x, y].map(Math.round)))")
+    down = [[x, y] for x, y in ((160, 60), (160, 100), (160, 140), (160, 250))]
+    assert [len(got[0]), got[1:]] == [4, [[[100, 250]]]]
+    np.testing.assert_allclose(got[0], down, atol=3)
+
+
+@pytest.mark.parametrize("how", ["touch", "mouse"])
+def test_a_tap_is_a_dot(how: str, paper: Page) -> None:
+    paper.evaluate("$('clear').click()")
+    box = paper.locator("#paper").bounding_box()
+    assert box is not None
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    (paper.touchscreen.tap if how == "touch" else paper.mouse.click)(*middle)
+    expect(paper.locator("output")).to_have_text(re.compile(r"\d %$"))
+    ink = paper.evaluate("inked().reduce((a, b) => a + b)")
+    assert ink == pytest.approx(np.pi * 11**2, rel=0.05)
+
+
+def test_other_buttons_draw_nothing(paper: Page) -> None:
+    for button in ("right", "middle"):
+        paper.locator("#paper").click(button=button)
+    assert paper.evaluate("strokes.length") == 0
+
+
+def test_clear_ends_a_stroke(paper: Page) -> None:
+    paper.evaluate("send('down', 160, 60, {}); send('move', 160, 200, {}); $('clear').click()")
+    paper.evaluate("send('move', 160, 250, {}); send('up', 160, 250, {})")
+    assert paper.evaluate("strokes.length") == 0
+    expect(paper.locator("output")).to_have_text("Mouse, pen or finger.")
+    paper.evaluate("send('down', 160, 60, {}); send('move', 160, 200, {})")
+    expect(paper.locator("output")).to_have_text(re.compile(r"\d %$"))
+
+
+def test_any_number_of_points_is_read(paper: Page) -> None:
+    paper.evaluate(
+        """() => {
+            strokes.push(Array.from({length: 130000}, (_, i) => [160, 60 + i / 130000 * 200]));
+            show();
+        }"""
+    )
+    expect(paper.locator("output")).to_have_text(re.compile(r"^1 \d+\.\d %$"))
+
+
+def test_names_of_classes_are_shown_and_never_run(
+    browser: Browser, mnist: MNISTDataModule, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = CompactCNN([{"channels": 4}], classes=len(HOSTILE)).eval()
+    source = Source(network, named(HOSTILE[0]), 1, 1, calibration=lambda: torch.zeros(1))
+    (tmp_path / "page.html").write_bytes(web.make(source, False))
+    page = browser.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda dialog: wrong.append(dialog.message))
+    page.on("request", lambda request: wrong.append(request.url))
+    page.goto((tmp_path / "page.html").as_uri())
+    del wrong[:1]  # the page itself
+    assert page.locator("li b").all_text_contents() == HOSTILE
+    said = page.evaluate(
+        """() => CLASSES.map((_, best) => {
+            logits = () => CLASSES.map((_, i) => i === best ? 9 : 0);
+            strokes.push([[100 + best, 100]]);
+            show();
+            return $("said").firstChild.textContent;
+        })"""
+    )
+    assert said == HOSTILE
+    assert page.evaluate("[typeof ran, document.images.length, document.links.length]") == [
+        *("undefined", 0, 0)
+    ]
+    assert not wrong
+    page.close()

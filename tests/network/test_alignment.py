@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from numpy import ndarray
 from omegaconf import DictConfig
@@ -147,13 +148,12 @@ class Amounts(RandomDistortion):
 
 
 @pytest.mark.parametrize("align", ["true", "before"])
-def test_training_distorts_before_or_after(
-    align: str, tiny: Make, mnist: MNISTDataModule, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_distorts_before_or_after(align: str, tiny: Make, mnist: MNISTDataModule) -> None:
     classifier = build_module(parse(tiny(f"model.align={align}")))
     amounts = Amounts()
     classifier.augmentations = [amounts]
-    monkeypatch.setattr(type(classifier), "trainer", type("Trainer", (), {"training": True}))
+    classifier.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    classifier.trainer.training = True
     raw = mnist.train.images[:30]
     batch, _ = classifier.on_after_batch_transfer((raw, mnist.train.labels[:30]), 0)
     scaled = raw.float() / 255

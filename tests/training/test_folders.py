@@ -176,7 +176,14 @@ def test_hydra_writes_nothing_but_its_own_folder(here: Here, tmp_path: Path, nam
 
 def test_a_folder_has_one_process(here: Here, tmp_path: Path) -> None:
     """Another process holds the folder, before its first epoch and after it."""
-    code = "import sys, pathlib; from mnist_lit.training import job\nwith job.claim(pathlib.Path('run')): print(flush=True); sys.stdin.read()"
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from mnist_lit.training import job
+        with job.claim(Path("run"), "run/checkpoints/last.ckpt"):
+            print(flush=True)
+            sys.stdin.read()
+    """
     for begun in (False, True):
         with subprocess.Popen(
             [sys.executable, "-c", code],
@@ -194,7 +201,7 @@ def test_a_folder_has_one_process(here: Here, tmp_path: Path) -> None:
                 assert re.fullmatch(
                     r"error: hydra.run.dir=\S*run: another process trains there\n", done.stderr
                 )
-            with pytest.raises(ConfigError, match="run_dir=.*run: another process trains there"):
+            with pytest.raises(ConfigError, match=r"run_dir=.*run: another process trains there"):
                 train(compose(*TINY, f"run_dir={tmp_path / 'run'}"))
             assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
             other.communicate()
@@ -220,7 +227,7 @@ def test_one_command_starts_goes_on_and_finds_the_end(here: Here, tmp_path: Path
     assert "error: ckpt_path=" in here(*command, "seed=1").stderr, "another run is not done"
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert here(*TINY, "ckpt_path=auto").stderr == (
-        "error: ckpt_path=auto: name the folder of the run: hydra.run.dir=FOLDER\n"
+        "error: ckpt_path=auto: name the folder: hydra.run.dir=FOLDER\n"
     )
 
 

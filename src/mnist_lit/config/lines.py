@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mnist_lit.errors import UserError, reason
-from mnist_lit.text import for_terminal
+from mnist_lit.text import LONGEST_LINE, for_terminal
 
-LONGEST = 4_000  # characters of a message, names in it cut where they are put in
 HYDRAS = {"hydra", "omegaconf", "yaml"}  # packages whose exceptions are explained
 
 
@@ -57,4 +56,4 @@ def errors_as_lines() -> Iterator[None]:
 
 
 def _line(words: str) -> str:
-    return f"error: {for_terminal(words, LONGEST)}"
+    return f"error: {for_terminal(words, LONGEST_LINE)}"

@@ -115,9 +115,7 @@ class IdxDataModule(IdxSet, pl.LightningDataModule):
         """Return the test images in order."""
         return self._in_order(self.test)
 
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """Return the test images in order."""
-        return self._in_order(self.test)
+    predict_dataloader = test_dataloader
 
     def _in_order(self, images: Images) -> DataLoader[Batch]:
         # Every process takes its share, and nobody an image twice, so that sums over processes are

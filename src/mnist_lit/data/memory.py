@@ -30,10 +30,6 @@ class Images(Dataset[Batch]):
         """Return the batch of the images at these positions."""
         return self.images.index_select(0, positions), self.labels.index_select(0, positions)
 
-    def to(self, device: torch.device) -> "Images":
-        """Return them in the memory of this device."""
-        return Images(self.images.to(device), self.labels.to(device))
-
     def subset(self, indices: Tensor) -> "Images":
         """Return the images at these positions."""
         return Images(self.images[indices], self.labels[indices])
@@ -46,10 +42,10 @@ class Images(Dataset[Batch]):
         # A loader draws a number when its iteration starts: with a generator of its own it leaves
         # the global one, which augmentation and dropout draw from, where the epoch put it.
         return DataLoader(
-            self.to(device),
+            Images(self.images.to(device), self.labels.to(device)),
             batch_size=None,
             sampler=batches,
-            collate_fn=_as_it_is,
+            collate_fn=lambda batch: batch,
             generator=torch.Generator(),
         )
 
@@ -151,7 +147,3 @@ def folds(labels: Int64[Tensor, " n"], number: int, seed: int) -> Int64[Tensor, 
     # Dealt out like cards, one class after the other.
     parts[torch.cat(order)] = torch.arange(len(labels)) % number
     return parts
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -58,6 +58,7 @@ class IdxSet:
         self.classes = classes
         self.name = name
         self.centred = centred
+        self.notes: list[str] = []
         self._memory: dict[str, Images] = {}
 
     @cached_property
@@ -65,7 +66,7 @@ class IdxSet:
         """The facts of the data set; its training files are read for them.
 
         Raises:
-            DataError: A file is missing, damaged, or does not fit the others.
+            DataError: A file is missing, damaged, does not fit the others, or has nothing to learn.
         """
         train, test = self._read("train"), self._read("test")
         found = int(train.labels.max()) + 1
@@ -77,13 +78,22 @@ class IdxSet:
                 f"({'data.classes' if self.classes else 'of the training images'})"
             )
         pixels = train.images.float() / 255
+        std = round(pixels.std().item(), 4)
+        if len(classes) < 2 or not std > 0:
+            what = "one class" if len(classes) < 2 else "training pixels of one value"
+            raise DataError(f"{self._folder}: {what}, nothing to learn; name another {REMEDY}")
+        if absent := {*range(len(classes))} - {*train.labels.tolist()}:
+            self.notes = [
+                f"data: of {len(classes)} classes, label {', '.join(map(str, sorted(absent)))} has "
+                "no training image and is not learnt; labels count from 0, without gaps"
+            ]
         return self._of_this_run(
             Facts(
                 self.name or next(p for p in reversed(self._folder.parts) if p != "raw"),
                 classes,
                 train.images.shape[-1],
                 mean=round(pixels.mean().item(), 4),
-                std=round(pixels.std().item(), 4),
+                std=std,
                 centred=self.centred,
                 source={"_target_": IDX, "classes": list(classes), "centred": self.centred},
             ),

@@ -1,5 +1,6 @@
 """Evaluating a trained network on images."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -54,10 +55,11 @@ class Evaluation:
         return pairs.bincount(minlength=classes**2).view(classes, classes)
 
     @property
-    def per_class(self) -> list[float]:
-        """The accuracy among the images of each class (0 for a class that is absent)."""
+    def per_class(self) -> list[float | None]:
+        """The accuracy among the images of each class; None for a class that has none."""
         counts = self.confusion
-        return (counts.diag() / counts.sum(dim=1).clamp(min=1)).tolist()
+        shares = (counts.diag() / counts.sum(dim=1)).tolist()
+        return [None if math.isnan(share) else share for share in shares]
 
 
 @torch.inference_mode()
@@ -91,7 +93,9 @@ def evaluate(
 
     Raises:
         CheckpointError: It does not give numbers for every image.
+        DataError: The labels are no classes of these.
     """
+    facts.check_labels(images.labels, len(images.images))
     network.to(device).eval()
     batches = torch.split(images.images, batch_size)
     logits = torch.cat([classify(network, batch.to(device), facts).cpu() for batch in batches])

@@ -21,6 +21,7 @@ from mnist_lit.evaluation.history import History
 from mnist_lit.evaluation.origin import masked
 from mnist_lit.network import summary
 from mnist_lit.network.compact import count_parameters
+from mnist_lit.text import for_link
 
 # The figures in the order of the page, with their titles.
 FIGURES = {
@@ -219,7 +220,7 @@ def filled(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("mnist_lit", ""), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters["shown"] = _shown
+    environment.filters |= {"shown": _shown, "link": for_link}
     return environment.get_template(template).render(**values)
 
 

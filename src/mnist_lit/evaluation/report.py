@@ -12,6 +12,7 @@ from mnist_lit.evaluation.history import History
 from mnist_lit.evaluation.requirements import Check
 from mnist_lit.facts import Facts
 from mnist_lit.files import write_text
+from mnist_lit.text import for_terminal
 
 COLUMNS = 80  # of a terminal
 
@@ -22,7 +23,7 @@ class Report:
 
     Accuracies are shares from 0 to 1, losses mean cross-entropies, epochs count from 1. The test
     entries are those of the best epoch's weights, None of a run that does not test; ``val_metrics``
-    are of the best epoch too.
+    are of the best epoch too. A class without test images has no accuracy, which is None.
     """
 
     model: str
@@ -44,7 +45,7 @@ class Report:
     test_loss: float | None = None
     test_correct: int | None = None
     test_total: int | None = None
-    test_accuracy_per_class: list[float] | None = None
+    test_accuracy_per_class: list[float | None] | None = None
     requirements: dict[str, dict[str, Any]]
     checks: list[str]
     passed: bool
@@ -124,17 +125,14 @@ def summary(
 
 def text(report: Report) -> str:
     """Lay the report out for a terminal: final evaluation, results, requirements check."""
+    final = report.test_accuracy
     lines = [
         *_test_text(report),
         "-" * 50,
-        f"FINAL RESULTS: {report.model}",
+        f"FINAL RESULTS: {for_terminal(report.model)}",
         f"Best Validation Accuracy: {report.best_val_accuracy:.2%} (Epoch {report.best_epoch})",
         f"Last Validation Accuracy: {report.last_val_accuracy:.2%} (Epoch {report.epochs})",
-        *(
-            ()
-            if report.test_accuracy is None
-            else (f"Final Test Accuracy: {report.test_accuracy:.2%}",)
-        ),
+        *([] if final is None else [f"Final Test Accuracy: {final:.2%}"]),
         f"Model Parameters: {report.parameters:,}",
         f"Training Epochs: {report.epochs}",
         f"Protocol: {report.protocol}",
@@ -158,8 +156,10 @@ def _test_text(report: Report) -> list[str]:
         return ["Not tested (test=false)."]
     # A class and its accuracy stay on one line.
     each = "  ".join(
-        f"{name}: {accuracy:.2%}".replace(" ", "\N{NO-BREAK SPACE}")
-        for name, accuracy in zip(report.classes, report.test_accuracy_per_class, strict=True)
+        f"{for_terminal(name)}: {'–' if share is None else f'{share:.2%}'}".replace(
+            " ", "\N{NO-BREAK SPACE}"
+        )
+        for name, share in zip(report.classes, report.test_accuracy_per_class, strict=True)
     )
     metrics = [
         f"{name}: {value:.4f} (validation of epoch {report.best_epoch}: "

@@ -12,6 +12,7 @@ from mnist_lit.export import c
 from mnist_lit.export.source import Loaded, Source
 from mnist_lit.network.alignment import Alignment
 from mnist_lit.network.compact import CompactCNN
+from mnist_lit.text import for_c
 
 PROPERTIES = """name={name}
 version={version}
@@ -77,9 +78,8 @@ def make(source: Source, int8: bool) -> bytes:
         rows="".join("  {" + ", ".join(f"{p:3}" for p in row) + "},\n" for row in image),
         look=f"  take({name}_look); // how the picture leans\n" if aligned else "",
     )
-    properties = PROPERTIES.format(
-        name=name, version=version("mnist-lit"), sentence=source.about["task"].partition(";")[0]
-    )
+    sentence = for_c(source.about["task"].partition(";")[0])
+    properties = PROPERTIES.format(name=name, version=version("mnist-lit"), sentence=sentence)
     files = {
         "library.properties": properties.encode(),
         f"src/{name}.h": header,

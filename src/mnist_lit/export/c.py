@@ -8,6 +8,7 @@ Quantization and training of neural networks for efficient integer-arithmetic-on
 there is no floating point, and every compiler and processor gives the same bits.
 """
 
+import copy
 import ctypes
 import math
 import re
@@ -34,6 +35,7 @@ from mnist_lit.export.source import Loaded, Logits, Source
 from mnist_lit.network.alignment import STEEPEST, Alignment
 from mnist_lit.network.compact import CompactCNN, ConvBlock
 from mnist_lit.network.fused import CompileError, compile_c
+from mnist_lit.text import for_c
 
 LARGEST_ALIGNED = 128  # side of an image whose moments fit
 ARM = "arm-none-eabi-gcc"
@@ -107,11 +109,11 @@ def make(source: Source, int8: bool) -> bytes:
         for layer in layers
     )
     text = _template().render(
-        file=source.file,
+        file=for_c(source.file),
         name=source.name,
         NAME=source.name.upper(),
         int8=int8,
-        about=source.about,
+        about={key: for_c(words) for key, words in source.about.items()},
         what="digit" if facts.noun == "digits" else "class",
         side=facts.side,
         classes=len(facts.classes),
@@ -151,7 +153,7 @@ def load(content: bytes, source: Source) -> Iterator[Loaded]:
     """Compile a header into a library of its own, which answers images with logits."""
     classes, side, text = len(source.facts.classes), source.facts.side, content.decode()
     names = re.findall(r"^static const .*? (\w+)\[", text, flags=re.MULTILINE)
-    unit = re.search(r"_LOGIT (\S+)f$", text, flags=re.MULTILINE)
+    unit = re.search(r"^#define \w+_LOGIT (\S+)f$", text, flags=re.MULTILINE)
     around = AROUND.format(
         NAME=source.name.upper(),
         name=source.name,
@@ -376,9 +378,12 @@ def _norm(
 @torch.inference_mode()
 def _tops(source: Source) -> list[float]:
     """Return of each layer's map which value is its 255: the one with the least squared error."""
-    network = source.network
+    # In float64, as the layers are.
+    network = copy.deepcopy(source.network).double()
     assert isinstance(network, CompactCNN)
-    x = network.alignment(source.facts.normalize(source.calibration()))
+    if isinstance(align := network.alignment, Alignment):
+        align.basis, align.places = align.basis.double(), align.places.double()
+    x = network.alignment(source.facts.standardise(source.calibration().double() / 255))
     tops = []
     for block in network.blocks:
         assert isinstance(block, ConvBlock)
@@ -393,7 +398,7 @@ def _tops(source: Source) -> list[float]:
 
 
 def _top(values: Tensor) -> float:
-    some = values[values > 0].double()
+    some = values[values > 0]
     some = some[:: 1 + len(some) // 300_000]
     if not len(some):
         return 1.0

@@ -1,5 +1,6 @@
 """The layers of a network as source code has them: a batch norm is a scale and a shift."""
 
+import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,6 +85,8 @@ class Layer:
 def layers_of(network: CompactCNN, side: int) -> tuple[list[Layer], int]:
     """Return the layers, and how many places of the last map are averaged."""
     layers: list[Layer] = []
+    # In float64, so that what is rounded once at the end is the same on every processor.
+    network = copy.deepcopy(network).double()
     size, channels = side, 1
     for number, block in enumerate(network.blocks, 1):
         assert isinstance(block, ConvBlock)
@@ -98,14 +101,10 @@ def layers_of(network: CompactCNN, side: int) -> tuple[list[Layer], int]:
             out = (size + 2 * zeros - kernel + 1) // (1 if pool == "none" else 2)
             layer = Layer(
                 block=number,
-                weight=block.conv.weight.detach().double().numpy(),
-                apart=(
-                    wide.weight.detach().double().numpy()[:, 0]
-                    if isinstance(block.depthwise, nn.Conv2d)
-                    else None
-                ),
-                scale=scale.double().numpy(),
-                shift=shift.double().numpy(),
+                weight=block.conv.weight.detach().numpy(),
+                apart=None if wide is block.conv else wide.weight.detach().numpy()[:, 0],
+                scale=scale.numpy(),
+                shift=shift.numpy(),
                 channels=channels,
                 filters=block.conv.out_channels,
                 kernel=kernel,

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -151,8 +152,10 @@ def make(source: Source, int8: bool) -> bytes:
         )
     assert program is not None
     model = program.model_proto
+    model.producer_version = ""  # of torch
     if compact:
         _with_usual_operators(model.graph)
+        _number(model.graph)
     if int8:
         model = _quantise(source, model)
     used = _strip(model)
@@ -190,6 +193,19 @@ def _with_usual_operators(graph: Any) -> None:
         graph.initializer.remove(unused)
 
 
+def _number(graph: Any) -> None:
+    """Name nodes and values by their order; the exporter's names are not those of every torch."""
+    made = [*(one.name for one in graph.initializer), *(o for n in graph.node for o in n.output)]
+    numbered = {name: f"value_{n}" for n, name in enumerate(made) if "." not in name}
+    numbered |= {one.name: one.name for one in graph.output}
+    for one in graph.initializer:
+        one.name = numbered.get(one.name, one.name)
+    for number, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{number}"
+        for names in (node.input, node.output):
+            names[:] = [numbered.get(name, name) for name in names]
+
+
 def _without_defaults(graph: Any) -> None:
     """Take out attributes that say what goes without saying; some readers know no others."""
     usual = {"dilations": {1}, "strides": {1}, "pads": {0}}  # which the schema does not say
@@ -204,31 +220,16 @@ def _without_defaults(graph: Any) -> None:
 
 
 def _quantise(source: Source, model: Any) -> Any:
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    pictures = source.calibration().numpy()
+    batches = ({"pixels": some} for some in np.array_split(source.calibration().numpy(), 10))
     # Places in an image cannot be told by 8 bits.
     aligning = [
         node.name
         for node in model.graph.node
         if any("'alignment'" in prop.value for prop in node.metadata_props)
     ]
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
-        """Hands the calibration images out, a hundred at a time."""
-
-        def __init__(self) -> None:
-            self.batches = iter(np.array_split(pictures, 10))
-
-        def get_next(self) -> dict[str, ndarray] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {"pixels": batch}
 
     logging.disable(logging.WARNING)  # of norms, which have no second axis
     try:
@@ -238,7 +239,7 @@ def _quantise(source: Source, model: Any) -> Any:
             quantize_static(
                 ready,
                 done,
-                Reader(),
+                SimpleNamespace(get_next=lambda: next(batches, None)),
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,

@@ -20,6 +20,7 @@ from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.export.source import CALIBRATION, Logits, Run, Source
 from mnist_lit.network.compact import CompactCNN
+from mnist_lit.text import LONGEST
 
 TOLERANCE = 1e-4  # of a float format's logits
 ALLOWED_LOSS = 0.001  # share of the test images that an int8 format may read wrong besides
@@ -131,7 +132,7 @@ def export(
 
 
 def _identifier(words: str) -> str:
-    name = re.sub(r"[^0-9A-Za-z_]", "_", words) or "_"
+    name = re.sub(r"[^0-9A-Za-z_]", "_", words)[:LONGEST] or "_"
     return f"_{name}" if name[0].isdigit() else name
 
 

@@ -4,13 +4,12 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import jinja2
 import numpy as np
 from numpy import ndarray
 
 from mnist_lit.errors import ExportError, need
+from mnist_lit.evaluation.page import filled
 from mnist_lit.export.layers import layers_of
 from mnist_lit.export.source import Loaded, Logits, Source
 from mnist_lit.facts import THINNEST
@@ -57,17 +56,14 @@ def make(source: Source, int8: bool) -> bytes:
     weight, bias = (p.detach().numpy() for p in (network.linear.weight, network.linear.bias))
     linear = put(np.concatenate([weight.ravel(), bias]))
     numbers = np.concatenate(parts)
-    text = (Path(__file__).parent / "web.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.from_string(text).render(
+    page = filled(
+        "export/web.html",
         words=f"{count_parameters(network):,} parameters, which read {source.correct:,} of "
         f"{source.total:,} test digits right.",
-        layers=json.dumps(described),
+        layers=described,
         features=layers[-1].filters,
         linear=linear,
-        classes=json.dumps(facts.classes).replace("<", "\\u003c"),
+        classes=facts.classes,
         numbers=base64.b64encode(numbers.astype("<f4").tobytes()).decode(),
         count=len(numbers),
         align=isinstance(network.alignment, Alignment),

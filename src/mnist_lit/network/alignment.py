@@ -53,7 +53,7 @@ class Alignment(nn.Module):
         return self._align(images)
 
     def _align(self, images: Tensor) -> Tensor:
-        ink = images.float() - self.paper
+        ink = images.to(self.basis.dtype) - self.paper
         return (self._sample(ink, *self._moments(ink)) + self.paper).to(images.dtype)
 
     def _moments(self, ink: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,6 +23,7 @@ from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.origin import flat, override
 from mnist_lit.sweeps import results
 from mnist_lit.sweeps.results import identity
+from mnist_lit.text import show
 from mnist_lit.training import job
 from mnist_lit.training.hydra import check, free
 
@@ -82,22 +83,20 @@ class Grid:
         todo = [_prepared(folder, one) for one in planned if one.before is not None]
         done = f", {len(planned) - len(todo)} of them done or under way"
         jobs = f"{len(planned)} job" + "s" * (len(planned) > 1)
-        print(f"{jobs}{done * (len(todo) < len(planned))}: {folder}", flush=True)
+        show(f"{jobs}{done * (len(todo) < len(planned))}: {folder}")
         try:
             if todo:
                 self.launcher.launch(todo, initial_job_idx=0)
         except Exception as error:  # of a launcher, as when one of its workers is killed
-            print(f"error: hydra/launcher: {reason(error)}", flush=True)
+            show(f"error: hydra/launcher: {reason(error)}")
         finally:
-            print(results.write(folder), flush=True)
+            show(results.write(folder))
             mine = {folder / one.place for one in planned}
             everything = [one for one in results.gather(folder) if one.folder in mine]
             states = [one.state for one in results.unfinished(everything)]
             if {*states} - {results.MISSED}:
                 again = override("hydra.sweep.dir", folder)
-                print(
-                    f"the same command with {again} goes on with what is not finished", flush=True
-                )
+                show(f"the same command with {again} goes on with what is not finished")
         if states:
             each = ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states))
             raise RunError(f"of {jobs} {each}")
@@ -137,7 +136,7 @@ class Grid:
         numbers = count(max((one.number for one in found.values()), default=-1) + 1)
         planned: dict[str, _Planned] = {}
         if len(jobs) > 20:
-            print(f"checking {len(jobs):,} jobs …", flush=True)
+            show(f"checking {len(jobs):,} jobs …")
         for number, overrides in enumerate(jobs):
             composed = self._compose(overrides, number)
             config = self._checked(composed)

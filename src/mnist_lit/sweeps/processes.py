@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from mnist_lit.errors import ConfigError, RunError
 from mnist_lit.evaluation.origin import override
+from mnist_lit.text import LONGEST_LINE, for_terminal
 from mnist_lit.training import job
 
 PATIENCE = 60  # seconds that a job has to end when it is told to
@@ -140,11 +141,9 @@ class Processes(Launcher):
                             w for w in filter_overrides(task.overrides) if w.lower() not in given
                         ]
                         words = " ".join(w for w in said if not w.startswith("ckpt_path="))
-                        tqdm.write(
-                            f"{len(tasks) - len(left)} of {len(tasks)}: #{task.number}  {words}  "
-                            f"{_outcome(end.result())}",
-                            file=sys.stdout,
-                        )
+                        what = f"#{task.number}  {words}  {_outcome(end.result())}"
+                        line = f"{len(tasks) - len(left)} of {len(tasks)}: {what}"
+                        tqdm.write(for_terminal(line, LONGEST_LINE), file=sys.stdout)
                         sys.stdout.flush()
                 if not bar.disable:
                     bar.n = sum(task.done for task in tasks)

@@ -18,6 +18,7 @@ from mnist_lit.config.schema import Config
 from mnist_lit.errors import ConfigError, UserError
 from mnist_lit.evaluation.origin import flat
 from mnist_lit.files import write_text
+from mnist_lit.text import for_terminal
 from mnist_lit.training import job
 
 # Where a job lies, what it went on from and who watches it are not what it is.
@@ -246,6 +247,7 @@ def _place(sweep: Path, one: Result) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    rows = [[for_terminal(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -26,6 +26,7 @@ from mnist_lit.sweeps import results
 from mnist_lit.sweeps.grid import values
 from mnist_lit.sweeps.processes import Processes
 from mnist_lit.sweeps.results import identity
+from mnist_lit.text import show
 from mnist_lit.training import job
 from mnist_lit.training.hydra import check
 
@@ -117,19 +118,18 @@ class Search:
                     f"{begun} trials; give another search.study, or another hydra.sweep.dir"
                 )
             OmegaConf.save(self.config, self.folder / results.CONFIG)
-            print(
+            show(
                 f"study {self.search.study} in {masked(self.search.storage)}: "
                 f"{trials.count(self.study)}; {self.search.n_trials} wanted. "
-                "Its trainings look at held-out images and do not test (test=false).",
-                flush=True,
+                "Its trainings look at held-out images and do not test (test=false)."
             )
             try:
                 with quiet_optuna():
                     self._train_all()
             finally:
-                print(trials.write(self.study, self.folder, self._again()), flush=True)
+                show(trials.write(self.study, self.folder, self._again()))
                 if trials.missing(self.study, self.search.n_trials) > 0:
-                    print("the same command goes on with what is missing", flush=True)
+                    show("the same command goes on with what is missing")
             if not any(self.succeeded) and (self.succeeded or trials.best(self.study) == "none"):
                 first = f"first {number} " if (number := len(self.succeeded)) > 1 else ""
                 raise RunError(
@@ -332,10 +332,9 @@ class Search:
             self.study.tell(trial, state=TrialState.FAIL)
             said = f"failed: {said}"
         words = " ".join(f"{name}={value}" for name, value in trials.shown(trial.params).items())
-        print(
+        show(
             f"{trials.ended(self.study)} of {self.search.n_trials}: #{trial.number} {said}  {words}"
-            f"  (best {trials.best(self.study)})",
-            flush=True,
+            f"  (best {trials.best(self.study)})"
         )
 
     def _take_back(self) -> None:

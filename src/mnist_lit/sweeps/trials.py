@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.page import embedded, filled
 from mnist_lit.files import write_text
+from mnist_lit.text import for_terminal
 from mnist_lit.training.study import repeat_trial
 
 SHOWN = 10  # of the best trials
@@ -126,8 +127,8 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
         figures={name: embedded(content) for name, content in _figures(study).items()},
     )
     write_text(folder / "results.html", page)
-    lines = [text, *("  ".join(row) for row in rows)]
-    lines += [f"  failed: {' '.join(row)}" for row in failed]
+    lines = [text, *("  ".join(map(for_terminal, row)) for row in rows)]
+    lines += [f"  failed: {' '.join(map(for_terminal, row))}" for row in failed]
     if done:
         lines.append(f"the best again: {again[0][1][0]}")
     return "\n".join([*lines, f"{folder / 'results.html'}, results.csv beside it"])

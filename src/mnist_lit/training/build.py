@@ -78,7 +78,7 @@ def no_exit() -> Iterator[None]:
     try:
         yield
     except SystemExit as stop:
-        if stop.code:  # of a signal, or an error already
+        if stop.code or type(stop) is not SystemExit:  # an error already, or Lightning's SIGTERM
             raise
         at = traceback.extract_tb(stop.__traceback__)[-1]
         raise ConfigError(f"{at.filename}, line {at.lineno}: {at.line} ended the run") from None
@@ -110,7 +110,7 @@ def prepare(config: Config) -> Run:
     if config.ckpt_path is not None:
         config.ckpt_path = str(last_of(config.ckpt_path))
         logged = check_resumable(Path(config.ckpt_path), options)
-    notes = []
+    notes = list(data.notes) if isinstance(data, IdxDataModule) else []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, module.network))
     folder, resumed = run_dir / "checkpoints", config.ckpt_path
@@ -267,9 +267,10 @@ def build_loggers(config: Config, runs: Mapping[str, str]) -> list[Logger]:
         config: Of the run.
         runs: Of Weights & Biases and MLflow those that go on, by names of loggers.
     """
+    # Each takes one of these arguments.
+    known = {name: {"id": run, "run_id": run} for name, run in runs.items()}
     return [
-        build(node, f"logger.{name}", id=runs.get(name), run_id=runs.get(name))
-        for name, node in config.logger.items()
+        build(node, f"logger.{name}", **known.get(name, {})) for name, node in config.logger.items()
     ]
 
 

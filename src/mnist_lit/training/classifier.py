@@ -1,16 +1,15 @@
 """The LightningModule: loss, metrics, optimizer and scheduler around a network."""
 
 import inspect
-import math
-import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Integer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -77,7 +76,7 @@ class LitClassifier(pl.LightningModule):
         kept = {"network": network.description, "facts": facts.plain()}
         self.save_hyperparameters(kept, logger=False)
         self.loss = loss or F.cross_entropy
-        self.metrics = nn.ModuleDict(metrics)
+        self.metrics, self._metrics = nn.ModuleDict(metrics), dict(metrics or {})
         self.augmentations = list(augmentations)
         self.alignment = Alignment(facts.side, paper=0.0) if aligned_before(network) else None
         self.optimizer = optimizer
@@ -112,18 +111,22 @@ class LitClassifier(pl.LightningModule):
         """Map normalised images ``[B, 1, side, side]`` to logits ``[B, classes]``."""
         return self.network(images)
 
-    def on_after_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> Batch:
-        """Augment (in training) and normalise on the device.
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment (in training) and normalise on the device; an export's example passes as it is.
 
         Raises:
-            DataError: The images are not what the facts say.
+            DataError: The images are not what the facts say, or have no labels.
         """
-        images, labels = batch
+        if self._trainer is None or self._trainer.state.stage is None:
+            return batch
+        images, *labels = batch if isinstance(batch, list | tuple) else [batch]
         wanted = (1, self.facts.side, self.facts.side)
-        if images.dtype is not torch.uint8 or images.shape[1:] != wanted:
+        complete = bool(labels) or self.trainer.predicting
+        if images.dtype is not torch.uint8 or images.shape[1:] != wanted or not complete:
             raise DataError(
                 f"{self.facts.name}: batches of {images.dtype} {list(images.shape)}; images of "
                 f"torch.uint8 [B, {', '.join(map(str, wanted))}] are expected"
+                f"{'' if complete else ' with labels'}"
             )
         scaled = images.float() / 255
         if self.trainer.training:
@@ -131,7 +134,19 @@ class LitClassifier(pl.LightningModule):
                 scaled = self.alignment(scaled)
             for augmentation in self.augmentations:
                 scaled = augmentation(scaled)
-        return self.facts.standardise(scaled), labels
+        return self.facts.standardise(scaled), *labels
+
+    @contextmanager
+    def _labelled(self, batch: Batch, batch_idx: int) -> Iterator[Batch]:
+        """Check labels in an epoch's first batch and where torch raises: a GPU waits for it."""
+        images, labels = batch
+        if batch_idx == 0:
+            self.facts.check_labels(labels, len(images))
+        try:
+            yield images, labels
+        except (IndexError, RuntimeError):
+            self.facts.check_labels(labels, len(images))
+            raise
 
     def on_train_epoch_start(self) -> None:
         """Make what the epoch draws depend on seed, epoch and process alone.
@@ -150,8 +165,8 @@ class LitClassifier(pl.LightningModule):
         """Return the loss of a batch."""
         # The scheduler changes it before the step's end.
         self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        images, labels = batch
-        loss, correct = self.batch_loss(self.network, self.loss, images, labels)
+        with self._labelled(batch, batch_idx) as (images, labels):
+            loss, correct = self.batch_loss(self.network, self.loss, images, labels)
         self.train_loss.add_(loss.detach())
         self.train_correct.add_(correct)
         self.train_batches += 1
@@ -193,15 +208,15 @@ class LitClassifier(pl.LightningModule):
 
         A checkpoint evaluated later, on any device, then gives the same count.
         """
-        images, labels = batch
-        dtype = next(self.network.parameters(), images).dtype
-        with torch.autocast(self.device.type, enabled=False):
-            logits = self.network(images.to(dtype))
-        self.val_loss.update(F.cross_entropy(logits, labels, reduction="sum"))
-        self.val_errors.update((logits.argmax(dim=1) != labels).sum())
-        self.val_count.update(float(len(labels)))
-        for metric in self._metrics.values():
-            metric.update(logits.softmax(dim=1), labels)
+        with self._labelled(batch, batch_idx) as (images, labels):
+            dtype = next(self.network.parameters(), images).dtype
+            with torch.autocast(self.device.type, enabled=False):
+                logits = self.network(images.to(dtype))
+            self.val_loss.update(F.cross_entropy(logits, labels, reduction="sum"))
+            self.val_errors.update((logits.argmax(dim=1) != labels).sum())
+            self.val_count.update(float(len(labels)))
+            for metric in self._metrics.values():
+                metric.update(logits.softmax(dim=1), labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracy, loss and the rank of the epoch.
@@ -209,18 +224,9 @@ class LitClassifier(pl.LightningModule):
         Raises:
             DivergedError: The loss is not a number.
         """
-        count, errors = self.val_count.compute(), self.val_errors.compute()
-        loss = self.val_loss.compute() / count
+        self._validated = self._counted("val")
+        errors, loss = self._validated["val/errors"], self._validated["val/loss"]
         self._expect_a_number(loss, "validation loss")
-        self.val_images = int(count)
-        for metric in (self.val_count, self.val_errors, self.val_loss):
-            metric.reset()
-        self._validated = {
-            "val/accuracy": 1 - errors / count,
-            "val/errors": errors,
-            "val/loss": loss,
-            **self._computed("val"),
-        }
         # Every process has the same numbers; Lightning is told to average them, or would warn. In
         # training the loggers get them at the epoch's end.
         fitting = self.trainer.state.fn == TrainerFn.FITTING
@@ -237,30 +243,29 @@ class LitClassifier(pl.LightningModule):
                 "trainer.gradient_clip_val=1"
             )
 
-    @property
-    def _metrics(self) -> dict[str, Metric]:
-        return {name: m for name, m in self.metrics.items() if isinstance(m, Metric)}
-
-    def _computed(self, stage: str) -> dict[str, Tensor]:
-        values = {f"{stage}/{name}": m.compute().float() for name, m in self._metrics.items()}
-        for metric in self._metrics.values():
+    def _counted(self, stage: str) -> dict[str, Tensor]:
+        """Return what the images of a stage came to, and begin anew."""
+        count, errors = self.val_count.compute(), self.val_errors.compute()
+        self.val_images = int(count)
+        values = {
+            f"{stage}/accuracy": 1 - errors / count,
+            f"{stage}/errors": errors,
+            f"{stage}/loss": self.val_loss.compute() / count,
+            **{f"{stage}/{name}": m.compute().float() for name, m in self._metrics.items()},
+        }
+        for metric in (self.val_count, self.val_errors, self.val_loss, *self._metrics.values()):
             metric.reset()
         return values
 
     test_step = validation_step
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, "b classes"]:
+    def predict_step(self, batch: Sequence[Tensor], batch_idx: int) -> Float[Tensor, "b classes"]:
         """Return the probabilities of a batch."""
         return self.network(batch[0]).softmax(dim=1)
 
     def on_test_epoch_end(self) -> None:
-        """Log accuracy and loss of the test images."""
-        count = self.val_count.compute()
-        self.log("test/accuracy", 1 - self.val_errors.compute() / count, sync_dist=True)
-        self.log("test/loss", self.val_loss.compute() / count, sync_dist=True)
-        for metric in (self.val_count, self.val_errors, self.val_loss):
-            metric.reset()
-        self.log_dict(self._computed("test"), sync_dist=True)
+        """Log accuracy, errors and loss of the test images."""
+        self.log_dict(self._counted("test"), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler and say when to step the latter."""
@@ -288,7 +293,7 @@ class LitClassifier(pl.LightningModule):
             ConfigError: One of them refuses its arguments, or so short a training.
         """
         if self.optimizer is None:
-            raise ConfigError("optimizer: training needs one; pass it to LitClassifier")
+            raise ConfigError("optimizer: training needs one; make or load LitClassifier with it")
         try:
             optimizer = self.optimizer(decay_weights_only(self.network))
         except (ValueError, TypeError, RuntimeError) as error:
@@ -306,44 +311,18 @@ class LitClassifier(pl.LightningModule):
             name: value for name, value in filled.items() if name in parameters and name not in said
         }
         try:
-            return optimizer, self.scheduler(optimizer, **arguments)
+            scheduler = self.scheduler(optimizer, **arguments)
         except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
             raise ConfigError(
                 f"scheduler: cannot be built for a training of {length} {self.interval}s "
                 f"({reason(error)}); train longer or choose another"
             ) from None
-
-    def check_schedule(self, length: int) -> None:
-        """Walk through the learning rates of a whole training, or of its first million steps.
-
-        Args:
-            length: Of the training, in units of ``interval``.
-
-        Raises:
-            ConfigError: Optimizer or scheduler cannot be built, or a rate is no finite number of 0
-                or above.
-        """
-        optimizer, scheduler = self.build_optimizer(length)
         if isinstance(scheduler, ReduceLROnPlateau) and self.interval == "step":
             raise ConfigError(
-                "scheduler.interval=step: ReduceLROnPlateau waits for the validation loss, which "
-                "comes once an epoch; scheduler.interval=epoch"
+                "module.interval=step: ReduceLROnPlateau waits for the validation loss, which "
+                "comes once an epoch; module.interval=epoch"
             )
-        waits = scheduler is None or isinstance(scheduler, ReduceLROnPlateau)
-        walked = 0 if waits else min(length, 1_000_000)
-        with warnings.catch_warnings():
-            # Only the scheduler is walked; the optimizer makes no steps.
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-            for step in range(walked + 1):
-                rates = [group["lr"] for group in optimizer.param_groups]
-                if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
-                    raise ConfigError(
-                        f"scheduler: the learning rate of {self.interval} {step + 1} of {length} "
-                        f"is {rates[0]:g}; change optimizer.lr or scheduler.build"
-                    )
-                # The last rate is that of the last step; some schedulers have no more.
-                if step < walked - 1:
-                    scheduler.step()
+        return optimizer, scheduler
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume a training of another length, to which its schedule was not cut.
@@ -351,7 +330,8 @@ class LitClassifier(pl.LightningModule):
         Raises:
             CheckpointError: The schedule of the checkpoint has another number of steps.
         """
-        for saved in checkpoint.get("lr_schedulers", []):
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        for saved in checkpoint.get("lr_schedulers", []) if fitting else []:
             length = saved.get("total_steps", saved.get("T_max"))
             now = self._schedule_length()
             if length not in (None, now):
@@ -372,25 +352,39 @@ class LitClassifier(pl.LightningModule):
             scheduler.step(self.trainer.callback_metrics["val/loss"])
 
     @classmethod
-    # Narrower than Lightning's on purpose: its other options could overrule what the file says, or
-    # unpickle it.
-    def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, map_location: Any = "cpu", trust: Collection[str] = ()
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = "cpu",
+        hparams_file: Any = None,
+        strict: Any = None,
+        weights_only: Any = None,
+        trust: Collection[str] = (),
+        **training: Any,
     ) -> "LitClassifier":
-        """Rebuild a classifier from a checkpoint, in evaluation mode.
+        """Rebuild a classifier from a checkpoint, in evaluation mode without an ``optimizer``.
 
-        Nothing in the file is executed, whoever wrote it. See
-        :func:`mnist_lit.checkpoints.read.read` for ``trust`` and what is raised.
+        Nothing in the file is executed, whoever wrote it, and all weights have to fit, whatever
+        ``strict`` is. See :func:`mnist_lit.checkpoints.read.read` for ``trust`` and what is raised.
+        ``training`` is any argument of the class but ``network`` and ``facts``.
         """
+        given = {**training, "hparams_file": hparams_file, "weights_only": weights_only}
+        for name in ("network", "facts", "hparams_file", "weights_only"):
+            if given.get(name) is not None:
+                raise ConfigError(
+                    f"{name}: leave it out; the checkpoint says network and facts, and nothing in "
+                    "it is ever executed"
+                )
         trained = read(Path(checkpoint_path), map_location, trust)
-        return cls(trained.network, trained.facts).to(map_location).eval()
+        classifier = cls(trained.network, trained.facts, **training).to(map_location)
+        return classifier.train("optimizer" in training)
 
 
 def batch_loss(
     network: nn.Module,
     loss: Loss,
     images: Float[Tensor, "b 1 h w"],
-    labels: Int64[Tensor, " b"],
+    labels: Integer[Tensor, " b"],
 ) -> tuple[Float[Tensor, ""], Int64[Tensor, ""]]:
     """Return the loss of a batch and how many of its images were read right."""
     logits = network(images)

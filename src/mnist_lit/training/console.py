@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 from mnist_lit.errors import RunError, StoppedError, UserError, WriteError, reason
+from mnist_lit.text import lines_for_terminal
 
 
 class _AboveTheBar(logging.Handler):
@@ -38,7 +39,7 @@ _log.propagate = False
 @rank_zero_only
 def say(text: str) -> None:
     """Print a text and keep it; several processes say it once."""
-    _log.info("%s", text)
+    _log.info("%s", lines_for_terminal(text))
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, reason
 from mnist_lit.evaluation.origin import masked, override
+from mnist_lit.text import LONGEST_LINE, for_terminal, show
 from mnist_lit.training import job
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         # Lightning has a handler of its own while it trains.
         signal.signal(signal.SIGTERM, _stop)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+            signal.signal(signal.SIGHUP, _hang_up)
         job.end_with_stdin()
         refuse_options(own)
         options = [word for word in own if word.startswith("-")]
@@ -111,17 +112,26 @@ def _for_itself() -> Iterator[None]:
     try:
         yield
     except StoppedError as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {for_terminal(error, LONGEST_LINE)}") from None
     except Exception as error:
         failed = job.line(error)
     if failed is not None:  # a new exception, which does not keep the network of the old one
-        print(f"error: {failed}", file=sys.stderr, flush=True)
+        show(f"error: {failed}", error=True)
         raise RunError(failed)
 
 
 def _stop(*_: Any) -> None:
     # No Exception, which an import on trial would swallow.
     raise SystemExit("error: stopped" if job.is_first() else 1)
+
+
+def _hang_up(*_: Any) -> None:
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:  # the terminal has gone, and what is said ends no training
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:

@@ -39,7 +39,7 @@ class RecordHistory(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep where the loggers that can go on have logged."""
-        named = zip(self.names, trainer.loggers, strict=True)
+        named = zip(self.names, trainer.loggers, strict=False)
         kinds = WandbLogger, MLFlowLogger
         checkpoint["loggers"] = {n: str(one.version) for n, one in named if isinstance(one, kinds)}
 

@@ -51,8 +51,8 @@ class LastCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Carry the last epoch into this run's folder: it may be the last of all."""
-        assert self._resumed_from is not None
-        assert self.dirpath is not None
+        if self._resumed_from is None or self.dirpath is None:
+            return
         before, now = Path(self._resumed_from), Path(self.dirpath) / "last.ckpt"
         if before.resolve() != now.resolve():
             write_bytes(now, before.read_bytes())
@@ -99,8 +99,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Carry the best epoch so far into this run's folder."""
-        assert self._resumed_from is not None
-        assert self.dirpath is not None
+        if self._resumed_from is None or self.dirpath is None:
+            return
         before = Path(self._resumed_from).with_name("best.ckpt")
         now = Path(self.dirpath) / "best.ckpt"
         if before.is_file() and before.resolve() != now.resolve():
