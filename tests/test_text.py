@@ -14,7 +14,7 @@ import torch
 from mnist_lit import MNIST, Facts, MNISTDataModule
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained, read_file
-from mnist_lit.checkpoints.write import write
+from mnist_lit.checkpoints.write import packed
 from mnist_lit.cli import main, read
 from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.data.memory import Images
@@ -143,7 +143,7 @@ def test_a_checkpoint_that_is_exported_to_c_runs_nothing(
     monkeypatch.chdir(tmp_path)
     whole = dict(read_file(pretrained.checkpoint_of("pico")))
     whole["hyper_parameters"]["facts"] |= {"name": HOSTILE[0], "classes": HOSTILE[:10]}
-    write(whole, Path("theirs.ckpt"))
+    Path("theirs.ckpt").write_bytes(packed(whole))
     main(["export", "theirs.ckpt", "--to", form, "--output", f"odd.{form}"])
     assert Path(f"odd.{form}").is_file()
     assert not Path("ran").exists()
@@ -322,7 +322,7 @@ def test_evaluate_says_the_name_of_the_data_in_a_line(
 ) -> None:
     whole = dict(read_file(pretrained.checkpoint_of("pico")))
     whole["hyper_parameters"]["facts"] |= {"name": "\u202e" + "n" * 999}
-    write(whole, tmp_path / "theirs.ckpt")
+    (tmp_path / "theirs.ckpt").write_bytes(packed(whole))
     main(["evaluate", str(tmp_path / "theirs.ckpt")])
     line = capsys.readouterr().out.splitlines()[0].removeprefix(str(tmp_path))
     assert "\\u202en" in line

@@ -16,7 +16,7 @@ from mnist_lit import compose
 from mnist_lit.config.check import parse
 from mnist_lit.config.mistakes import INSTEAD
 from mnist_lit.errors import ConfigError
-from mnist_lit.training.build import build_classifier, prepare
+from mnist_lit.training.build import build_module, prepare
 from tests.conftest import PROJECT
 
 GROUPS = ("model", "optimizer", "scheduler", "loss", "metrics", "augmentation", "trainer")
@@ -301,7 +301,7 @@ def test_groups_are_independent() -> None:
 def test_a_scheduler_that_waits_for_the_loss_is_stepped_by_epoch() -> None:
     config = parse(compose("scheduler=plateau", "scheduler.interval=step", "run_dir=unused"))
     with pytest.raises(ConfigError, match=r"scheduler\.interval=step: ReduceLROnPlateau waits"):
-        build_classifier(config).check_schedule(10)
+        build_module(config).build_optimizer(10)
 
 
 @pytest.mark.parametrize("overrides", [(), ("logger=none",)])

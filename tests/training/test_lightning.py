@@ -71,7 +71,7 @@ def test_any_trainer_validates_tests_and_predicts_with_a_checkpoint(
     assert predicted is not None
     torch.testing.assert_close(predicted[0], wanted.probabilities, rtol=1e-4, atol=1e-5)
     parts = prepare(parse(tiny(run_dir="other")))
-    [found] = parts.trainer.validate(parts.classifier, data, ckpt_path=best, verbose=False)
+    [found] = parts.trainer.validate(parts.module, data, ckpt_path=best, verbose=False)
     assert found["val/errors"] == 1000 - wanted.correct
     assert not Path(tiny(run_dir="other").run_dir).exists()
 
