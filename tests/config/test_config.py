@@ -299,8 +299,8 @@ def test_groups_are_independent() -> None:
 
 
 def test_a_scheduler_that_waits_for_the_loss_is_stepped_by_epoch() -> None:
-    config = parse(compose("scheduler=plateau", "scheduler.interval=step", "run_dir=unused"))
-    with pytest.raises(ConfigError, match=r"scheduler\.interval=step: ReduceLROnPlateau waits"):
+    config = parse(compose("scheduler=plateau", "module.interval=step", "run_dir=unused"))
+    with pytest.raises(ConfigError, match=r"module\.interval=step: ReduceLROnPlateau waits"):
         build_module(config).build_optimizer(10)
 
 
