@@ -97,7 +97,7 @@ class _Compact(Keys):
     name: str
     blocks: list[_Block]  # type: ignore[valid-type]  # mypy does not follow create_model
     dropout: float
-    align: bool | Literal["before"] = False
+    align: bool = False
 
 
 class _Folder(Keys):
