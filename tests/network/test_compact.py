@@ -29,7 +29,7 @@ def variant(name: str) -> CompactCNN:
 def test_variant_has_exactly_its_parameters(name: str, parameters: int) -> None:
     network = variant(name)
     assert count_parameters(network) == parameters
-    assert sum(layer.parameters for layer in summary.layers(network, 28)) == parameters
+    assert sum(layer.parameters for layer in summary.layers(network)) == parameters
 
 
 def test_optimized_follows_its_document_block_by_block() -> None:
@@ -53,7 +53,7 @@ def test_optimized_follows_its_document_block_by_block() -> None:
         ("16->32 (3, 3)", (32, 7, 7)),
         ("32->16 (1, 1)", (16, 7, 7)),
     ]
-    names = [layer.name for layer in summary.layers(network, 28)]
+    names = [layer.name for layer in summary.layers(network)]
     assert names == [
         *("conv1 3×3", "norm1", "relu1"),
         *("conv2 3×3", "norm2", "relu2", "pool2 2×2", "dropout2 0.1"),
@@ -113,7 +113,7 @@ def test_receptive_field_is_what_gradients_reach(network: CompactCNN, pixels: in
 
 
 def test_summary_counts_the_multiply_adds_of_final() -> None:
-    assert sum(layer.multiply_adds for layer in summary.layers(variant("final"), 28)) == 1_853_576
+    assert sum(layer.multiply_adds for layer in summary.layers(variant("final"))) == 1_853_576
 
 
 def test_pooling_before_or_after_the_activation_differs_only_in_order() -> None:
@@ -130,8 +130,7 @@ def test_a_repeated_convolution_costs_weights_once_and_a_norm_each_time() -> Non
     alone, thrice = (CompactCNN([{"channels": 6}, {**block, "repeats": n}]) for n in (1, 3))
     assert count_parameters(thrice) - count_parameters(alone) == 2 * (6 + 6)
     once, again = (
-        next(r for r in summary.layers(n, 28) if r.name.startswith("conv2"))
-        for n in (alone, thrice)
+        next(r for r in summary.layers(n) if r.name.startswith("conv2")) for n in (alone, thrice)
     )
     assert again.name == "conv2 3×3 ×3"
     assert again.parameters == once.parameters
@@ -213,8 +212,19 @@ def test_a_scale_can_be_moved_into_the_next_layer() -> None:
 @pytest.mark.parametrize("blocks", [SHARED, SEPARABLE])
 def test_summary_counts_every_parameter_once(blocks: list[dict[str, Any]]) -> None:
     network = CompactCNN(blocks)
-    rows = summary.layers(network, 28)
+    rows = summary.layers(network)
     assert sum(row.parameters for row in rows) == count_parameters(network)
+
+
+def test_a_network_of_another_class_is_summed_up_by_lightning() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(256, 4)).train()
+    lines = summary.table(network, "mine", 16, 2_000).splitlines()
+    assert lines[0] == "mine"
+    (linear,) = (line for line in lines if "Linear" in line)
+    assert "1.0 K" in linear
+    assert "[1, 4]" in linear
+    assert lines[-1] == "1,028 of fewer than 2,000 parameters (51%), 4.1 kB as 32-bit floats"
+    assert network.training
 
 
 def test_without_padding_the_map_shrinks_by_the_kernel() -> None:
@@ -227,7 +237,7 @@ def test_without_padding_the_map_shrinks_by_the_kernel() -> None:
             x = block(x)
             shapes.append("×".join(map(str, x.shape[1:])))
     assert shapes == ["4×12×12", "6×10×10", "6×4×4", "5×2×2"]
-    rows = summary.layers(network, 28)
+    rows = summary.layers(network)
     ends = {f"{kind}{i}" for i, kind in ((1, "relu"), (2, "relu"), (3, "pool"), (4, "relu"))}
     assert [row.output for row in rows if row.name.split()[0] in ends] == shapes
     # The blocks are counted twice and the linear layer once; torch counts an addition as its own.

@@ -49,10 +49,7 @@ class Alignment(nn.Module):
         """Map ``[B, 1, side, side]`` to the same, aligned."""
         if torch.is_autocast_enabled(images.device.type):
             with torch.autocast(images.device.type, enabled=False):
-                return self._align(images)
-        return self._align(images)
-
-    def _align(self, images: Tensor) -> Tensor:
+                return self.forward(images)
         ink = images.to(self.basis.dtype) - self.paper
         return (self._sample(ink, *self._moments(ink)) + self.paper).to(images.dtype)
 

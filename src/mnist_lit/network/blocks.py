@@ -69,7 +69,7 @@ class Description:
     dropout: Probability
     classes: Annotated[int, Strict(), Ge(1), Le(MOST_CLASSES)]
     side: Side
-    align: Switch | Literal["before"]
+    align: Switch
     paper: Annotated[float, Strict()]
 
 
@@ -77,54 +77,17 @@ def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int =
     """Raise :class:`ConfigError` if such blocks cannot be stacked on an image of this side."""
     if not blocks:
         raise ConfigError("model.blocks=[]: at least one block is needed")
-    size, width, sizes = side, 1, [side]
+    width, sizes = 1, [side]
     parameters = repeats = 0
     for i, block in enumerate(blocks):
-        if block.kernel % 2 == 0:
-            raise ConfigError(f"model.blocks[{i}].kernel={block.kernel}: it should be odd")
-        if block.residual or block.repeats > 1:
-            key = "residual=true" if block.residual else f"repeats={block.repeats}"
-            if block.channels != width:
-                raise ConfigError(
-                    f"model.blocks[{i}].{key}: needs as many channels as come in, {width}, "
-                    f"not {block.channels}"
-                )
-            if block.pool == "after_conv":
-                raise ConfigError(
-                    f"model.blocks[{i}].{key}: can pool only at its end, pool: after_activation"
-                )
-            if not block.padding and block.kernel > 1:
-                raise ConfigError(
-                    f"model.blocks[{i}].{key}: needs padding: true, so that the map keeps its size"
-                )
-        if not block.padding:
-            if block.kernel > size:
-                raise ConfigError(
-                    f"model.blocks[{i}].kernel={block.kernel}: without padding it must fit on the "
-                    f"map, which is {size} pixels wide here"
-                )
-            size -= block.kernel - 1
-            sizes.append(size)
-        outputs = block.channels * size**2
-        if outputs > MOST_OUTPUTS:
-            raise ConfigError(
-                f"model.blocks[{i}].channels={block.channels}: {outputs:,} numbers come out for an "
-                f"image, at most {MOST_OUTPUTS:,} may"
-            )
+        if mistake := _mistake(block, width, sizes):
+            raise ConfigError(f"model.blocks[{i}].{mistake}")
         mixed = width * block.channels
         filters = width if block.separable else mixed
         parameters += filters * block.kernel**2 + mixed * block.separable
         parameters += (block.bias + (1 + block.norm_scale) * block.repeats) * block.channels
         repeats += block.repeats
         width = block.channels
-        if block.pool != "none":
-            if size < 2:
-                raise ConfigError(
-                    f"model.blocks[{i}].pool={block.pool}: the map is already 1 pixel wide here; "
-                    f"set it to none or pool fewer times ({' → '.join(map(str, sizes))})"
-                )
-            size //= 2
-            sizes.append(size)
     parameters += (width + 1) * classes
     for count, most, what in (
         (parameters, MOST_PARAMETERS, "parameters"),
@@ -132,3 +95,40 @@ def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int =
     ):
         if count > most:
             raise ConfigError(f"model.blocks: {count:,} {what}; at most {most:,} are allowed")
+
+
+def _mistake(block: Block, width: int, sizes: list[int]) -> str | None:
+    """Say why a block cannot follow, or append the sides of the maps that it gives to ``sizes``.
+
+    Args:
+        block: The block; its keys are the first words of the answer.
+        width: Channels of the map that comes in.
+        sizes: Sides in pixels of the image and of the maps of all blocks before; the last comes in.
+    """
+    size = sizes[-1]
+    if block.kernel % 2 == 0:
+        return f"kernel={block.kernel}: it should be odd"
+    if block.residual or block.repeats > 1:
+        key = "residual=true" if block.residual else f"repeats={block.repeats}"
+        if block.channels != width:
+            return f"{key}: needs as many channels as come in, {width}, not {block.channels}"
+        if block.pool == "after_conv":
+            return f"{key}: can pool only at its end, pool: after_activation"
+        if not block.padding and block.kernel > 1:
+            return f"{key}: needs padding: true, so that the map keeps its size"
+    if not block.padding:
+        if block.kernel > size:
+            where = f"the map, which is {size} pixels wide here"
+            return f"kernel={block.kernel}: without padding it must fit on {where}"
+        size -= block.kernel - 1
+        sizes.append(size)
+    outputs = block.channels * size**2
+    if outputs > MOST_OUTPUTS:
+        most = f"at most {MOST_OUTPUTS:,} may"
+        return f"channels={block.channels}: {outputs:,} numbers come out for an image, {most}"
+    if block.pool != "none":
+        if size < 2:
+            fewer = f"set it to none or pool fewer times ({' → '.join(map(str, sizes))})"
+            return f"pool={block.pool}: the map is already 1 pixel wide here; {fewer}"
+        sizes.append(size // 2)
+    return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +32,14 @@ class ConvBlock(nn.Module):
         self.depthwise: nn.Module = nn.Identity()
         if block.separable:
             self.depthwise = nn.Conv2d(
-                *(in_channels, in_channels, kernel), padding=padding, groups=in_channels, bias=False
+                in_channels, in_channels, kernel, padding=padding, groups=in_channels, bias=False
             )
             kernel, padding = 1, 0
         self.conv = nn.Conv2d(in_channels, block.channels, kernel, padding=padding, bias=block.bias)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(block.channels) for _ in range(block.repeats))
-        for norm in self.norms if not block.norm_scale else ():
-            assert isinstance(norm, nn.BatchNorm2d)
-            norm.weight.requires_grad_(False)  # it stays 1
+        norms = [nn.BatchNorm2d(block.channels) for _ in range(block.repeats)]
+        for norm in norms:
+            norm.weight.requires_grad_(block.norm_scale)  # without one it stays 1
+        self.norms = nn.ModuleList(norms)
         self.residual = block.residual
         self.pool = block.pool
         self.dropout = nn.Dropout(block.dropout)
@@ -79,8 +79,7 @@ class CompactCNN(nn.Module):
         dropout: Probability of zeroing an element of the pooled features.
         classes: How many logits there are.
         side: Of the images, in pixels.
-        align: Whether each image is straightened first, as :class:`.Alignment` does. ``before``
-            says that training images come straightened, and were distorted after that.
+        align: Whether each image is straightened first, as :class:`.Alignment` does.
         paper: The value of a pixel without ink, in normalised images.
         name: What the network is called in tables and reports; no part of its description.
 
@@ -98,7 +97,7 @@ class CompactCNN(nn.Module):
         dropout: float = 0.0,
         classes: int = 10,
         side: int = IMAGE_SIZE,
-        align: bool | Literal["before"] = False,
+        align: bool = False,
         paper: float = 0.0,
         name: Name = "CompactCNN",
     ) -> None:
@@ -123,15 +122,9 @@ class CompactCNN(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
         """Map normalised images ``[B, 1, H, W]`` to logits ``[B, classes]``."""
-        if not (self.training and aligned_before(self)):
-            images = self.alignment(images)
-        x = self.blocks(images.contiguous(memory_format=torch.channels_last))
+        x = self.alignment(images).contiguous(memory_format=torch.channels_last)
+        x = self.blocks(x)
         return self.linear(self.dropout(x.mean(dim=(2, 3))))
-
-
-def aligned_before(network: nn.Module) -> bool:
-    """Say whether a network trains on images that were straightened before they were distorted."""
-    return isinstance(network, CompactCNN) and network.description["align"] == "before"
 
 
 def count_parameters(network: nn.Module) -> int:

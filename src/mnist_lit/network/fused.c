@@ -65,6 +65,49 @@ static void frame(const float *image, float *framed, int h, int w, int m) {
 #include "fused.c"
 #else
 
+/* Two rows a and b of a map, [w, C] each -> their pooled row p [w/2, C]; k says where in its window
+ * each maximum was. high and row are memory for [w, C] each. */
+static inline void NAME(pool_rows)(const T *restrict a, const T *restrict b, T *restrict p,
+                                   K *restrict k, float *high, float *row, int w) {
+    int W = w / 2;
+    for (int i = 0; i < 2 * W * C; i++) {
+        float u = LOAD(a[i]), v = LOAD(b[i]);
+        high[i] = v > u ? v : u;
+        row[i] = v > u ? 2 : 0;
+    }
+    for (int j = 0; j < W; j++) {
+        const float *l = high + (size_t)2 * j * C, *m = l + C;
+        const float *kl = row + (size_t)2 * j * C, *km = kl + C;
+        for (int i = 0; i < C; i++) {
+            /* Among equals the first in reading order, as torch has it. */
+            int right = m[i] > l[i] || (m[i] == l[i] && km[i] < kl[i]);
+            float v = right ? m[i] : l[i];
+            float at = right ? km[i] + 1 : kl[i];
+            p[j * C + i] = STORE(v);
+            k[j * C + i] = (K)(int32_t)at;
+        }
+    }
+}
+
+/* The gradient d [w/2, C] of a pooled row -> those of its two rows, a and b [w, C]. */
+static inline void NAME(unpool_row)(const T *restrict d, const K *restrict k, T *restrict a,
+                                    T *restrict b, int w) {
+    int W = w / 2;
+    for (int j = 0; j < W; j++)
+        for (int i = 0; i < C; i++) {
+            T v = d[j * C + i];
+            K at = k[j * C + i];
+            a[2 * j * C + i] = at == 0 ? v : 0;
+            a[(2 * j + 1) * C + i] = at == 1 ? v : 0;
+            b[2 * j * C + i] = at == 2 ? v : 0;
+            b[(2 * j + 1) * C + i] = at == 3 ? v : 0;
+        }
+    if (w % 2) { /* the last column is in no window */
+        memset(a + 2 * W * C, 0, C * sizeof(T));
+        memset(b + 2 * W * C, 0, C * sizeof(T));
+    }
+}
+
 /* x [n, h, w, C] -> y, through pooled [n, h/2, w/2, C] if pool; which says where in its window each
  * maximum was. For the backward, kept [4, C] gets scale and shift, of which y is the positive part,
  * and the mean and one over the deviation of what is normalised. */
@@ -85,25 +128,8 @@ void NAME(forward)(const T *restrict x, T *restrict pooled, K *restrict which, T
         for (int r = 0; r < n * H; r++) {
             if (pool) {
                 const T *a = x + ((size_t)(r / H) * h + 2 * (r % H)) * w * C, *b = a + (size_t)w * C;
-                T *p = pooled + (size_t)r * width;
-                K *k = which + (size_t)r * width;
-                for (int i = 0; i < 2 * width; i++) {
-                    float u = LOAD(a[i]), v = LOAD(b[i]);
-                    high[i] = v > u ? v : u;
-                    row[i] = v > u ? 2 : 0;
-                }
-                for (int j = 0; j < W; j++) {
-                    const float *l = high + (size_t)2 * j * C, *m = l + C;
-                    const float *kl = row + (size_t)2 * j * C, *km = kl + C;
-                    for (int i = 0; i < C; i++) {
-                        /* Among equals the first in reading order, as torch has it. */
-                        int right = m[i] > l[i] || (m[i] == l[i] && km[i] < kl[i]);
-                        float v = right ? m[i] : l[i];
-                        float at = right ? km[i] + 1 : kl[i];
-                        p[j * C + i] = STORE(v);
-                        k[j * C + i] = (K)(int32_t)at;
-                    }
-                }
+                size_t at = (size_t)r * width;
+                NAME(pool_rows)(a, b, pooled + at, which + at, high, row, w);
             }
             const T *p = in + (size_t)r * width;
             for (int i = 0; i < width; i++) {
@@ -191,21 +217,9 @@ void NAME(backward)(const T *restrict dy, const T *restrict in, const K *restric
                 to[i] = STORE(v * scale[i] + x * slope[i] + offset[i]);
             }
             if (!pool) continue;
-            const K *k = which + (size_t)r * width;
             T *a = dx + ((size_t)(r / H) * h + 2 * (r % H)) * w * C, *b = a + (size_t)w * C;
-            for (int j = 0; j < W; j++)
-                for (int i = 0; i < C; i++) {
-                    T v = d[j * C + i];
-                    K at = k[j * C + i];
-                    a[2 * j * C + i] = at == 0 ? v : 0;
-                    a[(2 * j + 1) * C + i] = at == 1 ? v : 0;
-                    b[2 * j * C + i] = at == 2 ? v : 0;
-                    b[(2 * j + 1) * C + i] = at == 3 ? v : 0;
-                }
-            if (w % 2) { /* the last column and row are in no window */
-                memset(a + 2 * width, 0, C * sizeof(T));
-                memset(b + 2 * width, 0, C * sizeof(T));
-            }
+            NAME(unpool_row)(d, which + (size_t)r * width, a, b, w);
+            /* The last row is in no window. */
             if (h % 2 && r % H == H - 1) memset(b + (size_t)w * C, 0, (size_t)w * C * sizeof(T));
         }
         free(d);

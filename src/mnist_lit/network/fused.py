@@ -1,4 +1,4 @@
-"""What surrounds the convolutions in fewer passes over memory, for training on a CPU.
+"""Max-pool, batch norm and ReLU fused in C, for training on a CPU.
 
 torch runs max-pool, batch norm and ReLU one after the other, each in passes of its own over the
 whole map, and in bfloat16 handles channels beyond a multiple of 16 one value at a time. ``fused.c``
@@ -13,12 +13,9 @@ import hashlib
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from mnist_lit import folders
 from mnist_lit.errors import reason
-from mnist_lit.files import UNFINISHED, clear
+from mnist_lit.files import whole
 
 SOURCE = Path(__file__).with_name("fused.c")
 NAMES = {torch.bfloat16: "bf16", torch.float32: "f32"}
@@ -44,26 +41,14 @@ ARGUMENTS = {
 }
 ARGUMENT_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "f": ctypes.c_float, "i": ctypes.c_int}
 LIMIT = 60.0  # seconds that a compiler may take
-_off: set[str] = set()
 _compilers: list[str] = []  # of the operations that were loaded
 _failures: list[str] = []  # why others were not
-
-
-@contextmanager
-def without(*operations: str) -> Iterator[None]:
-    """Let torch's operations run in place of those of this module that are named."""
-    _off.update(operations)
-    try:
-        yield
-    finally:
-        _off.difference_update(operations)
 
 
 def usable(x: Tensor, norm: nn.BatchNorm2d) -> bool:
     """Say whether :func:`pool_norm_relu` can be used on a map."""
     return (
-        "pool_norm_relu" not in _off
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and x.dtype in NAMES
         and norm.weight.dtype == torch.float32
         and norm.running_mean is not None
@@ -124,8 +109,7 @@ class _PoolNormReLU(torch.autograd.Function):
 def convolves(x: Tensor, conv: nn.Conv2d) -> bool:
     """Say whether :func:`conv_pool` can be used on images."""
     return (
-        "conv_pool" not in _off
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and x.shape[1] == 1
         and not x.requires_grad
         and x.dtype == conv.weight.dtype == torch.float32
@@ -181,38 +165,32 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def _call(name: str, like: Tensor, arguments: tuple[Tensor | float | int | None, ...]) -> None:
-    loaded = library(like.shape[1])
-    assert loaded is not None
-    loaded[name, like.dtype](*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
+    function = getattr(library(like.shape[1]), f"{name}_{NAMES[like.dtype]}")
+    function(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
 
 
 @cache
-def library(channels: int) -> dict[tuple[str, torch.dtype], Any] | None:
+def library(channels: int) -> ctypes.CDLL | None:
     """Compile and load the operations for maps of so many channels; None if that cannot be done.
 
-    They are found by name and element type and take what ``ARGUMENTS`` says. Once it could not be
-    done it is not tried again.
+    Once it could not be done it is not tried again.
     """
     if _failures:
         return None
-    functions = {}
     try:
-        content = _compiled(channels)
-        loaded = _load(content)
+        file = _compiled(channels)
+        loaded = ctypes.CDLL(str(file))
         for name, arguments in ARGUMENTS.items():
-            for dtype, suffix in NAMES.items():
-                function = functions[name, dtype] = loaded[f"{name}_{suffix}"]
+            for element in NAMES.values():
+                function = getattr(loaded, f"{name}_{element}")
                 function.argtypes = [ARGUMENT_TYPES[argument] for argument in arguments]
     except (CompileError, OSError, AttributeError) as error:
         _failures.append(reason(error))
         return None
-    # What compilers write into their files of themselves.
-    made_by = re.search(rb"(GCC): [^\0]*?([\d.]+)\0|(clang) version ([\d.]+)", content)
-    words = (
-        [part.decode().lower() for part in made_by.groups() if part] if made_by else ["compiled"]
-    )
-    _compilers.append(" ".join(words))
-    return functions
+    # Compilers write their name and version into their files.
+    made_by = re.search(rb"(GCC|clang)(?:: \([^)\0]*\)| version) ([\d.]+)", file.read_bytes())
+    _compilers.append(b" ".join(made_by.groups()).decode().lower() if made_by else "compiled")
+    return loaded
 
 
 def describe() -> str:
@@ -224,92 +202,58 @@ def describe() -> str:
     return "; in part ".join(words)
 
 
-def _load(content: bytes) -> ctypes.CDLL:
-    # From memory, so that what is loaded is what was checked, whatever becomes of the file. It is
-    # never closed: the loader takes a library of the same name for the same library.
-    number = os.memfd_create("fused")
-    with open(number, "wb", closefd=False) as file:
-        file.write(content)
-    return ctypes.CDLL(f"/proc/self/fd/{number}")
-
-
-def _compiled(channels: int) -> bytes:
-    """Return the library from the cache, if it is there and whole, or else compile it."""
+def _compiled(channels: int) -> Path:
+    """Return the path of the library, which is compiled unless the cache has it."""
     # The OpenMP that torch has loaded: with another, two sets of threads would fight for the cores.
     openmp = [str(file) for file in (Path(torch.__file__).parent / "lib").glob("libgomp*")]
     options = [
         *("-O3", "-march=native", "-fopenmp"),
-        # Sums may be taken in any order, but not a number must stay what it is.
+        # Allow sums in any order, but not -ffinite-math-only: NaN must propagate.
         *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
         *("-shared", "-fPIC", f"-DC={channels}", str(SOURCE), *openmp, "-lm"),
     ]
-    # For this source, compiler call and processor; a home may be shared by several machines.
-    parts = [SOURCE.read_text(), str([os.environ.get("CC"), *options]), _processor()]
-    name = f"fused-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}"
-    with _private_folder() as number:
-        folder = Path(f"/proc/self/fd/{number}")
-        file = folder / name
-        digest, content = b"", b""
-        if file.exists():
-            digest, _, content = file.read_bytes().partition(b"\n")
-        if digest == _digest(content):
-            return content
-        clear(folder, 2 * LIMIT)
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as unfinished:
-            new = Path(unfinished) / "fused.so"
-            compile_c([*options, "-o", str(new)], folder=unfinished, descriptors=[number])
-            if not new.exists():
+    folder = _private_folder()
+    # A home may be shared by several machines: the processor's features are part of the name.
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    parts = [SOURCE.read_text(), str([os.environ.get("CC"), *options]), features]
+    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    file = folder / f"fused-{name}.so"
+    if not file.exists():
+        # Processes that compile at once write to files of their own; the last one's stays.
+        with whole(file) as draft:
+            compile_c([*options, "-o", str(draft)])
+            if not draft.exists():
                 raise CompileError("the C compiler made no library; name another in CC")
-            content = new.read_bytes()
-            new.write_bytes(_digest(content) + b"\n" + content)
-            new.replace(file)
-    return content
+    return file
 
 
-def _digest(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
-
-
-@contextmanager
-def _private_folder() -> Iterator[int]:
-    """Open the folder of the compiled operations, and yield its descriptor.
-
-    It is to be reached through that alone: its name may be given to another folder meanwhile.
+def _private_folder() -> Path:
+    """Return the folder of the compiled operations.
 
     Raises:
-        OSError: It cannot be made or opened, or others than the user may enter it.
+        OSError: It cannot be made, or others than the user may enter it.
     """
     if sys.platform != "linux":
         raise OSError("they are compiled on Linux alone")
-    path = folders.cache() / "operations"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        state = os.fstat(number)
-        if state.st_uid != os.geteuid() or state.st_mode & 0o077:
-            raise OSError(f"{path} is not this user's alone (mode 700); remove it")
-        yield number
-    finally:
-        os.close(number)
+    folder = folders.cache() / "operations"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = folder.stat()
+    if state.st_uid != os.geteuid() or state.st_mode & 0o077:
+        raise OSError(f"{folder} is not this user's alone (mode 700); remove it")
+    return folder
 
 
 class CompileError(Exception):
     """The C compiler has not done its work; the message is a line."""
 
 
-def compile_c(
-    options: Sequence[str],
-    text: str = "",
-    folder: str | None = None,
-    descriptors: Collection[int] = (),
-) -> None:
+def compile_c(options: Sequence[str], text: str = "") -> None:
     """Run the C compiler that ``CC`` names, in the words of a shell.
 
     Args:
         options: What it is to do.
         text: What it finds on its standard input.
-        folder: For its temporary files; the usual one unless given.
-        descriptors: Of files that it finds open.
 
     Raises:
         CompileError: There is none, it fails, or it takes more than :data:`LIMIT`.
@@ -319,39 +263,17 @@ def compile_c(
         compiler = shlex.split(named) or ["cc"]
     except ValueError as error:
         raise CompileError(f"CC={named}: {reason(error)}; it is read as by a shell") from None
+    command = [*compiler, *options]
     try:
-        process = subprocess.Popen(
-            [*compiler, *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env={**os.environ, "TMPDIR": folder} if folder else None,
-            pass_fds=descriptors,
-            start_new_session=True,  # so that it ends with all that it has started
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, errors="replace", timeout=LIMIT
         )
     except OSError:
         raise CompileError(f"{compiler[0]}: no such C compiler; name one in CC") from None
-    with process:
-        try:
-            _, words = process.communicate(text, timeout=LIMIT)
-        except BaseException as error:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                words = f"it took more than {LIMIT:g} s; name another C compiler in CC"
-                raise CompileError(f"{compiler[0]}: {words}") from None
-            raise
-    if process.returncode:
-        lines = words.splitlines() or [f"it failed with status {process.returncode}"]
+    except subprocess.TimeoutExpired:
+        words = f"it took more than {LIMIT:g} s; name another C compiler in CC"
+        raise CompileError(f"{compiler[0]}: {words}") from None
+    if done.returncode:
+        lines = done.stderr.splitlines() or [f"it failed with status {done.returncode}"]
         line = next((line for line in lines if "error" in line), lines[0])
         raise CompileError(f"{compiler[0]}: {line.strip()}")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line for line in lines if line.startswith("flags")), "")

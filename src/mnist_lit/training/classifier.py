@@ -20,8 +20,6 @@ from mnist_lit.checkpoints.read import build_network, read
 from mnist_lit.data.memory import Batch
 from mnist_lit.errors import CheckpointError, ConfigError, DataError, DivergedError, reason
 from mnist_lit.facts import MNIST, Facts
-from mnist_lit.network.alignment import Alignment
-from mnist_lit.network.compact import aligned_before
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 NEVER = 2**31  # epochs
@@ -78,7 +76,6 @@ class LitClassifier(pl.LightningModule):
         self.loss = loss or F.cross_entropy
         self.metrics, self._metrics = nn.ModuleDict(metrics), dict(metrics or {})
         self.augmentations = list(augmentations)
-        self.alignment = Alignment(facts.side, paper=0.0) if aligned_before(network) else None
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.interval = interval
@@ -130,8 +127,6 @@ class LitClassifier(pl.LightningModule):
             )
         scaled = images.float() / 255
         if self.trainer.training:
-            if self.alignment is not None:
-                scaled = self.alignment(scaled)
             for augmentation in self.augmentations:
                 scaled = augmentation(scaled)
         return self.facts.standardise(scaled), *labels
