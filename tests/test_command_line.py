@@ -184,6 +184,7 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own(here: Here, tmp_path: Pat
     assert done.stdout.count(": missed requirements, min_val_accuracy") == 4
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(tmp_path: Path) -> None:
     done = run_train(*TINY, "trainer=ddp", "trainer.devices=2", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -195,6 +196,7 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_torchruns_processes_have_one_folder_and_end_with_one_line(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command = [*launch, str(PROJECT / "train.py"), *LONG, "trainer=ddp", "trainer.devices=2"]
