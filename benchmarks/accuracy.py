@@ -60,14 +60,14 @@ def train(words: Sequence[str], sweep: Path, seeds: int, jobs: int) -> list[dict
     command = [sys.executable, "train.py", "-m", *words, f"seed=range(0,{seeds})"]
     command += ["hydra/launcher=processes", f"hydra.launcher.n_jobs={jobs}"]
     # It exits with 1 where a requirement is missed, which is a result like any other.
-    subprocess.run(
+    done = subprocess.run(
         [*command, f"hydra.sweep.dir={sweep}"], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     files = sweep.glob("[0-9]*/report.json")
     read = [json.loads(file.read_text("utf-8")) | {"folder": file.parent} for file in files]
     reports = {report["seed"]: report for report in read}
-    if missing := sorted(set(range(seeds)) - set(reports)):
-        raise SystemExit(f"error: {sweep}: not finished: seeds {missing}; see output.log of each")
+    if not set(range(seeds)) <= set(reports):
+        raise SystemExit(done.returncode)  # the sweep has printed why
     return [reports[seed] for seed in range(seeds)]
 
 
