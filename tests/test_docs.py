@@ -114,8 +114,12 @@ def compose_all(arguments: list[str]) -> None:
     elif any(word.startswith("hparams_search=") for word in words):
         overrides = OverridesParser.create().parse_overrides(words)
         jobs = [[str(one.input_line) for one in overrides if not one.is_sweep_override()]]
+    seen: set[str] = set()
     for job in jobs:
-        parse(compose(*job, "run_dir=unused"))
+        # Of the combinations of a sweep those with a value that none before them has.
+        if not set(job) <= seen or not job:
+            parse(compose(*job, "run_dir=unused"))
+        seen |= set(job)
 
 
 def test_the_table_of_results_is_that_of_the_measured_seeds(
