@@ -170,12 +170,12 @@ def test_a_missed_requirement_exits_non_zero_after_saving_everything(
 
 
 def test_a_sweep_runs_every_job_in_a_folder_of_its_own(here: Here, tmp_path: Path) -> None:
-    done = here("-m", *ENFORCED, "model=nano,pico", "optimizer=sgd,adamw")
+    done = here("-m", *ENFORCED, "model=optimized,small", "optimizer=sgd,adamw")
     assert done.returncode == 1, "the tiny runs miss 99.4 %, and every one of them must still run"
     reports = sorted(tmp_path.glob("multirun/*/*/*/report.json"))
     assert [path.parent.name for path in reports] == ["0", "1", "2", "3"]
     models = [json.loads(path.read_text())["model"] for path in reports]
-    assert models == ["nano", "nano", "pico", "pico"]
+    assert models == ["optimized", "optimized", "small", "small"]
     assert done.stderr == "error: of 4 jobs 4 missed requirements\n"
     assert done.stdout.count(": missed requirements, min_val_accuracy") == 4
 
