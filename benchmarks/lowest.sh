@@ -9,4 +9,4 @@ python3 -m venv "$folder"
 pip install -q uv
 uv pip install -q --resolution lowest-direct -e ".[test]"
 uv pip list | grep -iE "^(torch|pytorch-lightning|hydra|numpy|onnx|gradio|pydantic)"
-pytest -q "${@:2}"
+pytest -q -m "slow or not slow" "${@:2}"

@@ -58,6 +58,7 @@ from mnist_lit import MNIST as FACTS
 from mnist_lit import MNISTDataModule, compose, devices, train
 from mnist_lit.config.check import parse
 from mnist_lit.config.schema import Config
+from mnist_lit.data import augmentation
 from mnist_lit.data.archives import DIGESTS, find_mnist, read
 from mnist_lit.data.augmentation import RandomDistortion
 from mnist_lit.data.memory import Images
@@ -326,8 +327,7 @@ class BareLoop:
         self.batch_size = batch_size or config.data["batch_size"]
         self.train = MNISTDataModule().images("train").subset(torch.arange(images))
         self.test = MNISTDataModule().images("test")
-        distortion = UsualGrid if flipped == "grid in one product" else RandomDistortion
-        self.augment = distortion(**without_target(config.augmentation["distort"]))
+        self.augment = RandomDistortion(**without_target(config.augmentation["distort"]))
         self.sgd = without_target(config.optimizer)
         self.decay = config.callbacks["average"]["decay"]
         average = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]  # untyped there
@@ -339,7 +339,10 @@ class BareLoop:
             "fused pool, norm and ReLU": ("usable", "convolves"),
             "first convolution with its pooling": ("convolves",),
         }
+        usual = self.flipped == "grid in one product"
+        grid = affine_grid if usual else augmentation.sampling_grid
         with ExitStack() as stack:
+            stack.enter_context(mock.patch.object(augmentation, "sampling_grid", grid))
             for name in off.get(self.flipped, ()):
                 stack.enter_context(mock.patch.object(fused, name, never))
             return self._epoch()
@@ -378,13 +381,9 @@ class BareLoop:
         }
 
 
-class UsualGrid(RandomDistortion):
-    """The same distortions with torch's own grid."""
-
-    @staticmethod
-    def grid(theta: Tensor, height: int, width: int) -> Tensor:
-        """Return where each pixel comes from, as torch does it."""
-        return F.affine_grid(theta, [len(theta), 1, height, width], align_corners=False)
+def affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
+    """Return where each pixel comes from, as torch does it."""
+    return F.affine_grid(theta, [len(theta), 1, height, width], align_corners=False)
 
 
 def without_target(node: dict[str, Any]) -> dict[str, Any]:

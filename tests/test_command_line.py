@@ -130,10 +130,6 @@ def test_cfg_job_prints_the_composed_config(here: Here, tmp_path: Path) -> None:
             ["-m", "seed=0,1", "optimizer.lr=0.1,-1"],
             "error: optimizer.lr=-1: should be greater than 0",
         ),
-        (
-            ["-m", "seed=0,1", "trainer=ddp"],
-            "error: trainer.strategy=ddp: BasicLauncher trains a job in one process; ",
-        ),
         (["seed"], "error: seed: cannot be read as key=value"),
         (["lr=0.1"], "error: lr: no such key; optimizer.lr is meant"),
         (["epochs=5"], "error: epochs: no such key; trainer.max_epochs is meant"),
@@ -185,6 +181,7 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own(here: Here, tmp_path: Pat
     assert done.stdout.count(": missed requirements, min_val_accuracy") == 4
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(tmp_path: Path) -> None:
     done = run_train(*TINY, "trainer=ddp", "trainer.devices=2", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -196,6 +193,7 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_torchruns_processes_have_one_folder_and_end_with_one_line(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command = [*launch, str(PROJECT / "train.py"), *LONG, "trainer=ddp", "trainer.devices=2"]

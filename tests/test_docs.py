@@ -1,5 +1,7 @@
 """README and docs: their links lead somewhere, and their commands mean something."""
 
+import hashlib
+import json
 import os
 import re
 import shlex
@@ -13,12 +15,15 @@ from pathlib import Path
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
 
 from mnist_lit import cli, compose
 from mnist_lit.config.check import parse
 from tests.conftest import PROJECT, needs_compiler
 
-PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
+PAGES = sorted(
+    path for folder in (".", "docs", "research") for path in PROJECT.glob(f"{folder}/*.md")
+)
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 OTHERS = ("pre-commit", "onnx2tf", "npm")  # programs that the extra `test` does not bring
 EXTRAS = set(metadata("mnist-lit").get_all("Provides-Extra") or ())
@@ -78,9 +83,10 @@ def test_commands_can_be_meant(page: Path, monkeypatch: pytest.MonkeyPatch) -> N
         elif program == "mnist-lit" or arguments[:1] == ["train.py"]:
             compose_all(arguments[1:])
         elif program == "python" and arguments[0] != "-m":
-            assert arguments[0].startswith("benchmarks/"), arguments
-            module = import_module(Path(arguments[0]).stem)
-            module.command_line().parse_intermixed_args(arguments[1:])
+            assert (PROJECT / arguments[0]).is_file(), arguments
+            if not arguments[0].startswith("research/"):
+                module = import_module(Path(arguments[0]).stem)
+                module.command_line().parse_intermixed_args(arguments[1:])
         elif program == "pip":
             for extra in re.findall(r"\.\[(.*?)\]", arguments[-1]):
                 assert set(extra.split(",")) <= EXTRAS, extra
@@ -108,8 +114,31 @@ def compose_all(arguments: list[str]) -> None:
     elif any(word.startswith("hparams_search=") for word in words):
         overrides = OverridesParser.create().parse_overrides(words)
         jobs = [[str(one.input_line) for one in overrides if not one.is_sweep_override()]]
+    seen: set[str] = set()
     for job in jobs:
-        parse(compose(*job, "run_dir=unused"))
+        # Of the combinations of a sweep those with a value that none before them has.
+        if not set(job) <= seen or not job:
+            parse(compose(*job, "run_dir=unused"))
+        seen |= set(job)
+
+
+def test_the_table_of_results_is_that_of_the_measured_seeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(PROJECT / "benchmarks")
+    accuracy = import_module("accuracy")
+    table = accuracy.table(accuracy.load_results(accuracy.RESULTS))
+    assert len(table.splitlines()) == 12
+    assert table in (PROJECT / "docs/results.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("picture", sorted(PROJECT.glob("docs/pictures/*.png")), ids=name)
+def test_a_picture_is_of_the_files_that_are_here(picture: Path) -> None:
+    with Image.open(picture) as made:
+        sources = json.loads(made.info["Made-from"])
+    for path, digest in sources.items():
+        found = hashlib.sha256((PROJECT / path).read_bytes()).hexdigest()
+        assert found == digest, f"{path} has changed: python research/pictures.py {picture.stem}"
 
 
 @needs_compiler

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 from tests.conftest import PROJECT, needs_compiler
@@ -21,6 +22,7 @@ def words(notebook: Any) -> str:
     )
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_tour_runs_and_says_what_is_kept_in_the_file(tmp_path: Path) -> None:
     text = FILE.read_text(encoding="utf-8")

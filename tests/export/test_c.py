@@ -143,6 +143,7 @@ def test_digits_are_read_as_by_the_network_in_whole_numbers(mnist: MNISTDataModu
         assert int((~same).sum()) <= 6
 
 
+@pytest.mark.usefixtures("few_images")
 def test_names_are_made_of_what_is_given(tmp_path: Path) -> None:
     nano = pretrained.load("nano")
     done = export(nano, "c-int8", tmp_path / "3 digits.h")
@@ -166,6 +167,7 @@ def test_what_the_engine_cannot_hold_is_said(mnist: MNISTDataModule) -> None:
         make(replace(source, network=other), True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", [["m3", "m4"], ["uno"]])
 def test_a_microcontroller_gives_the_same_bits(targets: list[str], tmp_path: Path) -> None:
     arm = ("arm-none-eabi-gcc", "qemu-system-arm")
@@ -203,6 +205,7 @@ int main() { setup(); for (;;) loop(); }
 """
 
 
+@pytest.mark.slow
 def test_the_sketch_of_the_arduino_library_says_the_digit(tmp_path: Path) -> None:
     for tool in ("avr-g++", "simavr"):
         if shutil.which(tool) is None:

@@ -117,6 +117,7 @@ def test_onnx_has_few_operators_and_no_attribute_that_goes_without_saying(
     }
 
 
+@pytest.mark.usefixtures("few_images")
 @pytest.mark.parametrize("form", ["onnx", "torch", of("c")])
 def test_every_kind_of_block_can_be_exported(
     form: str, odd_network: CompactCNN, tmp_path: Path
@@ -145,6 +146,7 @@ def test_onnx_takes_raw_pixels_of_any_batch_and_says_what_it_is(
     assert facts["test_correct"].startswith(str(pretrained.record("nano")["test_correct"]))
 
 
+@pytest.mark.usefixtures("few_images")
 def test_int8_onnx_holds_its_weights_in_bytes(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     done = export(NANO, "onnx-int8", tmp_path / "nano.onnx")
@@ -184,6 +186,7 @@ def test_a_network_that_answers_with_not_a_number_is_refused(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("few_images")
 @pytest.mark.parametrize("form", ["onnx", of("c-int8")])
 def test_a_default_of_float64_changes_nothing(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -198,6 +201,7 @@ def test_a_default_of_float64_changes_nothing(
     assert (tmp_path / "nano").stat().st_size == done.size
 
 
+@pytest.mark.usefixtures("few_images")
 def test_only_a_regular_file_is_replaced_and_only_by_a_whole_one(tmp_path: Path) -> None:
     pipe, file = tmp_path / "pipe", tmp_path / "nano.pt2"
     os.mkfifo(pipe)
@@ -217,6 +221,7 @@ def test_only_a_regular_file_is_replaced_and_only_by_a_whole_one(tmp_path: Path)
     assert sorted(tmp_path.iterdir()) == [file, pipe]
 
 
+@pytest.mark.usefixtures("few_images")
 @needs_compiler
 def test_a_person_can_include_the_header(tmp_path: Path, mnist: MNISTDataModule) -> None:
     main(["export", "nano", "--to", "c-int8", "--output", str(tmp_path / "digits.h")])
@@ -236,6 +241,7 @@ def test_a_person_can_include_the_header(tmp_path: Path, mnist: MNISTDataModule)
     assert int(done.stdout) == mnist.test.labels[0]
 
 
+@pytest.mark.usefixtures("few_images")
 @needs_compiler
 def test_what_does_not_agree_is_not_written(
     odd_network: CompactCNN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -260,12 +266,14 @@ class Branches(torch.nn.Module):
         return pixels if pixels.sum() > 0 else -pixels
 
 
+@pytest.mark.usefixtures("few_images")
 def test_a_network_that_an_exporter_cannot_take_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="not written, for Branches cannot be exported to torch"):
         export(Trained(Branches(), MNIST), "torch", tmp_path / "odd.pt2")
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("few_images")
 def test_a_missing_package_or_compiler_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +289,7 @@ def test_a_missing_package_or_compiler_is_named(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("few_images")
 def test_a_checkpoint_can_be_exported(tmp_path: Path) -> None:
     checkpoint = pretrained.checkpoint_of("nano")
     again = LitClassifier.load_from_checkpoint(checkpoint)

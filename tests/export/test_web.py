@@ -82,6 +82,7 @@ def test_a_digit_drawn_with_the_mouse_is_read(
     page.close()
 
 
+@pytest.mark.usefixtures("few_images")
 def test_every_kind_of_block_is_read_in_a_page(odd_network: CompactCNN, tmp_path: Path) -> None:
     done = export(Trained(odd_network, MNIST), "web", tmp_path / "odd.html")
     assert done.largest_difference < 1e-4

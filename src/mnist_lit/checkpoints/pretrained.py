@@ -10,7 +10,6 @@ from typing import Any
 
 from mnist_lit.checkpoints.read import Trained, read, read_file
 from mnist_lit.errors import CheckpointError, reason
-from mnist_lit.files import write_bytes
 from mnist_lit.network.compact import CompactCNN
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -99,18 +98,3 @@ def table() -> str:
     return "\n".join(
         [*lines, "accuracy: of these weights, the last epoch of seed 0, on the test images"]
     )
-
-
-def ship(name: str, checkpoint: Path, measured: dict[str, Any]) -> None:
-    """Put a trained checkpoint into the package under a name.
-
-    Args:
-        name: The name to load it by.
-        checkpoint: A run's ``last.ckpt``.
-        measured: What :func:`record` is to return.
-    """
-    from mnist_lit.checkpoints.write import packed  # imports Lightning
-
-    whole = read_file(checkpoint)
-    kept = {key: whole[key] for key in ("hyper_parameters", "state_dict")}
-    write_bytes(WEIGHTS / f"{name}.ckpt", packed({**kept, "record": measured}))

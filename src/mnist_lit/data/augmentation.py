@@ -58,8 +58,6 @@ class RandomDistortion:
         strength: What all amounts are multiplied by; 1 unless the callback ``FadeOut`` lowers it.
     """
 
-    grid = staticmethod(sampling_grid)
-
     def __init__(
         self,
         degrees: Annotated[float, Ge(0), Le(180)] = 0.0,
@@ -92,7 +90,7 @@ class RandomDistortion:
         if self.bend:
             curves = torch.rand(batch, 2, 3, device=images.device) * 2 - 1
             theta = torch.cat((theta, curves * (self.strength * self.bend)), dim=2)
-        grid = self.grid(theta, height, width)
+        grid = sampling_grid(theta, height, width)
         images = F.grid_sample(images, grid, align_corners=False)
         if self.gamma:
             logarithm = torch.rand(batch, 1, 1, 1, device=images.device) * 2 - 1

@@ -1,6 +1,6 @@
 """Train the network that says whether a picture shows a digit at all.
 
-``python benchmarks/nothing.py FOLDER`` draws what is no digit, writes it with MNIST's training
+``python research/nothing.py FOLDER`` draws what is no digit, writes it with MNIST's training
 images into a folder in MNIST's layout (eleven classes: the digits, and ``none``), and prints the
 command that trains on it, and the one that takes what was trained. No test image of MNIST is drawn
 on; 5,000 of its training images are the test images of the folder.
@@ -310,7 +310,7 @@ def main() -> None:
         f"python train.py experiment=small data=idx data.root={options.folder} "
         f"'data.classes=[{names}]' data.centred=true data.name=digits-or-none "
         "requirements.enforce=false\n"
-        "python benchmarks/nothing.py --take outputs/<date>/<time>"
+        "python research/nothing.py --take outputs/<date>/<time>"
     )
 
 

@@ -1,6 +1,6 @@
 """The speed of this checkout's training against another's, side by side.
 
-python benchmarks/versus.py OTHER-CHECKOUT      # results/versus.json
+python research/versus.py OTHER-CHECKOUT      # results/versus.json
 
 A process for each checkout trains some steps in turns, in batches of several sizes and of networks
 that are shipped. The ratios are of turns, so that they do not depend on the pace of the machine.
@@ -51,7 +51,7 @@ class Worker:
     """
 
     def __init__(self, checkout: Path, overrides: Sequence[str] = ()) -> None:
-        paths = f"{checkout / 'src'}:{Path(__file__).parent}"
+        paths = f"{checkout / 'src'}:{ROOT / 'benchmarks'}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", WORKER, *overrides],
             cwd=checkout,

@@ -1,6 +1,6 @@
 """Train many small networks at once on one GPU and judge each by held-out images.
 
-``python benchmarks/together.py PLAN.jsonl RESULTS.jsonl`` does the trainings of a plan, a line
+``python research/together.py PLAN.jsonl RESULTS.jsonl`` does the trainings of a plan, a line
 each, and writes each line again with what came of it. Results are a plan too:
 ``results/together.jsonl`` can be repeated. Neighbouring lines that differ only in the recipe (rate,
 decay, distortions, split, seed) are trained together: every operation is done for all of them in

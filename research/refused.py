@@ -1,6 +1,6 @@
 """How many pictures of no digit are refused, and how many digits are.
 
-``python benchmarks/refused.py`` draws both, reads them with ``final-world`` as
+``python research/refused.py`` draws both, reads them with ``final-world`` as
 ``mnist-lit predict`` does, prints the shares and writes ``results/refused.json`` beside it. Needed:
 ``pip install Hershey-Fonts segno font-roboto font-amatic-sc font-intuitive font-fredoka-one
 font-manrope font-source-serif-pro font-hanken-grotesk``: fonts and codes that nothing was trained
@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import ROOT
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
@@ -33,11 +32,11 @@ from mnist_lit.facts import MNIST
 from mnist_lit.inference.pictures import prepare_for
 from mnist_lit.inference.reading import judged
 
-sys.path.insert(0, str(ROOT))  # the photographs are made by the tests
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the photographs are made by the tests
 
 from tests.inference.photographs import photograph
 
-RESULTS = ROOT / "benchmarks" / "results" / "refused.json"
+RESULTS = Path(__file__).with_name("results") / "refused.json"
 FONTS = (
     *("amatic_sc", "fredoka_one", "hanken_grotesk", "intuitive", "manrope", "roboto"),
     "source_serif_pro",
@@ -180,7 +179,7 @@ def main() -> None:
         found["auroc"] = round(float(binary_auroc(scores, labels)), 4)
         kept = found["read"] / found["n"]
         print(f"{name:<16}{found}  not read as sure {1 - kept:.1%}", flush=True)
-    results = {"command": "python benchmarks/refused.py", "date": date.today().isoformat()}
+    results = {"command": "python research/refused.py", "date": date.today().isoformat()}
     options.output.write_text(json.dumps({**results, "groups": groups}, indent=1) + "\n")
 
 
