@@ -140,7 +140,8 @@ def ship(name: str, report: dict[str, Any]) -> None:
     """Put the last epoch of a run into the package, with what was measured of it."""
     from mnist_lit.checkpoints.pretrained import WEIGHTS
     from mnist_lit.checkpoints.read import read_file
-    from mnist_lit.checkpoints.write import write
+    from mnist_lit.checkpoints.write import packed
+    from mnist_lit.files import write_bytes
 
     record = {
         "experiment": name,
@@ -150,7 +151,7 @@ def ship(name: str, report: dict[str, Any]) -> None:
     }
     whole = read_file(report["folder"] / "checkpoints" / "last.ckpt")
     kept = {key: whole[key] for key in ("hyper_parameters", "state_dict")}
-    write({**kept, "record": record}, WEIGHTS / f"{name}.ckpt")
+    write_bytes(WEIGHTS / f"{name}.ckpt", packed({**kept, "record": record}))
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:

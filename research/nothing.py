@@ -19,6 +19,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import strokes
 import torch
 from numpy import ndarray
 from numpy.random import Generator
@@ -30,7 +31,6 @@ from tqdm import tqdm
 from mnist_lit import MNISTDataModule
 from mnist_lit.checkpoints.read import read_file
 from mnist_lit.checkpoints.write import packed
-from mnist_lit.data import strokes
 from mnist_lit.errors import PictureError
 from mnist_lit.files import write_bytes
 from mnist_lit.inference.digits import find_digit

@@ -65,8 +65,8 @@ def assert_scheduled(rates: list[float], scheduler: str, lr: float) -> None:
 @pytest.mark.parametrize("optimizer", choices("optimizer"))
 def test_any_optimizer_takes_any_scheduler(tiny: Make, optimizer: str, scheduler: str) -> None:
     config = parse(tiny(f"optimizer={optimizer}", f"scheduler={scheduler}"))
-    batches = 1 if config.scheduler.interval == "step" else 5
-    built, schedule = build_classifier(config).build_optimizer(10 // batches)
+    batches = 1 if config.module["interval"] == "step" else 5
+    built, schedule = build_module(config).build_optimizer(10 // batches)
     learnt = [p for group in built.param_groups for p in group["params"]]
     before = [p.detach().clone() for p in learnt]
     rates = []
