@@ -137,7 +137,8 @@ def _is_plain(annotation: Any) -> bool:
     if get_origin(annotation) in (tuple, type, Callable):
         return False  # YAML has no tuples
     if inner:
-        return all(_is_plain(one) or (one is Path and str in inner) for one in inner)
+        texts = [get_args(one)[0] if get_origin(one) is Annotated else one for one in inner]
+        return all(_is_plain(one) or (one is Path and str in texts) for one in inner)
     return annotation in (int, float, bool, str, type(None), list, dict)
 
 

@@ -11,7 +11,15 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Le, Lt
-from pydantic import ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Strict,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 from mnist_lit.errors import ConfigError, unknown
 from mnist_lit.text import LONGEST, for_terminal
@@ -24,7 +32,15 @@ Probability = Annotated[float, Strict(), Ge(0), Lt(1)]
 Share = Annotated[float, Strict(), Ge(0), Le(1)]
 Seed = Annotated[int, Strict(), Ge(0), Lt(2**32)]
 Positive = Annotated[int, Strict(), Ge(1), Lt(2**53)]
-Name = Annotated[str, Strict(), StringConstraints(pattern=r"\S")]
+
+
+def _named(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("name", "Input should be a name")
+    return text
+
+
+Name = Annotated[str, Strict(), AfterValidator(_named)]
 Target = Annotated[str, Strict(), StringConstraints(pattern=r"^[\w.]{1,200}$")]
 
 # How pydantic puts what people know by other words.

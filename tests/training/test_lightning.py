@@ -113,7 +113,9 @@ def test_lightnings_own_exports_take_normalised_images(
     wanted = classifier(given).detach()
     # Shapes are no numbers while torch traces: nothing can be held against the annotations.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    traced: Any = classifier.to_torchscript(method="trace", example_inputs=torch.zeros(1, 1, 28, 28))
+    traced: Any = classifier.to_torchscript(
+        method="trace", example_inputs=torch.zeros(1, 1, 28, 28)
+    )
     torch.testing.assert_close(traced(given), wanted)
     # A trainer that has run stays attached.
     trainer().predict(classifier, DataLoader(torch.zeros(1, 1, 28, 28).byte()))

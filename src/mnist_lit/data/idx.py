@@ -9,8 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from mnist_lit.data.memory import Batch, Images, ShuffledBatches, stratified
-from mnist_lit.data.sets import IdxSet, holdout_size
+from mnist_lit.data.sets import Folds, IdxSet, holdout_size
 from mnist_lit.errors import ConfigError, DataError
+from mnist_lit.validation import Name, Positive, Seed
 
 
 class IdxDataModule(IdxSet, pl.LightningDataModule):
@@ -28,18 +29,18 @@ class IdxDataModule(IdxSet, pl.LightningDataModule):
 
     def __init__(
         self,
-        root: str | Path,
+        root: Name | Path,
         validation: Literal["test", "holdout"] = "test",
-        batch_size: int = 128,
-        eval_batch_size: int = 1000,
-        train_size: int | None = None,
-        split_seed: int = 0,
-        folds: int | None = None,
-        fold: int | None = None,
+        batch_size: Positive = 128,
+        eval_batch_size: Positive = 1000,
+        train_size: Positive | None = None,
+        split_seed: Seed = 0,
+        folds: Folds | None = None,
+        fold: Seed | None = None,
         classes: Sequence[str] | None = None,
-        name: str | None = None,
+        name: Name | None = None,
         centred: bool = False,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         pl.LightningDataModule.__init__(self)
         IdxSet.__init__(self, root, validation, split_seed, folds, fold, classes, name, centred)

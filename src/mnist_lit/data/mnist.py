@@ -8,8 +8,9 @@ from torch.utils.data import DataLoader
 
 from mnist_lit.data.idx import IdxDataModule
 from mnist_lit.data.memory import Batch, Images, ShuffledBatches
-from mnist_lit.data.sets import TRAIN, MnistSet
+from mnist_lit.data.sets import TRAIN, Folds, MnistSet
 from mnist_lit.data.synthetic import Exchange
+from mnist_lit.validation import Name, Positive, Seed, Share
 
 
 class MNISTDataModule(MnistSet, IdxDataModule):
@@ -26,16 +27,16 @@ class MNISTDataModule(MnistSet, IdxDataModule):
 
     def __init__(
         self,
-        root: str | Path | None = None,
+        root: Name | Path | None = None,
         validation: Literal["test", "holdout"] = "test",
-        batch_size: int = 128,
-        eval_batch_size: int = 1000,
-        train_size: int | None = None,
-        split_seed: int = 0,
-        folds: int | None = None,
-        fold: int | None = None,
-        seed: int = 0,
-        drawn: float = 0.0,
+        batch_size: Positive = 128,
+        eval_batch_size: Positive = 1000,
+        train_size: Positive | None = None,
+        split_seed: Seed = 0,
+        folds: Folds | None = None,
+        fold: Seed | None = None,
+        seed: Seed = 0,
+        drawn: Share = 0.0,
     ) -> None:
         IdxDataModule.__init__(
             self,

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from mnist_lit.data.archives import DIGESTS, IMAGES, LABELS, REMEDY, find_mnist, folder_of, read
@@ -18,6 +19,7 @@ Split = Literal["train", "holdout", "test"]
 # The data modules by the names that facts keep; the modules themselves need Lightning.
 IDX = "mnist_lit.data.idx.IdxDataModule"
 MNIST_MODULE = "mnist_lit.data.mnist.MNISTDataModule"
+Folds = Annotated[int, Ge(2), Le(1000)]
 TRAIN, TEST = 60_000, 10_000  # images of MNIST
 
 

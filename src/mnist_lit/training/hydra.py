@@ -289,8 +289,7 @@ def compose(*overrides: str) -> DictConfig:
             config = hydra.compose("config", overrides=[*beside, *overrides])
     finally:
         GlobalHydra.instance().hydra = theirs
-        if base is not None:
-            version.setbase(f"{base.major}.{base.minor}")
+        version.VersionBase.instance().version_base = base
     refuse_unbuilt(config, overrides)
     return config
 
@@ -314,11 +313,11 @@ class CheckConfig(Callback):
                 last = folder / "checkpoints" / "last.ckpt"
                 with flag_override(config, "readonly", False):
                     config.ckpt_path = str(last) if last.is_file() else None
-                if config.ckpt_path and (folder / "report.json").is_file():
-                    print(f"{folder}: this run is finished")
-                    raise SystemExit
             with _reserved(config):
                 run, folder = check(config), Path(config.hydra.run.dir)
+                if auto and run.config.ckpt_path and (folder / "report.json").is_file():
+                    print(f"{folder}: this run is finished")
+                    raise SystemExit
                 # Until the run ends.
                 self.claimed = job.claim(folder, run.config.ckpt_path, "hydra.run.dir")
                 BUILT.append(run)
