@@ -305,9 +305,7 @@ class CheckConfig(Callback):
         with errors_as_lines():
             auto = config.ckpt_path == AUTO
             if auto and not _is_named(config):
-                raise ConfigError(
-                    "ckpt_path=auto: name the folder of the run: hydra.run.dir=FOLDER"
-                )
+                raise ConfigError("ckpt_path=auto: name the folder: hydra.run.dir=FOLDER")
             if auto:
                 folder = Path(config.hydra.run.dir).expanduser()
                 last = folder / "checkpoints" / "last.ckpt"
