@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 import pytorch_lightning as pl
@@ -110,14 +109,14 @@ def prepare(config: Config) -> Parts:
     classifier = build_classifier(config, facts)
     classifier.check_schedule(_length(config, data))
     options = options_of(config)
-    run_dir, runs = Path(config.run_dir).resolve(), {}
+    run_dir, record = Path(config.run_dir).resolve(), RecordHistory([*config.logger])
     if config.ckpt_path is not None:
         config.ckpt_path = str(last_of(config.ckpt_path))
         runs = check_resumable(Path(config.ckpt_path), options)
+        record.runs = runs if goes_on(run_dir, config.ckpt_path) else {}
     notes = []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, classifier.network))
-    record = RecordHistory([*config.logger], runs if goes_on(run_dir, config.ckpt_path) else {})
     folder, resumed = run_dir / "checkpoints", config.ckpt_path
     best = BestCheckpoint(folder, resumed)
     kept: list[Callback] = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
@@ -276,15 +275,10 @@ def check_loggers(config: Config) -> None:
                 raise ConfigError(f"logger.{name}: {missing(package, name)}")
 
 
-def build_loggers(config: Config, runs: Mapping[str, str] = MappingProxyType({})) -> list[Logger]:
-    """Make the configured loggers, which may open files and connections.
-
-    Args:
-        config: Of the run.
-        runs: Of Weights & Biases and MLflow those that go on, by names of loggers.
-    """
-    # Each takes one of these arguments.
-    known = {name: {"id": run, "run_id": run} for name, run in runs.items()}
+def build_loggers(config: Config, runs: Mapping[str, str] | None = None) -> list[Logger]:
+    """Make the configured loggers, which may open files and connections; some go on in a run."""
+    # W&B's takes the first of these, MLflow's the second.
+    known = {name: {"id": run, "run_id": run} for name, run in (runs or {}).items()}
     nodes = config.logger.items()
     return [build(node, f"logger.{name}", also=known.get(name)) for name, node in nodes]
 
