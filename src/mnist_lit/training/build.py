@@ -105,16 +105,15 @@ def prepare(config: Config) -> Run:
     module = build_module(config, facts)
     module.build_optimizer(_length(config, data))  # whether they can be built
     options = options_of(config)
-    run_dir = Path(config.run_dir).resolve()
-    logged: dict[str, str] = {}
+    run_dir, record = Path(config.run_dir).resolve(), RecordHistory([*config.logger])
     if config.ckpt_path is not None:
         config.ckpt_path = str(last_of(config.ckpt_path))
         logged = check_resumable(Path(config.ckpt_path), options)
+        record.runs = logged if goes_on(run_dir, config.ckpt_path) else {}
     notes = list(data.notes) if isinstance(data, IdxDataModule) else []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, module.network))
     folder, resumed = run_dir / "checkpoints", config.ckpt_path
-    record = RecordHistory([*config.logger], logged if goes_on(run_dir, resumed) else {})
     best = BestCheckpoint(folder, resumed)
     callbacks = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
     if config.search is not None and config.search.trial is not None:

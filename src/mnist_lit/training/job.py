@@ -106,14 +106,9 @@ def goes_on(folder: Path, ckpt_path: str | None) -> bool:
 def claim(
     folder: Path, ckpt_path: str | None = None, key: str = "run_dir"
 ) -> AbstractContextManager[Any]:
-    """Make the folder of a run and lock it, until the context that is returned has been left.
+    """Make the folder of a run, which ``key`` names, and lock it until the context is left.
 
     The process that has it may claim it again. Of several processes of a run the first claims.
-
-    Args:
-        folder: Of the run.
-        ckpt_path: The ``last.ckpt`` that the run is resumed from.
-        key: What names the folder in the config.
 
     Raises:
         ConfigError: Another process trains there, another run or a file lies there that this one
@@ -170,11 +165,7 @@ def _end_with_stdin() -> None:
 
 @contextmanager
 def recorded(folder: Path, ckpt_path: str | None = None) -> Iterator[None]:
-    """Have the folder of a run to the end of it and, if it is a job's, keep how the job stands.
-
-    Raises:
-        ConfigError: See :func:`claim`.
-    """
+    """Claim the folder of a run, which it gives up; of a job, keep how it stands meanwhile."""
     with claim(folder, ckpt_path) as lock:
         job, state, said = read(folder) if lock is not None else None, "finished", None
         try:

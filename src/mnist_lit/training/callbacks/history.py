@@ -1,7 +1,7 @@
 """The epoch table, filled while training goes on."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,17 +16,14 @@ from mnist_lit.training.classifier import LitClassifier
 class RecordHistory(Callback):
     """Adds a row for each epoch; a checkpoint carries the table, so that a resumed run goes on.
 
-    Args:
-        names: Of the trainer's loggers, in their order.
-        runs: By these names those runs of Weights & Biases or MLflow that go on.
-
     Attributes:
         history: The table.
         resumed: How many of its epochs are from before the run was resumed.
+        runs: Those of Weights & Biases and MLflow in which it goes on, by names of loggers.
     """
 
-    def __init__(self, names: Sequence[str] = (), runs: Mapping[str, str] | None = None) -> None:
-        self.names, self.runs = names, runs or {}
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self.names, self.runs = names, dict[str, str]()
         self.history = History()
         self.resumed = 0
         self._started = 0.0
@@ -39,8 +36,7 @@ class RecordHistory(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep where the loggers that can go on have logged."""
-        named = zip(self.names, trainer.loggers, strict=False)
-        kinds = WandbLogger, MLFlowLogger
+        named, kinds = zip(self.names, trainer.loggers, strict=False), (WandbLogger, MLFlowLogger)
         checkpoint["loggers"] = {n: str(one.version) for n, one in named if isinstance(one, kinds)}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
