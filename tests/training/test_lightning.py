@@ -89,9 +89,8 @@ def test_images_without_labels_are_predicted(run: Path, mnist: MNISTDataModule) 
     classifier = LitClassifier.load_from_checkpoint(run / "best.ckpt")
     images = mnist.test.images[:8]
     sets: tuple[Any, ...] = (TensorDataset(images, mnist.test.labels[:8]), TensorDataset(images))
-    answers = [trainer().predict(classifier, DataLoader(d, 8)) for d in (*sets, images)]
+    answers: list[Any] = [trainer().predict(classifier, DataLoader(d, 8)) for d in (*sets, images)]
     for answer in answers:
-        assert answer is not None
         assert torch.equal(answer[0], classifier(MNIST.normalize(images)).softmax(dim=1))
     loader: Any = DataLoader(images.float() / 255, 8)  # type: ignore[arg-type]  # a tensor is one
     with pytest.raises(DataError, match=r"batches of torch.float32 .*28\]; .* are expected$"):
@@ -112,11 +111,12 @@ def test_lightnings_own_exports_take_normalised_images(
     wanted = classifier(given).detach()
     # Shapes are no numbers while torch traces: nothing can be held against the annotations.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    traced = classifier.to_torchscript(method="trace", example_inputs=torch.zeros(1, 1, 28, 28))
-    assert callable(traced)
+    traced: Any = classifier.to_torchscript(
+        method="trace", example_inputs=torch.zeros(1, 1, 28, 28)
+    )
     torch.testing.assert_close(traced(given), wanted)
     # A trainer that has run stays attached.
-    trainer().predict(classifier, DataLoader(torch.zeros(1, 1, 28, 28).byte()))  # type: ignore[arg-type]
+    trainer().predict(classifier, DataLoader(torch.zeros(1, 1, 28, 28).byte()))
     file = tmp_path / "network.onnx"
     classifier.to_onnx(file, torch.zeros(1, 1, 28, 28))
     session = runtime.InferenceSession(file)
