@@ -89,11 +89,9 @@ def test_images_without_labels_are_predicted(run: Path, mnist: MNISTDataModule) 
     classifier = LitClassifier.load_from_checkpoint(run / "best.ckpt")
     images = mnist.test.images[:8]
     sets: tuple[Any, ...] = (TensorDataset(images, mnist.test.labels[:8]), TensorDataset(images))
-    answers = [trainer().predict(classifier, DataLoader(d, 8)) for d in (*sets, images)]
+    answers: list[Any] = [trainer().predict(classifier, DataLoader(d, 8)) for d in (*sets, images)]
     for answer in answers:
-        assert answer is not None
-        first: Any = answer[0]
-        assert torch.equal(first, classifier(MNIST.normalize(images)).softmax(dim=1))
+        assert torch.equal(answer[0], classifier(MNIST.normalize(images)).softmax(dim=1))
     loader: Any = DataLoader(images.float() / 255, 8)  # type: ignore[arg-type]  # a tensor is one
     with pytest.raises(DataError, match=r"batches of torch.float32 .*28\]; .* are expected$"):
         trainer().predict(classifier, loader)
