@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,55 @@ def test_the_number_of_pages_is_bounded(
             next(found)
 
 
+def test_the_pixels_of_all_pages_together_are_bounded(
+    papers: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = papers[0].width * papers[0].height
+    monkeypatch.setattr(files, "MAX_PIXELS", int(2.5 * one))
+    found = mnist_lit.pages(in_one_file(papers, tmp_path / "scan.tiff"))
+    assert next(found).size == next(found).size == papers[0].size
+    with pytest.raises(PictureError, match=r"scan\.tiff: 300×300 pixels; .* save fewer pages"):
+        next(found)
+    drawn = list(mnist_lit.pages(in_one_file(papers, tmp_path / "scan.pdf")))
+    assert 2.4 * one < sum(page.width * page.height for page in drawn) < 2.6 * one
+
+
+def test_white_pages_end_soon(tmp_path: Path) -> None:
+    """150 pages of a telephone's scanner, and a PDF of 300 in few bytes: of each 50 are read."""
+    small = [Image.new("1", (200, 300), 1)] * 150
+    for path in (in_one_file(small, tmp_path / "a.tiff"), in_one_file(small, tmp_path / "a.pdf")):
+        with pytest.raises(PictureError, match="more than 50 pages"):
+            list(mnist_lit.pages(path))
+    large = in_one_file([Image.new("1", (2_480, 3_508), 1)] * 30, tmp_path / "b.tiff")
+    start = time.process_time()
+    with pytest.raises(PictureError, match=r"2,480×3,508 pixels; 36 million in all pages"):
+        list(mnist_lit.pages(large))
+    assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("box", ["1 2000000000", "2000000000 1", "14400 14400"])
+def test_a_page_of_any_size_is_drawn_within_the_bound(box: str) -> None:
+    content = encrypted_pdf().replace(b"0 0 9 9", b"0 0 " + box.encode())
+    content = content[: content.index(b"trailer")] + b"trailer<</Root 1 0 R>>\n%%EOF"
+    (page,) = mnist_lit.pages(content)
+    assert page.width * page.height < 1.01 * files.MAX_PIXELS
+    assert max(page.size) <= files.MAX_SIDE + 1
+
+
+def test_a_telephones_fifty_megapixels_are_read(papers: list[Image.Image], tmp_path: Path) -> None:
+    papers[0].resize((8_160, 6_144)).save(tmp_path / "photo.jpg")
+    page = open_picture(tmp_path / "photo.jpg")
+    assert page.width * page.height < 4_000_000
+    assert mnist_lit.predict(tmp_path / "photo.jpg", device="cpu")[0].digit == 7
+
+
 def test_a_large_page_is_drawn_smaller(papers: list[Image.Image], tmp_path: Path) -> None:
     """A metre square, which 200 dots an inch would make 62 million pixels."""
     sheet = Image.new("L", (2000, 2000), 255)
     sheet.paste(papers[0].resize((900, 900)), (500, 400))
     sheet.save(tmp_path / "poster.pdf", resolution=50.8)
     (page,) = mnist_lit.pages(tmp_path / "poster.pdf")
-    assert 0.9 * files.MAX_PDF_PIXELS < page.size[0] * page.size[1] <= 1.01 * files.MAX_PDF_PIXELS
+    assert 0.9 * files.MAX_PIXELS < page.width * page.height <= 1.01 * files.MAX_PIXELS
     assert mnist_lit.predict(page, device="cpu")[0].digit == 7
 
 

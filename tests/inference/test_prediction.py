@@ -407,7 +407,7 @@ def test_each_bad_file_gets_a_line_and_the_others_are_read(
         "empty.png": "an empty file",
         "blank.png": "no digit to be seen",
         "noise.png": "no digit to be seen",
-        "wide.png": "20,000×3,000 pixels, more than 36 million",
+        "wide.png": "20,000×3,000 pixels; 36 million in all pages",
         "moving.gif": "several frames",
         "bomb.png": "pixels",
         "none.png": "no such file",
@@ -444,15 +444,31 @@ def saved(kind: str) -> bytes:
     return stored.getvalue()
 
 
+def scanned(times: int) -> bytes:
+    """Return a progressive JPEG whose last scan of 48,000 blocks is there so many times."""
+    stored = io.BytesIO()
+    Image.new("L", (1_400, 1_400), 5).save(stored, "JPEG", progressive=True)
+    content = stored.getvalue()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + times * scan + content[-2:]
+
+
 def test_size_is_bounded_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     comment = b"!\xfe" + (b"\xff" + bytes(255)) * 40_000 + b"\0"  # gathered in quadratic time
+    gif = saved("GIF")
+    long, high = io.BytesIO(), io.BytesIO()
+    Image.new("L", (1, 36_000_000), 255).save(high, "PNG")
+    Image.new("1", (65_536, 1), 1).save(long, "PNG")
     monkeypatch.setattr(files, "MAX_SECONDS", 0.2)
     for content, words in {
-        chunk_of_webp(16_383): "16,383×16,383 pixels, more than 24 million",
+        chunk_of_webp(16_383): "too many pixels",
+        high.getvalue(): "1×36,000,000 pixels; .* 65,535 a side",
+        long.getvalue(): "65,536×1 pixels; .* 65,535 a side",
         tiff(*[{}] * 20_000): "several frames or pages",
-        tiff({322: 60_000, 323: 60_000}): "60,000×60,000 pixels",
+        tiff({259: 5, 322: 60_000, 323: 60_000}): "damaged or cut off",
         b"P6 60000 60000 255\n": "too many pixels",
-        saved("GIF")[:13] + comment + saved("GIF")[13:]: "takes more than 0.2 s to decode",
+        gif[:-1] + comment + gif[-1:]: "takes more than 0.2 s to decode",
+        scanned(2_000): "takes more than 0.2 s to decode",
         bytes(files.MAX_BYTES + 1): "more than 100 MB",
     }.items():
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -4,16 +4,17 @@ import atexit
 import base64
 import errno
 import html
+import logging
 import os
 import signal
 import socket
-import threading
+import tempfile
 import time
 import webbrowser
-from collections.abc import Awaitable, Callable, Collection
+from asyncio import get_running_loop
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import cache
-from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,9 +41,10 @@ PORTS = range(7860, 7960)
 UPLOAD = 20_000_000  # bytes of a picture, at most
 BODY = UPLOAD + 1_000_000  # bytes of a request, at most: a picture and what goes with it
 KEPT = 120  # seconds that a picture lies in the temporary folder
-SWEEP = 5.0  # seconds between looks into it
+ROOM = 200_000_000  # bytes of pictures in it, at most
+SWEEP = 5  # seconds between looks into it
 SESSIONS = 20  # pages whose latest picture is remembered
-OWN = ("localhost", "127.0.0.1", "::1")
+OWN = ("localhost", "127.0.0.1", "[::1]")
 EVERYWHERE = ("0.0.0.0", "::")
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -58,7 +60,7 @@ button { margin-top: 8px; padding: 4px 16px; border: 1px solid silver; border-ra
 # Tells of the drawing ten times a second while a stroke goes on, and at its end.
 DRAW = """
 const canvas = element.querySelector("canvas"), pen = canvas.getContext("2d");
-let drawing = false, told = 0;
+let finger = null, told = 0;  // the pointer that draws: a palm or a second finger does not
 const clear = () => {
     pen.fillStyle = "white";
     pen.fillRect(0, 0, canvas.width, canvas.height);
@@ -74,18 +76,25 @@ const to = (event) => {
     pen.stroke();
     if (Date.now() - told > 100) tell();
 };
+const ends = (event) => { if (event.pointerId === finger) { finger = null; tell(); } };
 Object.assign(pen, {lineWidth: 22, lineCap: "round", lineJoin: "round", strokeStyle: "black"});
 clear();
 canvas.addEventListener("pointerdown", (event) => {
-    canvas.setPointerCapture(event.pointerId);
-    drawing = true;
+    if (finger !== null || event.button !== 0) return;
+    finger = event.pointerId;
+    canvas.setPointerCapture(finger);
     pen.beginPath();
     to(event);
+    to({clientX: event.clientX + 0.1, clientY: event.clientY});  // a tap is a dot
 });
-canvas.addEventListener("pointermove", (event) => { if (drawing) to(event); });
-for (const end of ["pointerup", "pointercancel"])
-    canvas.addEventListener(end, () => { if (drawing) { drawing = false; tell(); } });
-element.querySelector("button").addEventListener("click", () => { clear(); tell(); });
+canvas.addEventListener("pointermove", (event) => { if (event.pointerId === finger) to(event); });
+canvas.addEventListener("pointerup", ends);
+canvas.addEventListener("pointercancel", ends);
+element.querySelector("button").addEventListener("click", () => {
+    finger = null;
+    clear();
+    tell();
+});
 """
 
 
@@ -154,16 +163,8 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                     label="Where it found them", interactive=False, buttons=[], elem_id="boxes"
                 )
 
-        def uploaded(given: Any) -> bytes | None:
-            if given is None:
-                return None
-            path = Path(given.path).resolve()
-            if not path.is_relative_to(Path(picture.GRADIO_CACHE).resolve()):
-                raise PictureError("a file that was not uploaded")
-            return path.read_bytes()
-
         # Gradio's own decodes a picture, of any size, to see whether it has to be converted.
-        picture.preprocess = uploaded
+        picture.preprocess = lambda given: Path(given.path).read_bytes() if given else None
         latest = gr.State()  # the drawing or the picture, for another network to read
         outputs = [words, probabilities, seen, boxes]
 
@@ -243,78 +244,53 @@ def describe(model: str, trust: tuple[str, ...] = ()) -> str:
 
 
 class Guard:
-    """Answers 403 to pages of other places, and 413 to what is too large.
+    """Refuses what Gradio carries out for pages of other places, and what would fill the disk.
 
-    A page elsewhere could have its own name resolved to this machine, and then read and write here
-    as if it came from here; the name is in its requests all the same. So the ``Host`` has to be one
-    of ours, and an ``Origin``, where there is one, the same.
+    Gradio's own check keeps another page from reading an answer, but not from sending pictures; its
+    ``max_file_size`` bounds a file, but neither a body of many files nor their sum.
 
     Args:
         app: What is guarded, an ASGI application.
-        hosts: Names and addresses by which it is reached.
-        addresses: Whether it is reached by any address of the machine too.
     """
 
-    def __init__(self, app: Any, hosts: Collection[str], addresses: bool) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
-        self.hosts = hosts
-        self.addresses = addresses
+        self.held = 0  # bytes of uploads that may lie in the temporary folder
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            await send({"type": "websocket.close"})  # the page has no use for them
-            return
-        headers = {
-            name.decode("latin-1"): text.decode("latin-1") for name, text in scope["headers"]
-        }
-        if not self.own(headers):
-            await _answer(send, 403, "this page is for the machine that it was opened on")
-            return
-        if int(headers.get("content-length", "0")) > BODY:
-            while (await receive()).get("more_body"):
-                pass  # a browser that is cut off while it sends shows no answer
-            await _answer(send, 413, f"more than {UPLOAD / 1e6:.0f} MB")
-            return
-        taken, begun = 0, False
+        headers = {name: text.decode("latin-1") for name, text in scope.get("headers", ())}
+        size = int(headers.get(b"content-length", "0"))
+        upload = size if headers.get(b"content-type", "").lower().startswith("multipart/") else 0
+        if _foreign(headers.get(b"origin"), headers.get(b"host")):
+            await _answer(receive, send, 403, "this is no page for pages of other places")
+        elif size > BODY or b"transfer-encoding" in headers:
+            await _answer(
+                receive, send, 413, f"more than {UPLOAD / 1e6:.0f} MB, or of no known size"
+            )
+        elif upload and self.held + upload > ROOM:
+            await _answer(receive, send, 429, f"too many pictures; try again in {KEPT} s")
+        else:
+            self.held += upload
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                get_running_loop().call_later(KEPT + 2 * SWEEP, self._release, upload)
 
-        async def bounded() -> Any:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > BODY:
-                raise DemoError("a request that is too large")
-            return message
-
-        async def noted(message: Any) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self.app(scope, bounded, noted)
-        except Exception:  # nonsense that Gradio does not expect; its traceback would help nobody
-            if not begun:
-                await _answer(send, 400, "not understood")
-
-    def own(self, headers: dict[str, str]) -> bool:
-        """Say whether a request was made of this server, by a page of its own or by no page."""
-        asked = headers.get("host", "")
-        try:
-            name = urlsplit(f"//{asked}").hostname or ""
-            if headers.get("origin") and urlsplit(headers["origin"]).netloc != asked:
-                return False
-            if name in self.hosts:
-                return True
-            return self.addresses and bool(ip_address(name))
-        except ValueError:
-            return False
+    def _release(self, upload: int) -> None:
+        self.held -= upload
 
 
-async def _answer(send: Send, status: int, words: str) -> None:
+def _foreign(origin: str | None, host: str | None) -> bool:
+    try:
+        return origin is not None and urlsplit(origin).netloc != host
+    except ValueError:
+        return True
+
+
+async def _answer(receive: Receive, send: Send, status: int, words: str) -> None:
+    while (await receive()).get("more_body"):
+        pass  # a browser that is cut off while it sends shows no answer
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": f"{words}\n".encode()})
@@ -330,9 +306,9 @@ def serve(
 ) -> str:
     """Serve the page and, with ``wait``, keep it open until Ctrl-C; returns its address.
 
-    It answers only requests for ``localhost``, this machine's own addresses 127.0.0.1 and ::1, and
-    the host; of 0.0.0.0 and :: for any address and the machine's name. Pictures lie in a temporary
-    folder of its own for two minutes, 200 MB of them at most, and it goes at the end.
+    It answers requests for ``localhost``, this machine's own addresses 127.0.0.1 and ::1, and the
+    host; of 0.0.0.0 and :: those for any name. Pictures lie in a temporary folder of its own for
+    two minutes, 200 MB of them at most, and it goes at the end.
 
     Args:
         model: The one that is picked at first: of the package, or a checkpoint.
@@ -346,62 +322,68 @@ def serve(
         MissingPackageError: Gradio is not installed.
         DemoError: The address is not to be had.
     """
-    listener = _listen(host, port)
+    host = host.strip("[]")
+    port = _free(host, port)
     try:
         kept = TemporaryDirectory(prefix="mnist-lit-demo-", ignore_cleanup_errors=True)
     except OSError as error:
         raise DemoError(f"no temporary folder: {error.strerror}; set TMPDIR to one") from None
     atexit.register(kept.cleanup)
-    # Gradio reads this when it is imported, and when the page is made.
-    os.environ["GRADIO_TEMP_DIR"] = kept.name
-    gr, uvicorn = need("gradio", "demo"), need("uvicorn", "demo")
+    # Gradio reads its own when it is imported; some of its uploads lie where Python's are.
+    tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = kept.name
+    # Gradio asks its page for an answer when it starts, through the proxy that these would name.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
+    gr = need("gradio", "demo")
+    middleware = need("starlette.middleware", "demo").Middleware
+    trusted = need("starlette.middleware.trustedhost", "demo").TrustedHostMiddleware
     page = build(model, trust)
-    page.has_launched = True  # without it any file of the machine could be read as a picture
-    page.state_session_capacity = SESSIONS
-    # Only fonts of the machine: the page needs no network.
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    # Not by Gradio's own launch, which asks the page for an answer through the proxy that the
-    # environment may name, and cannot be guarded.
-    app = gr.mount_gradio_app(
-        need("fastapi", "demo").FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        page,
-        path="/",
-        theme=theme,
+    # A page elsewhere could have its own name resolved to this machine. Who listens everywhere
+    # means others to come, by names that only they and a proxy know.
+    names = ["*"] if host in EVERYWHERE else [bracketed(host), *OWN]
+    page.launch(
+        server_name=bracketed(host),
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        max_file_size=UPLOAD,
+        state_session_capacity=SESSIONS,
+        # Only fonts of the machine: the page needs no network.
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         footer_links=[],
         run_history=False,
+        enable_monitoring=False,
         ssr_mode=False,
         mcp_server=False,
-        max_file_size=UPLOAD,
+        app_kwargs={
+            **dict.fromkeys(("docs_url", "redoc_url", "openapi_url")),
+            "middleware": [middleware(trusted, allowed_hosts=names), middleware(Guard)],
+        },
     )
-    everywhere = host in EVERYWHERE
-    machine = socket.gethostname().lower()
-    names = {host.lower().strip("[]"), *OWN, *((machine, f"{machine}.local") if everywhere else ())}
-    server = uvicorn.Server(
-        uvicorn.Config(
-            Guard(app, names, everywhere), log_level="critical", timeout_graceful_shutdown=1
-        )
-    )
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    name = "localhost" if everywhere else host.strip("[]")
-    address = f"http://{f'[{name}]' if ':' in name else name}:{listener.getsockname()[1]}/"
+    # Tracebacks of nonsense that Gradio does not expect; who sent it is answered.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    address = f"http://{'localhost' if host in EVERYWHERE else bracketed(host)}:{port}/"
     print(f"{address} (Ctrl-C ends it)", flush=True)
     if browser:
         webbrowser.open(address)
     if wait:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            while thread.is_alive():
-                thread.join(SWEEP)
+        with suppress(KeyboardInterrupt):
+            while page.is_running:
+                time.sleep(SWEEP)
                 _sweep(Path(kept.name))
-        except KeyboardInterrupt:
-            server.should_exit = True
-            thread.join(5)
+        page.close(verbose=False)
         kept.cleanup()
     return address
 
 
-def _listen(host: str, port: int | None) -> socket.socket:
+def bracketed(host: str) -> str:
+    """Return a host as it stands in an address."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _free(host: str, port: int | None) -> int:
+    """Return a port that can be had; Gradio would try a hundred of a wrong host, 5 s each."""
     place = f"--host {for_terminal(host)}, --port {port or 'any'}"
     if port is not None and not 1 <= port <= 65_535:
         raise DemoError(f"{place}: cannot be opened: a port from 1 to 65535 is expected")
@@ -409,10 +391,10 @@ def _listen(host: str, port: int | None) -> socket.socket:
     for one in PORTS if port is None else [port]:
         try:
             family, *_, address = socket.getaddrinfo(
-                host.strip("[]"), one, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                host, one, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
-            both = host == "::" and socket.has_dualstack_ipv6()
-            return socket.create_server(address, family=family, dualstack_ipv6=both)
+            socket.create_server(address, family=family).close()
+            return one
         except (OSError, ValueError) as caught:  # ValueError: a name that cannot be one
             error = caught
             if getattr(caught, "errno", None) != errno.EADDRINUSE:
@@ -422,11 +404,8 @@ def _listen(host: str, port: int | None) -> socket.socket:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the pictures that are too old, and the oldest ones if they are too many."""
-    total, now = 0, time.time()
-    with suppress(OSError):  # Gradio removes some too
-        found = [(path, path.stat()) for path in folder.rglob("*") if path.is_file()]
-        for path, known in sorted(found, key=lambda pair: -pair[1].st_ctime):
-            total += known.st_size
-            if total > 10 * UPLOAD or now - known.st_ctime > KEPT:
+    """Remove pictures that are too old: Gradio's ``delete_cache`` forgets those cut off midway."""
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # Gradio removes some too
+            if path.is_file() and time.time() - path.stat().st_ctime > KEPT:
                 path.unlink()

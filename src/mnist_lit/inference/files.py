@@ -1,4 +1,4 @@
-"""Reading people's picture files, within bounds of memory and time."""
+"""Reading people's picture files, within one bound for a whole file."""
 
 import io
 import stat
@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,15 @@ from mnist_lit.text import for_terminal
 
 # What is read. Pillow knows more; some of those start other programs, or hold no picture at all.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Bounds that keep a file below 512 MB and 10 s, whatever it holds. A JPEG is decoded at a fraction
-# of its size; a WebP or AVIF takes several times its pixels.
 MAX_BYTES = 100_000_000
-MAX_PIXELS = 36_000_000  # a sheet of A4 at 600 dots an inch
-MAX_PIXELS_OF = {
-    **dict.fromkeys(("JPEG", "MPO"), 66_000_000),
-    **dict.fromkeys(("WEBP", "AVIF", "HEIF"), 24_000_000),
-}
-MAX_SECONDS = 5.0  # of computing, between two reads of a file
-UNCOUNTED = 1.0  # seconds before that; asking for computing time may take as long as decoding
+MAX_PAGES = 50
+MAX_PIXELS = 36_000_000  # of all pages, as they are decoded: a sheet of A4 at 600 dots an inch
+MAX_SIDE = 65_535  # pixels; each row takes memory by itself
+# Of computing, for all pages. Pixels do not bound it: the comment of a GIF is gathered in quadratic
+# time, and a progressive JPEG may go over its pixels in any number of scans.
+MAX_SECONDS = 5.0
 JPEG_SIDE = 1_000  # pixels; a larger JPEG is decoded at a half, quarter or eighth, not below this
-JPEG_STEP = 4_096  # bytes that the decoder is given at a time
-MAX_PAGES = 1_000
-MAX_PDF_PIXELS = 12_000_000
+JPEG_STEP = 4_096  # bytes that its decoder is given at a time; between them it can be stopped
 PDF_SCALE = 200 / 72  # a page of a PDF is drawn with 200 dots an inch
 REDUCED = "mnist-lit: reduced by"  # how many times smaller an image is than the file's picture
 EXTRA = "pip install 'mnist-lit[pictures]'"
@@ -41,23 +35,13 @@ HEIC_ENDINGS = (".heic", ".heif")
 
 
 class _Timed(io.BytesIO):
-    """The bytes of a file, which can be read for some seconds of this thread's computing."""
+    """The bytes of a file, which can be read while this thread has computed less than ``end``."""
 
-    def __init__(self, content: bytes) -> None:
-        super().__init__(content)
-        self.start()
-
-    def start(self) -> None:
-        """Begin to count its seconds."""
-        self.counted = time.monotonic() + UNCOUNTED
-        self.end = inf
+    end = 0.0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if time.monotonic() > self.counted:
-            now = time.thread_time()
-            self.end = min(self.end, now + MAX_SECONDS)
-            if now > self.end:
-                raise PictureError(f"takes more than {MAX_SECONDS:g} s to decode")
+        if time.thread_time() > self.end:
+            raise PictureError(f"takes more than {MAX_SECONDS:g} s to decode")
         return super().read(size)
 
 
@@ -67,6 +51,7 @@ def refusing(name: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # decoders' own words on damage
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # 89 million pixels
             yield
     except FileNotFoundError:
         raise PictureError(f"{name}: no such file") from None
@@ -79,7 +64,7 @@ def refusing(name: str) -> Iterator[None]:
         raise PictureError(f"{name}: not an image that can be read ({words})") from None
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PictureError(f"{name}: far too many pixels; scale it down") from None
     except Exception as error:  # decoders raise whatever the first wrong byte leads them to
         raise PictureError(f"{name}: damaged or cut off ({for_terminal(reason(error))})") from None
@@ -88,9 +73,9 @@ def refusing(name: str) -> Iterator[None]:
 def open_picture(source: Any, name: str = "the picture") -> Image.Image:
     """Read a picture: PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, PPM, HEIC or a PDF of one page.
 
-    Its size is known before it is decoded; no file but a PDF takes more than 512 MB or about 10 s.
-    A large JPEG is decoded at a half, a quarter or an eighth of its sides. HEIC and PDF need the
-    extra ``pictures``.
+    It has at most ``MAX_PIXELS``, which is known before it is decoded. A large JPEG is decoded at a
+    half, a quarter or an eighth of its sides, and then counted. HEIC and PDF need the extra
+    ``pictures``.
 
     Args:
         source: A file's ``Path``, a file that is open for bytes, or the content as bytes.
@@ -112,8 +97,8 @@ def pages(source: Any, name: str = "the picture") -> Iterator[Image.Image]:
         name: What to call it in an error, unless it has a path.
 
     Raises:
-        PictureError: As in :func:`open_picture`, when the page in question is asked for, or there
-            are more than ``MAX_PAGES``.
+        PictureError: As in :func:`open_picture`, when the page in question is asked for; there are
+            more than ``MAX_PAGES``, or they have more than ``MAX_PIXELS`` in all.
     """
     return (image for _, image in labelled_pages(source, name))
 
@@ -141,11 +126,11 @@ def _decoded(source: Any, several: bool) -> Iterator[tuple[str, Image.Image]]:
     if content.startswith(b"%PDF-"):
         yield from _decoded_pdf(content, several)
         return
-    _refuse_large(_size_of_webp(content), "WEBP")  # Pillow makes room for it when it opens it
-    file = _Timed(content)
+    file, seconds, pixels = _Timed(content), MAX_SECONDS, 0
+    begun = time.thread_time()
+    file.end = begun + seconds
     image: Any = _heic(file) if _is_heic(content) else Image.open(file, formats=FORMATS)
     kind = str(image.format)
-    _refuse_large(image.size, "" if image.mode == "CMYK" else kind)  # a JPEG with four bands
     # A telephone's MPO or HEIC is a photograph; what comes after it are smaller copies.
     animated = kind not in ("MPO", "HEIF") and getattr(image, "is_animated", False)
     if animated and not (several and kind == "TIFF"):
@@ -155,22 +140,26 @@ def _decoded(source: Any, several: bool) -> Iterator[tuple[str, Image.Image]]:
         width = image.width
         image.draft(None, (JPEG_SIDE, JPEG_SIDE))
         image.info[REDUCED] = width / image.width
-        image.decodermaxblock = JPEG_STEP  # between the steps it can be stopped
+        image.decodermaxblock = JPEG_STEP
     for number in count():
-        file.start()
         try:
             image.seek(number if animated else image.tell())
         except EOFError:
             return
-        if kind == "TIFF":
-            tags = image.tag_v2
-            _refuse_large((int(tags.get(322, 1)), int(tags.get(323, 1))))
-        _refuse_large(image.size)
+        pixels += image.width * image.height
+        if pixels > MAX_PIXELS or max(image.size) > MAX_SIDE:
+            raise PictureError(
+                f"{image.width:,}×{image.height:,} pixels; {MAX_PIXELS / 1e6:.0f} million in all "
+                f"pages, and {MAX_SIDE:,} a side, are the most; scale it down or save fewer pages"
+            )
         image.load()
         if not animated:
             yield "", image
             return
+        seconds -= time.thread_time() - begun
         yield f"#{number + 1}", image.copy()
+        begun = time.thread_time()
+        file.end = begun + seconds
 
 
 def _decoded_pdf(content: bytes, several: bool) -> Iterator[tuple[str, Image.Image]]:
@@ -187,9 +176,10 @@ def _decoded_pdf(content: bytes, several: bool) -> Iterator[tuple[str, Image.Ima
     with document:
         if len(document) > 1 and not several:
             raise PictureError(f"{len(document):,} pages; read them with pages()")
+        most = MAX_PIXELS / min(max(len(document), 1), MAX_PAGES)
         for number, page in enumerate(document, 1):
-            width, height = page.get_size()  # in points
-            scale = min(PDF_SCALE, (MAX_PDF_PIXELS / max(width * height, 1)) ** 0.5)
+            width, height = (max(side, 1) for side in page.get_size())  # in points
+            scale = min(PDF_SCALE, (most / (width * height)) ** 0.5, MAX_SIDE / max(width, height))
             label = f"#{number}" if len(document) > 1 else ""
             yield label, page.render(scale=scale).to_pil().convert("RGB")
             page.close()
@@ -232,29 +222,3 @@ def read_content(source: Any) -> bytes:
     if len(content) > MAX_BYTES:
         raise PictureError(f"more than {MAX_BYTES / 1e6:.0f} MB; save it smaller")
     return content
-
-
-def _size_of_webp(content: bytes) -> tuple[int, int]:
-    """Return the width and height that a WebP's first bytes tell, or 0 and 0.
-
-    Raises:
-        PictureError: The file ends before them.
-    """
-    kind = content[12:16] if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else b""
-    if kind == b"VP8X":
-        sides = int.from_bytes(content[24:30], "little")
-        return 1 + (sides & 0xFFFFFF), 1 + (sides >> 24)
-    if kind == b"VP8L":
-        sides = int.from_bytes(content[21:25], "little")
-        return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
-    sides = int.from_bytes(content[26:30], "little") if kind == b"VP8 " else 0
-    return sides & 0x3FFF, sides >> 16 & 0x3FFF
-
-
-def _refuse_large(size: tuple[int, int], kind: str = "") -> None:
-    width, height = size
-    most = MAX_PIXELS_OF.get(kind, MAX_PIXELS)
-    if width * height > most:
-        raise PictureError(
-            f"{width:,}×{height:,} pixels, more than {most / 1e6:.0f} million; scale it down"
-        )

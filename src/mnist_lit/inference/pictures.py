@@ -9,9 +9,9 @@ ink is found first: people's pictures have shadows, ruled lines, noise, and ink 
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from numpy import ndarray
-from PIL import ExifTags, Image
+from PIL import Image, ImageOps
 from scipy import ndimage
 
 from mnist_lit.errors import PictureError
@@ -22,11 +22,6 @@ from mnist_lit.inference.ink import Box, Gray, bounds, disc
 from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20
-# EXIF orientations: whether rows and columns are exchanged, then the steps along them.
-TURNS = {
-    **{2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1)},
-    **{5: (True, 1, 1), 6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1)},
-}
 
 
 def to_gray(image: Image.Image) -> Gray:
@@ -35,6 +30,7 @@ def to_gray(image: Image.Image) -> Gray:
     Raises:
         PictureError: It has values that are no numbers.
     """
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         gray = np.array(image, dtype=np.float32)
         most = float(gray.max())
@@ -50,13 +46,7 @@ def to_gray(image: Image.Image) -> Gray:
     else:
         gray = np.array(_flatten(image), dtype=np.float32)
         gray /= 255
-    return _turned(gray, image)
-
-
-def _turned(gray: Gray, image: Image.Image) -> Float32[ndarray, "i j"]:
-    turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-    swapped, down, right = TURNS.get(turn, (False, 1, 1))
-    return np.ascontiguousarray((gray.T if swapped else gray)[::down, ::right])
+    return gray
 
 
 def clearest(image: Image.Image) -> Gray | None:
@@ -66,7 +56,7 @@ def clearest(image: Image.Image) -> Gray | None:
     """
     if image.has_transparency_data or image.mode not in ("RGB", "P", "CMYK", "YCbCr", "HSV"):
         return None
-    rgb = image.convert("RGB")
+    rgb = ImageOps.exif_transpose(image).convert("RGB")
     few = np.asarray(rgb.resize((64, 64), Image.Resampling.BOX)).reshape(-1, 3)
     axis = np.linalg.eigh(np.cov(few.T))[1][:, -1]
     # So that black, white and all between them lie between 0 and 255.
@@ -74,7 +64,7 @@ def clearest(image: Image.Image) -> Gray | None:
     mixed = rgb.convert("L", (*axis.tolist(), -255 * float(axis.clip(max=0).sum())))
     gray = np.array(mixed, dtype=np.float32)
     gray /= 255
-    return _turned(gray, image)
+    return gray
 
 
 def _flatten(image: Image.Image) -> Image.Image:
