@@ -116,7 +116,8 @@ def test_lightnings_own_exports_take_normalised_images(
     )
     torch.testing.assert_close(traced(given), wanted)
     # A trainer that has run stays attached.
-    trainer().predict(classifier, DataLoader(torch.zeros(1, 1, 28, 28).byte()))
+    black: Any = torch.zeros(1, 1, 28, 28).byte()
+    trainer().predict(classifier, DataLoader(black))
     file = tmp_path / "network.onnx"
     classifier.to_onnx(file, torch.zeros(1, 1, 28, 28))
     session = runtime.InferenceSession(file)
