@@ -139,7 +139,7 @@ def test_a_description_without_the_key_is_not_aligned(mnist: MNISTDataModule) ->
 
 def test_a_description_with_a_kind_of_alignment_that_is_gone_is_refused_in_a_line() -> None:
     old = {**CompactCNN(BLOCKS, align=True).description, "align": "before"}
-    with pytest.raises(ConfigError, match=r"^model\.align='before': should be a valid boolean$"):
+    with pytest.raises(ConfigError, match=r"^model\.align=before: should be true or false$"):
         validated(Description, old, "model")
 
 
