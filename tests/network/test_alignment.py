@@ -17,10 +17,11 @@ from mnist_lit.data.augmentation import RandomDistortion
 from mnist_lit.errors import ConfigError
 from mnist_lit.network import summary
 from mnist_lit.network.alignment import STEEPEST, Alignment
-from mnist_lit.network.blocks import Description, validated
+from mnist_lit.network.blocks import Description
 from mnist_lit.network.compact import CompactCNN
 from mnist_lit.training.build import build_module
 from mnist_lit.training.train import train
+from mnist_lit.validation import validated
 
 Make = Callable[..., DictConfig]
 BLOCKS = [{"channels": 4, "pool": "after_conv"}, {"channels": 6, "pool": "after_conv"}]
