@@ -163,8 +163,16 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                     label="Where it found them", interactive=False, buttons=[], elem_id="boxes"
                 )
 
+        def uploaded(given: Any) -> bytes | None:
+            if given is None:
+                return None
+            path = Path(given.path).resolve()
+            if not path.is_relative_to(Path(picture.GRADIO_CACHE).resolve()):
+                raise PictureError("a file that was not uploaded")  # Gradio lets some through
+            return path.read_bytes()
+
         # Gradio's own decodes a picture, of any size, to see whether it has to be converted.
-        picture.preprocess = lambda given: Path(given.path).read_bytes() if given else None
+        picture.preprocess = uploaded
         latest = gr.State()  # the drawing or the picture, for another network to read
         outputs = [words, probabilities, seen, boxes]
 
