@@ -13,7 +13,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.profilers import PassThroughProfiler
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -413,31 +412,6 @@ def test_all_weights_are_updated_in_one_call_unless_gradients_are_clipped(
     clipped = tiny(f"optimizer={optimizer}", *options)
     assert clipped.optimizer.fused is False
     assert train(clipped).report.epochs == 2
-
-
-class Hooks(PassThroughProfiler):
-    """Notes which hooks Lightning calls."""
-
-    called: ClassVar[set[str]] = set()
-
-    def start(self, action_name: str) -> None:
-        self.called.add(action_name)
-
-
-def test_hooks_that_do_nothing_are_not_called(tiny: Make, tmp_path: Path) -> None:
-    Hooks.called.clear()
-    config = parse(tiny("callbacks=default"))
-    run = prepare(config)
-    with quiet_lightning():
-        vars(run.trainer)["profiler"] = Hooks()
-        run.trainer.fit(run.module, run.data)
-    hooks = ("on_train_batch_start", "on_before_", "on_after_backward", "on_train_batch_end")
-    of_a_step = {name for name in Hooks.called if name.rpartition(".")[2].startswith(hooks)}
-    own = {name for name in of_a_step if name.startswith("[Callback]")}
-    assert {name.rpartition(".")[2] for name in own} == {"on_train_batch_end"}
-    assert {name.partition("]")[2].partition(".")[0] for name in own} >= {"History"}
-    assert sum("MovingAverage" in name for name in own) == 1
-    assert not any("FadeOut" in name for name in own), "it acts once an epoch"
 
 
 def test_best_is_fewest_errors_then_lowest_loss(tiny: Make) -> None:

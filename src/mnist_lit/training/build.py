@@ -38,7 +38,6 @@ from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
 from mnist_lit.training.callbacks.stop import StopAtOnce
 from mnist_lit.training.callbacks.trial import ReportTrial
 from mnist_lit.training.classifier import LitClassifier
-from mnist_lit.training.fast import Unprofiled, skip_empty_hooks
 from mnist_lit.training.job import goes_on
 from mnist_lit.training.resume import check_resumable, last_of, options_of, start_from
 
@@ -191,7 +190,6 @@ def build_module(config: Config, facts: Facts = MNIST) -> LitClassifier:
         compile_mode=config.compile,
     )
     _expect(module, LitClassifier, "module", config.module)
-    skip_empty_hooks(module, pl.LightningModule)
     return cast(LitClassifier, module)
 
 
@@ -291,7 +289,6 @@ def build_trainer(
             callbacks=callbacks,
             plugins=[WholeFiles()],
             logger=False,
-            profiler=Unprofiled(),
             default_root_dir=Path(config.run_dir).resolve(),
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
             enable_model_summary=False,
@@ -301,8 +298,6 @@ def build_trainer(
             use_distributed_sampler=not isinstance(data, IdxDataModule),
         )
     _expect(trainer, pl.Trainer, "trainer", node)
-    for callback in trainer.callbacks:
-        skip_empty_hooks(callback, Callback)
     cluster = getattr(trainer.strategy, "cluster_environment", None)
     alone = isinstance(cluster, LightningEnvironment) and "MASTER_ADDR" not in os.environ
     # The launcher of a sweep may start its jobs in a cluster.

@@ -94,16 +94,6 @@ class LitClassifier(pl.LightningModule):
         self.learning_rate = 0.0
         self._validated: dict[str, Tensor] = {}
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set it; what is no module or tensor and was none before, without torch's bookkeeping.
-
-        Lightning notes some forty times a step which hook runs.
-        """
-        if name in self.__dict__ and not isinstance(value, nn.Module | Tensor):
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
         """Map normalised images ``[B, 1, side, side]`` to logits ``[B, classes]``."""
         return self.network(images)
@@ -167,11 +157,6 @@ class LitClassifier(pl.LightningModule):
         self.train_batches += 1
         self.train_images += len(labels)
         return loss
-
-    # Lightning asks for it in every step, and Python would make it anew.
-    training_step.__signature__ = (  # type: ignore[attr-defined]  # not said by a function's type
-        inspect.signature(training_step)
-    )
 
     @property
     def mean_train_loss(self) -> Tensor:
