@@ -31,7 +31,6 @@ def make(source: Source, int8: bool) -> bytes:
     sketch = rendered(
         "sketch.ino",
         name=name,
-        NAME=name.upper(),
         side=side,
         picture=source.calibration()[0, 0].tolist(),
         align=isinstance(network.alignment, Alignment),

@@ -1,3 +1,4 @@
+{% set NAME = name|upper %}
 /* What the header's functions are tested with. */
 #define {{ NAME }}_IMPLEMENTATION
 #include "network.h"

@@ -39,6 +39,7 @@ from mnist_lit.text import for_c
 
 LANES = 4  # filters are padded to a multiple of it
 LARGEST_ALIGNED = 128  # side of an image whose moments fit
+OPTIONAL = ("wide", "depthwise_shift", "norm_before_pool", "residual")  # fields of the table
 ARM = "arm-none-eabi-gcc"
 OPTIONS = ["-std=c99", "-O3", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic"]
 
@@ -69,19 +70,16 @@ def make(source: Source, int8: bool) -> bytes:
     if not int8:
         layers = [_widened(layer) for layer in layers]
     arrays, rows, more = (_whole if int8 else _floating)(source, network, layers)
-    table, maps = _table(layers, rows)
+    table, length = _table(layers, rows)
     under = [layer.weight[0].size for layer in layers]  # a filter
     entries = max(under + [_up(one.channels) for one in layers if one.depthwise is not None])
     text = rendered(
         "engine.h",
         file=for_c(source.file),
         name=source.name,
-        NAME=source.name.upper(),
         int8=int8,
         about={key: for_c(words) for key, words in source.about.items()},
-        what="digit" if facts.noun == "digits" else "class",
-        side=facts.side,
-        classes=len(facts.classes),
+        facts=facts,
         align=aligned,
         layers=layers,
         table=table,
@@ -89,14 +87,11 @@ def make(source: Source, int8: bool) -> bytes:
         arrays=arrays,
         text=_text,
         border=border,
-        widest=max(row["padded"] for row in table),
         span=max(layer.kernel + layer.pool for layer in layers),
         entries=_up(entries, 2),  # some processors take two at once
-        maps=maps,
-        moment_t="int32_t" if facts.side <= 48 else "int64_t",
+        maps=length,
         at_t=_unsigned(max(n * row["padded"] for n, row in zip(under, table, strict=True))),
         row_t=_unsigned(layers[0].size + border),
-        steep=int(STEEPEST * 65536),
         steepest=STEEPEST,
         squeeze=2 ** max(0, math.ceil(math.log2(2 * 65025 * facts.side**6)) - 46),
         **more,
@@ -112,7 +107,6 @@ def load(content: bytes, source: Source) -> Iterator[tuple[Run, list[str]]]:
     around = rendered(
         "around.c",
         name=source.name,
-        NAME=source.name.upper(),
         sum_t="int32_t" if unit else "float",
         arrays=re.findall(r"^static const .*? (\w+)\[", text, flags=re.MULTILINE),
     )
@@ -159,12 +153,6 @@ def _table(layers: list[Layer], more: list[Row]) -> tuple[list[Row], int]:
         more: The last fields of each row.
     """
     separable = any(layer.depthwise is not None for layer in layers)
-    needed = {
-        "wide": separable,
-        "depthwise_shift": separable,
-        "norm_before_pool": any(layer.norm_before_pool for layer in layers),
-        "residual": any(layer.residual for layer in layers),
-    }
     table, end = [], 0
     for layer, others in zip(layers, more, strict=True):
         row = {
@@ -178,11 +166,13 @@ def _table(layers: list[Layer], more: list[Row]) -> tuple[list[Row], int]:
             "kernel": layer.kernel,
             "padding": layer.padding,
             "pool": int(layer.pool),
-            "wide": _up(layer.channels),
+            "wide": _up(layer.channels) * separable,
             **others,
         }
-        table.append({name: value for name, value in row.items() if needed.get(name, True)})
+        table.append(row)
         end += row["slots"] * layer.size * layer.channels
+    unused = {name for name in OPTIONAL if not any(row.get(name) for row in table)}
+    table = [{name: row[name] for name in row if name not in unused} for row in table]
     return table, end + (LANES - 1) * separable  # as far as four at once read
 
 
@@ -291,15 +281,8 @@ def _whole(
         norm, before, after, residual = _norm(layer, scale, shift, coming, top / 255)
         arrays[f"norm{number}"] = _rounded(norm, np.int32)
         negative = negative or bool((scale < 0).any())
-        rows.append(
-            {
-                "before": before,
-                "after": after,
-                "depthwise_shift": depthwise_shift,
-                "norm_before_pool": int(layer.norm_before_pool),
-                "residual": residual,
-            }
-        )
+        row = {"before": before, "after": after, "depthwise_shift": depthwise_shift}
+        rows.append(row | {"norm_before_pool": int(layer.norm_before_pool), "residual": residual})
         coming = top / 255
     weight, bias = _linear(network)
     places = layers[-1].out ** 2

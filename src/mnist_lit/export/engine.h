@@ -1,3 +1,8 @@
+{% set NAME, side, classes = name|upper, facts.side, facts.classes|length %}
+{% set what = "digit" if facts.noun == "digits" else "class" %}
+{% set moment_t = "int32_t" if side <= 48 else "int64_t" %}
+{% set widest = table|map(attribute="padded")|max %}
+{% set steep = (steepest * 65536)|int %}
 {# What each number is held in, and what no layer needs. #}
 {% set map_t, sum_t, weight_t, entry_t = ("uint8_t", "int32_t", "int8_t", "int16_t") if int8 else 4 * ("float",) %}
 {% set separable, norm_before_pool, residual = "wide" in fields, "norm_before_pool" in fields, "residual" in fields %}
@@ -301,9 +306,11 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
             int count = 0, beyond = column + l->kernel;
             if ((beyond > from && column < to){% if border %} || (l == {{ name }}_layers && (column < {{ border }} || beyond > {{ side + border }})){% endif %})
                 count = {{ name }}_gather(s, l, rows + down, top + down, column);
+{% if int8 %}
 #ifdef {{ NAME }}_SMLAD
             if (count % 2) s->values[count] = 0, s->at[count++] = 0;
 #endif
+{% endif %}
 {% set into = "into" if norm_before_pool else "s->best" %}
 {% set first = "place == 0 || l->norm_before_pool" if norm_before_pool else "place == 0" %}
 {% if norm_before_pool %}

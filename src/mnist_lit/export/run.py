@@ -81,12 +81,8 @@ def export(
             C compiler is missing, or the export reads the test images otherwise than it should.
         WriteError: The file cannot be written.
     """
-    chosen, facts = FORMATS[form], trained.facts
-    kind = type(trained.network).__name__
-    if chosen.compact and not isinstance(trained.network, CompactCNN):
-        raise ExportError(f"{kind}: {form} needs a CompactCNN; onnx and torch take any network")
-    # A file for each format, read no sooner, for the packages that it needs may be missing.
-    module = import_module(f"mnist_lit.export.{form.removesuffix('-int8')}")
+    facts = trained.facts
+    module = _module(form, trained.network)
     # The exporters warn of weights in another order than the usual.
     network = copy.deepcopy(trained.network).float().to(memory_format=torch.contiguous_format)
     data = reopen(facts, data_root, trust)
@@ -116,9 +112,17 @@ def export(
             milliseconds=milliseconds,
             notes=notes,
         )
-        _check(result, got, wanted, exact=not chosen.int8)
+        _check(result, got, wanted, exact=not FORMATS[form].int8)
         draft.write_bytes(content)
     return result
+
+
+def _module(form: str, network: nn.Module) -> Any:
+    """Import the file of a format; no sooner than now, for its packages may be missing."""
+    if FORMATS[form].compact and not isinstance(network, CompactCNN):
+        kind = type(network).__name__
+        raise ExportError(f"{kind}: {form} needs a CompactCNN; onnx and torch take any network")
+    return import_module(f"mnist_lit.export.{form.removesuffix('-int8')}")
 
 
 def _made(module: Any, source: Source, form: str, path: Path) -> bytes:

@@ -1,3 +1,4 @@
+{% set NAME = name|upper %}
 // Reads a picture from flash, row by row, and says on the serial line what it shows.
 #define {{ NAME }}_IMPLEMENTATION
 #include <{{ name }}.h>
