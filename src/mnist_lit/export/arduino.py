@@ -35,7 +35,7 @@ def make(source: Source, int8: bool) -> bytes:
         picture=source.calibration()[0, 0].tolist(),
         align=isinstance(network.alignment, Alignment),
     )
-    files = {
+    files: dict[str, str | bytes] = {
         "library.properties": properties,
         f"src/{name}.h": c.make(replace(source, file=f"{name}.h"), int8),
         "examples/picture/picture.ino": sketch,

@@ -18,8 +18,8 @@ from mnist_lit.network.compact import CompactCNN, count_parameters
 
 racer = need("py_mini_racer", "export")  # V8, which runs the page's code here
 # Of a layer, the numbers by which the page knows it.
-FIELDS = ("channels", "filters", "kernel", "size", "padding", "out", "pool")
-FIELDS += ("norm_before_pool", "residual")
+SHAPE = ("channels", "filters", "kernel", "size", "padding", "out")
+ORDER = ("pool", "norm_before_pool", "residual")
 
 
 def make(source: Source, int8: bool) -> bytes:
@@ -48,9 +48,9 @@ def make(source: Source, int8: bool) -> bytes:
                 "depthwise": first,
                 "weights": put(layer.weight.transpose(2, 3, 1, 0)),
             }
-        numbers = {name: int(getattr(layer, name)) for name in FIELDS}
+        fields = {name: int(getattr(layer, name)) for name in (*SHAPE, *ORDER)}
         norm = put(np.concatenate([layer.scale, layer.shift]))
-        described.append({**numbers, **filters[layer.block], "norm": norm})
+        described.append({**fields, **filters[layer.block], "norm": norm})
     weight, bias = (p.detach().numpy() for p in (network.linear.weight, network.linear.bias))
     linear = put(np.concatenate([weight.ravel(), bias]))
     numbers = np.concatenate(parts)
