@@ -1,3 +1,11 @@
+{% set NAME, side, classes = name|upper, facts.side, facts.classes|length %}
+{% set what = "digit" if facts.noun == "digits" else "class" %}
+{% set moment_t = "int32_t" if side <= 48 else "int64_t" %}
+{% set widest = table|map(attribute="padded")|max %}
+{% set steep = (steepest * 65536)|int %}
+{# What each number is held in, and what no layer needs. #}
+{% set map_t, sum_t, weight_t, entry_t = ("uint8_t", "int32_t", "int8_t", "int16_t") if int8 else 4 * ("float",) %}
+{% set separable, norm_before_pool, residual = "wide" in fields, "norm_before_pool" in fields, "residual" in fields %}
 /* {{ file }}: made by mnist-lit, C99 or C++11; needs no library
 {%- if int8 %} and computes in whole numbers alone{% endif %}.
 {% for key, value in about.items() %}
@@ -35,24 +43,24 @@ extern "C" {
 
 {% endif %}
 struct {{ name }}_state {
-    {{ sum_t }} sums[{{ last.filters }}]; /* of the last layer's maps */
+    {{ sum_t }} sums[{{ table[-1].filters }}]; /* of the last layer's maps */
     {{ sum_t }} best[{{ widest }}]; /* of the places that a pooling looks at */
-{% if late %}
+{% if norm_before_pool %}
     {{ sum_t }} one[{{ widest }}]; /* of one of them */
 {% endif %}
 {% if not int8 %}
-    float row[{{ last.filters }}]; /* of the last layer, at one place */
+    float row[{{ table[-1].filters }}]; /* of the last layer, at one place */
 {% endif %}
 {% if align %}
     {{ moment_t }} mass, x, y, xy, yy; /* moments of the ink, from the middle, in halves of a pixel */
-    {{ place_t }} right, down, slant; /* where the middle comes from, and by how much a row is moved */
+    {{ sum_t }} right, down, slant; /* where the middle comes from, and by how much a row is moved */
     int16_t looked, seen, made; /* rows */
     uint8_t above[{{ side }}]; /* the row before */
 {% endif %}
     {{ entry_t }} values[{{ entries }}]; /* what is not 0 under a filter, */
     {{ at_t }} at[{{ entries }}]; /* and where its weights are */
     {{ row_t }} rows[{{ layers|length + 1 }}]; /* how many there are: of pixels, then of each layer */
-    {{ row_t }} from[{{ layers[0].slots }}], to[{{ layers[0].slots }}]; /* where there is ink in a row of pixels */
+    {{ row_t }} from[{{ table[0].slots }}], to[{{ table[0].slots }}]; /* where there is ink in a row of pixels */
     {{ map_t }} maps[{{ maps }}]; /* the rows that are still needed, in rings */
 };
 
@@ -94,11 +102,11 @@ int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
 /* A convolution, and what follows it up to the next; the name of an array says of which block. */
 struct {{ name }}_layer {
     const {{ weight_t }} *weights; /* [row][column][channel][filter] */
-    const {{ norm_t }} *norm; /* of each filter: {{ "shift, scale, largest" if int8 else "scale, shift" }} */
+    const {{ sum_t }} *norm; /* of each filter: {{ "shift, scale, largest" if int8 else "scale, shift" }} */
 {% if separable %}
-    const {{ weight_t }} *apart; /* depthwise filters before it: [row][column][channel] */
+    const {{ weight_t }} *depthwise; /* depthwise filters before it: [row][column][channel] */
 {% if int8 %}
-    const int16_t *apart_scale;
+    const int16_t *depthwise_scale;
 {% endif %}
 {% endif %}
 {% for field, kind in fields.items() %}
@@ -106,18 +114,20 @@ struct {{ name }}_layer {
 {% endfor %}
 };
 
-{% for array in arrays %}
-static const {{ array.kind }} {{ name }}_{{ array.name }}[{{ array.count }}] {{ flash }}= {
-    {{ array.text }}};
+{% for key, values in arrays.items() %}
+static const {{ values.dtype ~ "_t" if int8 else "float" }} {{ name }}_{{ key }}[{{ values.size }}] {{ flash }}= {
+    {{ text(values) }}};
 {% endfor %}
 
-/* {{ (["weights", "norm"] + (["apart"] if separable else []) + (["apart_scale"] if separable and int8 else []) + fields|list)|join(", ") }} */
+/* {{ (["weights", "norm"] + (["depthwise"] if separable else []) + (["depthwise_scale"] if separable and int8 else []) + fields|list)|join(", ") }} */
 static const struct {{ name }}_layer {{ name }}_layers[{{ layers|length }}] = {
 {% for layer in layers %}
+{% set row = table[loop.index0] %}
+{% set depthwise = name ~ "_depthwise" ~ layer.block if layer.depthwise is not none else "" %}
     { {{- name }}_conv{{ layer.block }}, {{ name }}_norm{{ loop.index }}
-{%- if separable %}, {{ name ~ "_apart" ~ layer.block if layer.separable else 0 }}
-{%- if int8 %}, {{ name ~ "_apart" ~ layer.block ~ "_scale" if layer.separable else 0 }}{% endif %}{% endif %}
-{%- for field in fields %}, {{ layer[field] }}{% endfor %} },
+{%- if separable %}, {{ depthwise or 0 }}
+{%- if int8 %}, {{ depthwise ~ "_scale" if depthwise else 0 }}{% endif %}{% endif %}
+{%- for value in row.values() %}, {{ value }}{% endfor %} },
 {% endfor %}
 };
 
@@ -126,12 +136,6 @@ static const struct {{ name }}_layer {{ name }}_layers[{{ layers|length }}] = {
 /* Some processors add two products of 16 bits in one step, which no compiler finds in C: two entries at once. */
 #if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__) && !defined(__ARM_BIG_ENDIAN)
 #define {{ NAME }}_SMLAD
-#define {{ NAME }}_PAIRS
-#elif defined(__SSE2__)
-#define {{ NAME }}_PAIRS
-#include <emmintrin.h>
-#endif
-#ifdef {{ NAME }}_PAIRS
 static inline uint32_t {{ name }}_word(const void *from) {
     uint32_t word;
     __builtin_memcpy(&word, from, 4);
@@ -145,43 +149,28 @@ static inline uint32_t {{ name }}_word(const void *from) {
         from += 2, at += 2; /* here, so that the loads do it */ \
         DO \
     }
-#endif
-#ifdef {{ NAME }}_SMLAD
 #define {{ NAME }}_ADD(n) { \
     uint32_t x = {{ name }}_word(one + 4 * n), y = {{ name }}_word(two + 4 * n), z; \
     __asm__("pkhbt %4, %5, %6, lsl #16\n\tpkhtb %5, %6, %5, asr #16\n\t" \
             "sxtb16 %6, %4\n\tsmlad %0, %7, %6, %0\n\tsxtb16 %4, %4, ror #8\n\tsmlad %1, %7, %4, %1\n\t" \
             "sxtb16 %6, %5\n\tsmlad %2, %7, %6, %2\n\tsxtb16 %5, %5, ror #8\n\tsmlad %3, %7, %5, %3" \
             : "+r"(a##n), "+r"(b##n), "+r"(c##n), "+r"(d##n), "=&r"(z), "+r"(x), "+r"(y) : "r"(values)); }
-#elif defined({{ NAME }}_PAIRS)
-static inline __m128i {{ name }}_four(const void *from) { return _mm_cvtsi32_si128((int){{ name }}_word(from)); }
-#define {{ NAME }}_ZERO(n) __m128i a##n = _mm_setzero_si128();
-#define {{ NAME }}_ADD(n) { \
-    __m128i x = _mm_unpacklo_epi8({{ name }}_four(one + 4 * n), {{ name }}_four(two + 4 * n)); \
-    x = _mm_srai_epi16(_mm_unpacklo_epi8(x, x), 8); \
-    a##n = _mm_add_epi32(a##n, _mm_madd_epi16(x, _mm_set1_epi32((int)values))); }
-#define {{ NAME }}_FIRST(n) _mm_storeu_si128((__m128i *)(best + 4 * n), a##n);
-#define {{ NAME }}_KEEP(n) { \
-    __m128i x = _mm_loadu_si128((const __m128i *)(best + 4 * n)), more = _mm_cmpgt_epi32(a##n, x); \
-    _mm_storeu_si128((__m128i *)(best + 4 * n), _mm_or_si128(_mm_and_si128(more, a##n), _mm_andnot_si128(more, x))); }
-#endif
+#else
 {% endif %}
-#ifndef {{ NAME }}_PAIRS
 #define {{ NAME }}_EACH(DO) \
     for (int i = 0; i < count; i++) { \
         const {{ weight_t }} *from = w + s->at[i]; \
         {{ entry_t }} value = s->values[i]; \
         DO \
     }
-#endif
-#ifndef {{ NAME }}_ADD
 #define {{ NAME }}_ADD(n) \
     a##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n); \
     b##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 1); \
     c##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 2); \
     d##n += ({{ sum_t }})value * {{ at8 }}(from + 4 * n + 3);
+{% if int8 %}
 #endif
-#ifndef {{ NAME }}_ZERO
+{% endif %}
 #define {{ NAME }}_ZERO(n) {{ sum_t }} a##n = 0, b##n = 0, c##n = 0, d##n = 0;
 #define {{ NAME }}_FIRST(n) \
     best[4 * n] = a##n; \
@@ -193,7 +182,6 @@ static inline __m128i {{ name }}_four(const void *from) { return _mm_cvtsi32_si1
     best[4 * n + 1] = b##n > best[4 * n + 1] ? b##n : best[4 * n + 1]; \
     best[4 * n + 2] = c##n > best[4 * n + 2] ? c##n : best[4 * n + 2]; \
     best[4 * n + 3] = d##n > best[4 * n + 3] ? d##n : best[4 * n + 3];
-#endif
 #define {{ NAME }}_X1(DO) DO(0)
 #define {{ NAME }}_X2(DO) DO(0) DO(1)
 #define {{ NAME }}_X4(DO) DO(0) DO(1) DO(2) DO(3)
@@ -249,12 +237,12 @@ static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}
     int left = x < 0 ? -x : 0, right = x + k > l->size ? l->size - x : k;
     int top = y < 0 ? -y : 0, bottom = y + k > l->size ? l->size - y : k;
 {% if separable %}
-    if (l->apart) {
+    if (l->depthwise) {
         for (; count < channels; count += 4) { /* beyond the channels come numbers that nobody reads */
             {{ sum_t }} sums[4] = {0, 0, 0, 0};
             for (int i = top; i < bottom; i++) {
                 const {{ map_t }} *from = rows[i] + (x + left) * channels + count;
-                const {{ weight_t }} *w = l->apart + (i * k + left) * l->wide + count;
+                const {{ weight_t }} *w = l->depthwise + (i * k + left) * l->wide + count;
                 for (int j = left; j < right; j++, from += channels, w += l->wide) {
 {% if int8 %}
 #ifdef {{ NAME }}_SMLAD
@@ -263,12 +251,6 @@ static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}
                             "uxtb16 %4, %6, ror #8\n\tsxtb16 %5, %7, ror #8\n\tsmlabb %1, %4, %5, %1\n\tsmlatt %3, %4, %5, %3"
                             : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3]), "=&r"(u), "=&r"(v) : "r"(x), "r"(y));
                     continue;
-#elif defined({{ NAME }}_PAIRS)
-                    __m128i no = _mm_setzero_si128(), x = {{ name }}_four(from), y = {{ name }}_four(w);
-                    x = _mm_unpacklo_epi16(_mm_unpacklo_epi8(x, no), no);
-                    y = _mm_unpacklo_epi16(_mm_srai_epi16(_mm_unpacklo_epi8(y, y), 8), no);
-                    _mm_storeu_si128((__m128i *)sums, _mm_add_epi32(_mm_loadu_si128((__m128i *)sums), _mm_madd_epi16(x, y)));
-                    continue;
 #endif
 {% endif %}
                     for (int c = 0; c < 4; c++) sums[c] += ({{ sum_t }})from[c] * {{ at8 }}(w + c);
@@ -276,9 +258,9 @@ static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}
             }
             for (int c = 0; c < 4; c++) {
 {% if int8 %}
-                uint32_t sum = (uint32_t)(sums[c] * {{ at16 }}(l->apart_scale + count + c));
-                sum += {{ half }}u + ((uint32_t)1 << (l->apart_shift - 1)); /* shifted as if it had a sign */
-                s->values[count + c] = (int16_t)((int32_t)(sum >> l->apart_shift) - (int32_t)({{ half }}u >> l->apart_shift));
+                uint32_t sum = (uint32_t)(sums[c] * {{ at16 }}(l->depthwise_scale + count + c));
+                sum += 2147483648u + ((uint32_t)1 << (l->depthwise_shift - 1)); /* shifted as if it had a sign */
+                s->values[count + c] = (int16_t)((int32_t)(sum >> l->depthwise_shift) - (int32_t)(2147483648u >> l->depthwise_shift));
 {% else %}
                 s->values[count + c] = sums[c];
 {% endif %}
@@ -308,7 +290,7 @@ static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}
 /* Make one row of a layer: convolve, keep the largest of each 2x2 if it pools, norm, ReLU. */
 static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ name }}_layer *l, int y, {{ map_t }} *out) {
     const {{ map_t }} *rows[{{ span }}];
-    int step = l->pool ? 2 : 1, top = step * y - l->reach, from = l->size, to = 0;
+    int step = l->pool ? 2 : 1, top = step * y - l->padding, from = l->size, to = 0;
     for (int i = 0; i < l->kernel + step - 1; i++) {
         int slot = (top + i + l->slots) % l->slots;
         rows[i] = s->maps + l->map + slot * l->size * l->channels;
@@ -320,17 +302,19 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
     }
     for (int x = 0; x < l->out; x++) {
         for (int place = 0; place < step * step; place++) {
-            int down = place >> 1, column = step * x + (place & 1) - l->reach, f = 0;
+            int down = place >> 1, column = step * x + (place & 1) - l->padding, f = 0;
             int count = 0, beyond = column + l->kernel;
             if ((beyond > from && column < to){% if border %} || (l == {{ name }}_layers && (column < {{ border }} || beyond > {{ side + border }})){% endif %})
                 count = {{ name }}_gather(s, l, rows + down, top + down, column);
-#ifdef {{ NAME }}_PAIRS
+{% if int8 %}
+#ifdef {{ NAME }}_SMLAD
             if (count % 2) s->values[count] = 0, s->at[count++] = 0;
 #endif
-{% set into = "into" if late else "s->best" %}
-{% set first = "place == 0 || l->late" if late else "place == 0" %}
-{% if late %}
-            {{ sum_t }} *into = l->late ? s->one : s->best;
+{% endif %}
+{% set into = "into" if norm_before_pool else "s->best" %}
+{% set first = "place == 0 || l->norm_before_pool" if norm_before_pool else "place == 0" %}
+{% if norm_before_pool %}
+            {{ sum_t }} *into = l->norm_before_pool ? s->one : s->best;
 {% endif %}
 #ifdef {{ NAME }}_WIDER
             for (; f + 16 <= l->padded; f += 16) {{ name }}_dot4(s, count, l->weights + f, {{ into }} + f, {{ first }});
@@ -339,14 +323,14 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
             for (; f + 8 <= l->padded; f += 8) {{ name }}_dot2(s, count, l->weights + f, {{ into }} + f, {{ first }});
 #endif
             for (; f < l->padded; f += 4) {{ name }}_dot1(s, count, l->weights + f, {{ into }} + f, {{ first }});
-{% if late %}
-            for (f = 0; l->late && f < l->filters; f++) {
+{% if norm_before_pool %}
+            for (f = 0; l->norm_before_pool && f < l->filters; f++) {
                 {{ sum_t }} value = {{ name }}_norm(s->one[f], l->norm + {{ "3 * f, l" if int8 else "f, l->filters" }});
 {% if residual %}
-                if (l->added) {
-                    {{ map_t }} in = rows[down + l->reach][(column + l->reach) * l->channels + f];
+                if (l->residual) {
+                    {{ map_t }} in = rows[down + l->padding][(column + l->padding) * l->channels + f];
 {% if int8 %}
-                    value += (int32_t)((in * (uint32_t)l->added + ((uint32_t)1 << (l->after - 1))) >> l->after);
+                    value += (int32_t)((in * (uint32_t)l->residual + ((uint32_t)1 << (l->after - 1))) >> l->after);
                     if (value > 255) value = 255;
 {% else %}
                     value += in;
@@ -360,7 +344,7 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
 {% if int8 %}
         const int32_t *norm = l->norm;
         for (int f = 0, filters = l->filters; f < filters; f++, norm += 3) {
-            int32_t value = {% if late %}l->late ? s->best[f] : {% endif %}{{ name }}_norm(s->best[f], norm, l);
+            int32_t value = {% if norm_before_pool %}l->norm_before_pool ? s->best[f] : {% endif %}{{ name }}_norm(s->best[f], norm, l);
             if (out) *out++ = (uint8_t)value;
             else s->sums[f] += value;
         }
@@ -368,7 +352,7 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
         float *to = out ? out + x * l->filters : s->row;
         for (int f = 0; f < l->filters; f += 4)
             for (int i = f; i < f + 4; i++) {
-                float value = {% if late %}l->late ? s->best[i] : {% endif %}{{ name }}_norm(s->best[i], l->norm + i, l->filters);
+                float value = {% if norm_before_pool %}l->norm_before_pool ? s->best[i] : {% endif %}{{ name }}_norm(s->best[i], l->norm + i, l->filters);
                 to[i] = value;
             }
         for (int f = 0; !out && f < l->filters; f++) s->sums[f] += s->row[f];
@@ -381,7 +365,7 @@ static void {{ name }}_run(struct {{ name }}_state *s) {
     for (int i = {{ layers|length - 1 }}; i >= 0;) {
         const struct {{ name }}_layer *l = {{ name }}_layers + i, *to = l + 1;
         int y = s->rows[i + 1], step = l->pool ? 2 : 1;
-        int need = step * y + step - 1 + l->kernel - l->reach;
+        int need = step * y + step - 1 + l->kernel - l->padding;
         if (y >= l->out || s->rows[i] < (need < l->size ? need : l->size)) {
             i--;
             continue;
@@ -396,9 +380,9 @@ static void {{ name }}_run(struct {{ name }}_state *s) {
 
 /* Take a row of what the first layer sees; a null pointer is one outside the picture. */
 static void {{ name }}_push(struct {{ name }}_state *s, const {{ map_t }} *pixels) {
-    int slot = s->rows[0] % {{ layers[0].slots }}, from = {{ layers[0].size }}, to = 0;
-    {{ map_t }} *row = s->maps + slot * {{ layers[0].size }};
-    for (int x = 0; x < {{ layers[0].size }}; x++) {
+    int slot = s->rows[0] % {{ table[0].slots }}, from = {{ table[0].size }}, to = 0;
+    {{ map_t }} *row = s->maps + slot * {{ table[0].size }};
+    for (int x = 0; x < {{ table[0].size }}; x++) {
         int inside = pixels && x >= {{ border }} && x < {{ side + border }};
         row[x] = inside ? pixels[x - {{ border }}] : {{ outside }};
         if ((inside || !pixels) && row[x] != 0) {
@@ -413,7 +397,7 @@ static void {{ name }}_push(struct {{ name }}_state *s, const {{ map_t }} *pixel
 }
 
 void {{ name }}_start(struct {{ name }}_state *s) {
-    for (int i = 0; i < {{ last.filters }}; i++) s->sums[i] = 0;
+    for (int i = 0; i < {{ table[-1].filters }}; i++) s->sums[i] = 0;
     for (int i = 0; i < {{ layers|length + 1 }}; i++) s->rows[i] = 0;
 {% if align %}
     s->mass = s->x = s->y = 0;
@@ -462,7 +446,7 @@ static void {{ name }}_settle(struct {{ name }}_state *s) {
 }
 
 /* The pixel above the place that row 0 comes from, and how far that is below it. */
-static int {{ name }}_floor({{ place_t }} place, {{ sum_t }} *beyond) {
+static int {{ name }}_floor({{ sum_t }} place, {{ sum_t }} *beyond) {
 {% if int8 %}
     uint32_t above = (uint32_t)(place + 128) + {{ 4 * side }} * (uint32_t)65536;
     *beyond = (int32_t)(above >> 8 & 255);
@@ -523,8 +507,8 @@ int {{ name }}_finish(struct {{ name }}_state *s, {{ sum_t }} *logits) {
     for (int i = 0; i < {{ border }}; i++) {{ name }}_push(s, 0);
     for (int d = 0; d < {{ classes }}; d++) {
         {{ sum_t }} sum = {{ at32 }}({{ name }}_linear_bias + d);
-        for (int f = 0; f < {{ last.filters }}; f++)
-            sum += s->sums[f] * {{ at16 }}({{ name }}_linear + d * {{ last.filters }} + f);
+        for (int f = 0; f < {{ table[-1].filters }}; f++)
+            sum += s->sums[f] * {{ at16 }}({{ name }}_linear + d * {{ table[-1].filters }} + f);
         if (logits) logits[d] = sum;
         if (d == 0 || sum > most) {
             best = d;

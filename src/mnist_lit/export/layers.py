@@ -1,124 +1,93 @@
-"""The layers of a network as source code has them: a batch norm is a scale and a shift."""
+"""The layers of a network for C, the page and ONNX: each batch norm is a scale and a shift."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor, nn
 
 from mnist_lit.network.compact import CompactCNN, ConvBlock
 
-LANES = 4  # filters are padded to a multiple of it
 
-
-@dataclass
+@dataclass(frozen=True)
 class Layer:
     """A convolution with its norm, ReLU and pooling, applied once.
 
     Attributes:
         block: The number of its block, from 1.
-        weight: Of the convolution behind the depthwise one, or of the only one.
-        apart: Of the depthwise convolution, ``[C, k, k]``.
-        scale, shift: Of each filter, what the batch norm comes to.
-        channels, filters, kernel: Of the whole.
-        size: Of the map that comes in; of the first layer with what is around the picture.
-        reach: Zeros that are around a map beyond the first.
-        out: Of the map that goes out.
-        pool: 1 if it pools, and 0.
-        late: 1 if every place is normed before the largest is kept.
-        added: Not 0 if what came in is added.
-        table: The other fields that the table has.
+        weight: ``float64 [F, C, k, k]``, or ``[F, C, 1, 1]`` behind a depthwise convolution.
+        depthwise: The filters of the depthwise convolution, ``float64 [C, k, k]``.
+        scale, shift: What the batch norm multiplies each filter by, and what it adds.
+        size: Side of the map that comes in.
+        padding: Zeros on each side of that map.
+        pool: Whether it keeps the maximum of each 2×2 window.
+        norm_before_pool: Whether norm and ReLU stand before the max-pool. Elsewhere they stand
+            behind it, where there is less to compute.
+        residual: Whether the map that comes in is added behind the ReLU.
     """
 
     block: int
     weight: ndarray
-    apart: ndarray | None
+    depthwise: ndarray | None
     scale: ndarray
     shift: ndarray
-    channels: int
-    filters: int
-    kernel: int
     size: int
-    reach: int
-    out: int
-    pool: int
-    late: int
-    added: int
-    table: dict[str, int] = field(default_factory=dict)
+    padding: int
+    pool: bool
+    norm_before_pool: bool
+    residual: bool
 
     @property
-    def separable(self) -> bool:
-        """Whether there is a depthwise convolution."""
-        return self.apart is not None
+    def filters(self) -> int:
+        """Channels of the map that goes out."""
+        return len(self.weight)
 
     @property
-    def padded(self) -> int:
-        """The filters, and those that are nothing, so that they are a multiple of four."""
-        return -(-self.filters // LANES) * LANES
+    def channels(self) -> int:
+        """Channels of the map that comes in."""
+        return self.weight.shape[1]
 
     @property
-    def wide(self) -> int:
-        """The same of the channels."""
-        return -(-self.channels // LANES) * LANES
+    def kernel(self) -> int:
+        """Side of the filters that see more than one pixel."""
+        return (self.weight if self.depthwise is None else self.depthwise).shape[-1]
 
     @property
-    def slots(self) -> int:
-        """How many rows of its input are kept."""
-        return min(self.kernel + self.pool, self.size)
-
-    def widen(self) -> None:
-        """Add filters and channels that are nothing, up to a multiple of four each."""
-        filters = self.padded - self.filters
-        channels = self.wide - self.channels if self.channels > 1 else 0
-        self.weight = np.pad(self.weight, ((0, filters), (0, channels), (0, 0), (0, 0)))
-        if self.apart is not None:
-            self.apart = np.pad(self.apart, ((0, channels), (0, 0), (0, 0)))
-        self.scale, self.shift = (np.pad(v, (0, filters)) for v in (self.scale, self.shift))
-        self.filters, self.channels = self.filters + filters, self.channels + channels
-
-    def __getitem__(self, name: str) -> int:
-        return int(self.table[name] if name in self.table else getattr(self, name))
+    def out(self) -> int:
+        """Side of the map that goes out."""
+        return (self.size + 2 * self.padding - self.kernel + 1) // (1 + self.pool)
 
 
-def layers_of(network: CompactCNN, side: int) -> tuple[list[Layer], int]:
-    """Return the layers, and how many places of the last map are averaged."""
+def layers_of(network: CompactCNN, side: int) -> list[Layer]:
+    """Return the layers; behind them stand the mean over the last map and the linear layer."""
     layers: list[Layer] = []
     # In float64, so that what is rounded once at the end is the same on every processor.
     network = copy.deepcopy(network).double()
-    size, channels = side, 1
     for number, block in enumerate(network.blocks, 1):
         assert isinstance(block, ConvBlock)
         wide = block.depthwise if isinstance(block.depthwise, nn.Conv2d) else block.conv
-        kernel, zeros = wide.kernel_size[0], int(wide.padding[0])
         for repeat, norm in enumerate(block.norms, 1):
             assert isinstance(norm, nn.BatchNorm2d)
             scale, shift = _fold(norm, block.conv.bias)
             pool = block.pool if repeat == len(block.norms) else "none"
-            late = block.residual or (pool == "after_activation" and bool((scale < 0).any()))
-            border = 0 if layers else zeros
-            out = (size + 2 * zeros - kernel + 1) // (1 if pool == "none" else 2)
-            layer = Layer(
-                block=number,
-                weight=block.conv.weight.detach().numpy(),
-                apart=None if wide is block.conv else wide.weight.detach().numpy()[:, 0],
-                scale=scale.numpy(),
-                shift=shift.numpy(),
-                channels=channels,
-                filters=block.conv.out_channels,
-                kernel=kernel,
-                size=size + 2 * border,
-                reach=zeros if layers else 0,
-                out=out,
-                pool=int(pool != "none"),
-                late=int(late),
-                added=int(block.residual),
-                table={"border": border},
+            # A negative scale turns the largest value into the smallest.
+            turned = pool == "after_activation" and bool((scale < 0).any())
+            layers.append(
+                Layer(
+                    block=number,
+                    weight=block.conv.weight.detach().numpy(),
+                    depthwise=None if wide is block.conv else wide.weight.detach().numpy()[:, 0],
+                    scale=scale.numpy(),
+                    shift=shift.numpy(),
+                    size=layers[-1].out if layers else side,
+                    padding=int(wide.padding[0]),
+                    pool=pool != "none",
+                    norm_before_pool=block.residual or turned,
+                    residual=block.residual,
+                )
             )
-            layers.append(layer)
-            size, channels = out, layer.filters
-    return layers, size * size
+    return layers
 
 
 def _fold(

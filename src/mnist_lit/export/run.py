@@ -7,9 +7,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from mnist_lit import files
 from mnist_lit.checkpoints.read import Trained
@@ -19,11 +21,13 @@ from mnist_lit.errors import ExportError, UserError, reason
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.export.source import CALIBRATION, Logits, Run, Source
+from mnist_lit.facts import Facts
 from mnist_lit.network.compact import CompactCNN
 from mnist_lit.text import LONGEST
 
 TOLERANCE = 1e-4  # of a float format's logits
 ALLOWED_LOSS = 0.001  # share of the test images that an int8 format may read wrong besides
+BATCH = 1000  # images at a time
 TIMED = 200  # images, one at a time
 
 
@@ -49,7 +53,7 @@ class Exported:
     total: int
     largest_difference: float
     milliseconds: float
-    notes: tuple[str, ...]
+    notes: list[str]
 
 
 def export(
@@ -77,58 +81,77 @@ def export(
             C compiler is missing, or the export reads the test images otherwise than it should.
         WriteError: The file cannot be written.
     """
-    chosen, facts = FORMATS[form], trained.facts
-    if chosen.compact and not isinstance(trained.network, CompactCNN):
-        raise ExportError(
-            f"{type(trained.network).__name__}: {form} needs a CompactCNN; onnx and torch take any "
-            "network"
-        )
-    module = import_module(chosen.module)
+    facts = trained.facts
+    module = _module(form, trained.network)
     # The exporters warn of weights in another order than the usual.
     network = copy.deepcopy(trained.network).float().to(memory_format=torch.contiguous_format)
-    network.eval()
     data = reopen(facts, data_root, trust)
     test = split(data, "test", facts)
-    batches = torch.split(test.images, 1000)
-    wanted = torch.cat([classify(network, x, facts) for x in batches]).numpy()
-    labels = test.labels.numpy()
-    if diverged := int((~np.isfinite(wanted)).any(axis=1).sum()):
-        raise ExportError(
-            f"{path}: not written, for the network answers {diverged:,} of {len(labels):,} test "
-            "images with what is not a finite number; train it again, with a lower rate"
-        )
+    wanted = _answers(network.eval(), test, facts, path)
     source = Source(
-        *(network, facts, int((wanted.argmax(1) == labels).sum()), len(labels)),
+        network,
+        facts,
+        correct=_right(wanted, test),
+        total=len(test.labels),
         calibration=lambda: split(data, "train", facts).images[:CALIBRATION],
         name=_identifier(path.stem if name is None else name),
         file=path.name,
     )
     with files.whole(path) as draft:
-        try:
-            content = module.make(source, chosen.int8)
-        except UserError:
-            raise
-        except Exception as error:  # the exporters raise anything
-            raise ExportError(
-                f"{path}: not written, for {type(trained.network).__name__} cannot be exported to "
-                f"{form}: {reason(error.__cause__ or error)}"
-            ) from error
+        content = _made(module, source, form, path)
         with module.load(content, source) as (run, notes):
-            got = np.concatenate([run(x.numpy()) for x in batches])
+            got = np.concatenate([run(x.numpy()) for x in torch.split(test.images, BATCH)])
             milliseconds = _time(run, test)
         result = Exported(
             path=path,
             size=len(content),
-            correct=int((got.argmax(1) == labels).sum()),
+            correct=_right(got, test),
             reference=source.correct,
             total=source.total,
             largest_difference=float(np.abs(got - wanted).max()),
             milliseconds=milliseconds,
             notes=notes,
         )
-        _check(result, got, wanted, exact=not chosen.int8)
+        _check(result, got, wanted, exact=not FORMATS[form].int8)
         draft.write_bytes(content)
     return result
+
+
+def _module(form: str, network: nn.Module) -> Any:
+    """Import the file of a format; no sooner than now, for its packages may be missing."""
+    if FORMATS[form].compact and not isinstance(network, CompactCNN):
+        kind = type(network).__name__
+        raise ExportError(f"{kind}: {form} needs a CompactCNN; onnx and torch take any network")
+    return import_module(f"mnist_lit.export.{form.removesuffix('-int8')}")
+
+
+def _made(module: Any, source: Source, form: str, path: Path) -> bytes:
+    """Return what the format's module makes; whatever else it raises becomes an ExportError."""
+    try:
+        return module.make(source, FORMATS[form].int8)
+    except UserError:
+        raise
+    except Exception as error:
+        kind, why = type(source.network).__name__, reason(error.__cause__ or error)
+        raise ExportError(
+            f"{path}: not written, for {kind} cannot be exported to {form}: {why}"
+        ) from error
+
+
+def _answers(network: nn.Module, test: Images, facts: Facts, path: Path) -> Logits:
+    """Return the logits of the network itself."""
+    batches = torch.split(test.images, BATCH)
+    logits = torch.cat([classify(network, batch, facts) for batch in batches]).numpy()
+    if diverged := int((~np.isfinite(logits)).any(axis=1).sum()):
+        raise ExportError(
+            f"{path}: not written, for the network answers {diverged:,} of {len(logits):,} test "
+            "images with what is not a finite number; train it again, with a lower rate"
+        )
+    return logits
+
+
+def _right(logits: Logits, test: Images) -> int:
+    return int((logits.argmax(1) == test.labels.numpy()).sum())
 
 
 def _identifier(words: str) -> str:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from mnist_lit.checkpoints.read import METADATA, read
 from mnist_lit.evaluation.evaluate import classify
-from mnist_lit.export.source import Loaded, Source
+from mnist_lit.export.source import Run, Source
 
 
 def make(source: Source, int8: bool) -> bytes:
@@ -24,10 +24,10 @@ def make(source: Source, int8: bool) -> bytes:
 
 
 @contextmanager
-def load(content: bytes, source: Source) -> Iterator[Loaded]:
+def load(content: bytes, source: Source) -> Iterator[tuple[Run, list[str]]]:
     """Read the file as every command does."""
     trust = [str(vars(source.network)["description"].get("_target_"))]
     with tempfile.TemporaryDirectory() as folder:
         (file := Path(folder) / "network").write_bytes(content)
         there = read(file, trust=trust)
-    yield Loaded(lambda x: classify(there.network, torch.from_numpy(x), there.facts).numpy())
+    yield lambda x: classify(there.network, torch.from_numpy(x), there.facts).numpy(), []

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from jaxtyping import Float, UInt8
 from numpy import ndarray
@@ -15,18 +14,6 @@ CALIBRATION = 1000  # training images
 
 Logits = Float[ndarray, "n classes"]
 Run = Callable[[UInt8[ndarray, "n 1 h w"]], Logits]
-
-
-class Loaded(NamedTuple):
-    """A file that was opened by what reads its format.
-
-    Attributes:
-        run: Answers images with logits.
-        notes: What else was measured of it, a line each.
-    """
-
-    run: Run
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from numpy import ndarray
 
-from mnist_lit.export.source import FromPixels, Loaded, Logits, Source
+from mnist_lit.export.source import FromPixels, Logits, Run, Source
 
 RELEASE = ".".join(torch.__version__.split(".")[:2])  # earlier ones may refuse the file
 NEEDED = {"val", "nn_module_stack"}  # to run a program, and to unflatten it into modules
@@ -31,7 +31,7 @@ def make(source: Source, int8: bool) -> bytes:
 
 
 @contextmanager
-def load(content: bytes, source: Source) -> Iterator[Loaded]:
+def load(content: bytes, source: Source) -> Iterator[tuple[Run, list[str]]]:
     """Open the file in torch."""
     module = torch.export.load(io.BytesIO(content)).module()
 
@@ -39,4 +39,4 @@ def load(content: bytes, source: Source) -> Iterator[Loaded]:
     def run(pixels: ndarray) -> Logits:
         return module(torch.from_numpy(pixels)).numpy()
 
-    yield Loaded(run, (f"needs PyTorch {RELEASE} or later",))
+    yield run, [f"needs PyTorch {RELEASE} or later"]

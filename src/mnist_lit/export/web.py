@@ -11,12 +11,15 @@ from numpy import ndarray
 from mnist_lit.errors import ExportError, need
 from mnist_lit.evaluation.page import filled
 from mnist_lit.export.layers import layers_of
-from mnist_lit.export.source import Loaded, Logits, Source
+from mnist_lit.export.source import Logits, Run, Source
 from mnist_lit.facts import THINNEST
 from mnist_lit.network.alignment import STEEPEST, Alignment
 from mnist_lit.network.compact import CompactCNN, count_parameters
 
 racer = need("py_mini_racer", "export")  # V8, which runs the page's code here
+# Of a layer, the numbers by which the page knows it.
+SHAPE = ("channels", "filters", "kernel", "size", "padding", "out")
+ORDER = ("pool", "norm_before_pool", "residual")
 
 
 def make(source: Source, int8: bool) -> bytes:
@@ -29,7 +32,7 @@ def make(source: Source, int8: bool) -> bytes:
     assert isinstance(network, CompactCNN)
     if not facts.centred:
         raise ExportError(f"{facts.name}: a page to draw on needs images laid out as MNIST's are")
-    layers, _ = layers_of(network, facts.side)
+    layers = layers_of(network, facts.side)
     parts: list[ndarray] = []
 
     def put(values: ndarray) -> int:
@@ -39,20 +42,15 @@ def make(source: Source, int8: bool) -> bytes:
     described, filters = [], {}
     for layer in layers:
         if layer.block not in filters:
-            apart = -1 if layer.apart is None else put(layer.apart.transpose(1, 2, 0))
-            filters[layer.block] = put(layer.weight.transpose(2, 3, 1, 0)), apart
-        size, zeros = layer.size, layer.reach
-        if layer.table["border"]:  # the code puts zeros around every map itself
-            zeros = layer.table["border"]
-            size -= 2 * zeros
-        described.append(
-            {
-                **{name: layer[name] for name in ("channels", "filters", "kernel", "out", "pool")},
-                **{"size": size, "reach": zeros, "late": layer.late, "added": layer.added},
-                **dict(zip(("weights", "apart"), filters[layer.block], strict=True)),
-                "norm": put(np.concatenate([layer.scale, layer.shift])),
+            depthwise = layer.depthwise
+            first = -1 if depthwise is None else put(depthwise.transpose(1, 2, 0))
+            filters[layer.block] = {
+                "depthwise": first,
+                "weights": put(layer.weight.transpose(2, 3, 1, 0)),
             }
-        )
+        fields = {name: int(getattr(layer, name)) for name in (*SHAPE, *ORDER)}
+        norm = put(np.concatenate([layer.scale, layer.shift]))
+        described.append({**fields, **filters[layer.block], "norm": norm})
     weight, bias = (p.detach().numpy() for p in (network.linear.weight, network.linear.bias))
     linear = put(np.concatenate([weight.ravel(), bias]))
     numbers = np.concatenate(parts)
@@ -76,7 +74,7 @@ def make(source: Source, int8: bool) -> bytes:
 
 
 @contextmanager
-def load(content: bytes, source: Source) -> Iterator[Loaded]:
+def load(content: bytes, source: Source) -> Iterator[tuple[Run, list[str]]]:
     """Run the network's part of the page in V8."""
     _, _, script = content.decode().partition('<script id="network">')
     with racer.mini_racer() as engine:
@@ -87,4 +85,4 @@ def load(content: bytes, source: Source) -> Iterator[Loaded]:
             answer = engine.eval(f"JSON.stringify({rows}.map((pixels) => logits(pixels)))")
             return np.array(json.loads(answer), np.float32)
 
-        yield Loaded(run)
+        yield run, []
