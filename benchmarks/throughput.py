@@ -61,8 +61,8 @@ from mnist_lit.config.schema import Config
 from mnist_lit.data import augmentation
 from mnist_lit.data.archives import DIGESTS, find_mnist, read
 from mnist_lit.data.augmentation import RandomDistortion
-from mnist_lit.data.memory import Images
-from mnist_lit.data.sets import TRAIN
+from mnist_lit.data.batches import Images
+from mnist_lit.data.datasets import MnistSet
 from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.network import fused
 from mnist_lit.network.blocks import IMAGE_SIZE, Block
@@ -78,6 +78,7 @@ from mnist_lit.training.classifier import decay_weights_only
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "throughput.json"
 CPU = torch.device("cpu")
+TRAIN, _ = MnistSet.sizes
 FACTORS = (1, 2, 5, 10)
 BATCH_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 KEPT = (

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnist_lit.data.augmentation import sampling_grid
-from mnist_lit.data.memory import stratified
+from mnist_lit.data.batches import stratified
 from mnist_lit.facts import MNIST
 from mnist_lit.network.alignment import Alignment
 from mnist_lit.network.blocks import Block

@@ -28,7 +28,6 @@ from mnist_lit.checkpoints.read import read, read_file
 from mnist_lit.config.check import parse
 from mnist_lit.data.idx import IdxDataModule
 from mnist_lit.data.reopen import reopen
-from mnist_lit.data.sets import MNIST_MODULE
 from mnist_lit.errors import (
     CheckpointError,
     ConfigError,
@@ -333,7 +332,7 @@ def test_a_class_that_a_stranger_names_is_not_imported(
         with pytest.raises(CheckpointError):
             read(path, trust=trust)
     content = read_file(checkpoint_of("final"))
-    for source in (named, {"_target_": MNIST_MODULE, "split_seed": named}):
+    for source in (named, {**mnist_lit.MNIST.source, "split_seed": named}):
         content["hyper_parameters"]["facts"] = replace(mnist_lit.MNIST, source=source).plain()
         torch.save(content, tmp_path / "facts.ckpt")
         with contextlib.suppress(UserError):

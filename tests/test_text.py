@@ -17,7 +17,7 @@ from mnist_lit.checkpoints.read import Trained, read_file
 from mnist_lit.checkpoints.write import packed
 from mnist_lit.cli import main, read
 from mnist_lit.config.lines import errors_as_lines
-from mnist_lit.data.memory import Images
+from mnist_lit.data.batches import Images
 from mnist_lit.errors import ConfigError, DataError, unknown
 from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.evaluation.page import Subject, render

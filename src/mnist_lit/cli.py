@@ -168,8 +168,8 @@ def _count(text: str) -> int:
 def _evaluate(options: argparse.Namespace) -> None:
     # Heavy imports wait until there is something to compute.
     from mnist_lit.checkpoints import pretrained
+    from mnist_lit.data.datasets import IdxSet
     from mnist_lit.data.reopen import reopen, split
-    from mnist_lit.data.sets import IdxSet
     from mnist_lit.devices import pick_device
     from mnist_lit.evaluation.evaluate import evaluate
 

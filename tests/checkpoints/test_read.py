@@ -81,7 +81,10 @@ def doubled(levels: int = 60) -> list[Any]:
         (facts(name="a\x1b[31m"), "no control characters"),
         (facts(side=10**9), "facts.side"),
         (facts(std=float("nan")), "facts.std=nan"),
-        (facts(source={"_target_": MNIST.source["_target_"], "split_seed": doubled()}), "seed is"),
+        (
+            facts(source={"_target_": MNIST.source["_target_"], "split_seed": doubled()}),
+            "source.split_seed=",
+        ),
         (head(torch.Tensor.long), "linear.weight: torch.int64, where torch.float32 is expected"),
         (head(lambda w: w.index_fill(1, torch.tensor(0), float("nan"))), r"10 of its 140 .*NaN"),
         (head(lambda w: w.to("meta")), "not an ordinary tensor"),

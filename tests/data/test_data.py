@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from mnist_lit import MNIST, MNISTDataModule
-from mnist_lit.data.memory import ShuffledBatches, stratified
+from mnist_lit.data.batches import ShuffledBatches, stratified
+from mnist_lit.errors import ConfigError
 
 
 def as_set(images: Tensor) -> set[bytes]:
@@ -57,7 +58,7 @@ def test_stratified_takes_what_there_is_when_a_class_is_used_up() -> None:
 
 
 def test_stratified_refuses_more_than_there_is() -> None:
-    with pytest.raises(ValueError, match="20 images wanted, 10 there"):
+    with pytest.raises(ConfigError, match="20 images wanted, 10 there"):
         stratified(torch.arange(10), 20, seed=0)
 
 

@@ -37,12 +37,12 @@ def test_a_network_that_never_saw_them_reads_them() -> None:
 def test_a_share_of_the_images_is_exchanged_for_the_same_digit(mnist: MNISTDataModule) -> None:
     labels = mnist.train.labels
     exchange = Exchange(labels, 0.25)
-    assert len(exchange.synthetic) == 10 * EACH
+    assert len(bank()) == 10 * EACH
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     taken = exchange(order, torch.Generator().manual_seed(1))
     kept = taken == order
     assert 0.7 < kept.float().mean() < 0.8
-    both = torch.cat([labels, exchange.synthetic.labels])
+    both = torch.cat([labels, bank().labels])
     assert torch.equal(both[taken], labels[order])
     assert (taken[~kept] >= len(labels)).all()
     assert torch.equal(taken, exchange(order, torch.Generator().manual_seed(1)))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mnist_lit.data import reopen
-from mnist_lit.data.memory import Images
+from mnist_lit.data.batches import Images
 from mnist_lit.export import run
 
 

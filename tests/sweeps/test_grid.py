@@ -19,7 +19,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf, open_dict
 
 from mnist_lit import MNISTDataModule
-from mnist_lit.data.memory import folds
+from mnist_lit.data.batches import folds
 from mnist_lit.evaluation.origin import override
 from mnist_lit.sweeps import grid
 from mnist_lit.training import job

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mnist_lit import MNIST, MNISTDataModule, compose
 from mnist_lit.config.check import parse
-from mnist_lit.data.memory import Images
+from mnist_lit.data.batches import Images
 from mnist_lit.errors import CheckpointError, ConfigError, DataError
 from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.training.build import prepare

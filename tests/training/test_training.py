@@ -430,7 +430,7 @@ def test_over_budget_is_refused_before_data_is_touched(
     def refuse_to_read(*_: Any) -> None:
         raise AssertionError("data was touched")
 
-    monkeypatch.setattr("mnist_lit.data.archives.read", refuse_to_read)
+    monkeypatch.setattr("mnist_lit.data.datasets.read", refuse_to_read)
     cases = {
         "model.blocks=[{channels: 64},{channels: 64}]": "max_parameters=20000, .* has 38",
         "trainer.max_epochs=21": "max_epochs=20, but this run has 21",

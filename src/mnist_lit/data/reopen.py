@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from mnist_lit.data.archives import expanded
-from mnist_lit.data.memory import Images, collect
-from mnist_lit.data.sets import IDX, MNIST_MODULE, IdxSet, Split
+from mnist_lit.data.batches import Images, collect
+from mnist_lit.data.datasets import IDX, IdxSet, MnistSet, Split, Splits
 from mnist_lit.errors import DataError, TrustError, reason
-from mnist_lit.facts import Facts
+from mnist_lit.facts import MNIST, Facts
 from mnist_lit.targets import check, trusted
+from mnist_lit.validation import validated
 
-SPLIT = ("split_seed", "folds", "fold")
-SETS = {IDX: "mnist_lit.data.sets.IdxSet", MNIST_MODULE: "mnist_lit.data.sets.MnistSet"}
+SETS = {IDX: IdxSet, MNIST.source["_target_"]: MnistSet}
 
 
 def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) -> Any:
@@ -24,6 +24,7 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
         trust: Classes that may be imported, beside those of this project.
 
     Raises:
+        ConfigError: The checkpoint says which images validate by values that are impossible.
         DataError: It is not known where the images are.
         TrustError: The data module is a class that is not trusted.
     """
@@ -33,21 +34,18 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
         raise DataError(f"{facts.name}: the checkpoint does not say what its images come from")
     if target == IDX and root is None:
         raise DataError(f"{facts.name}: name the folder of its images with --data-root FOLDER")
+    folder = "" if root is None else str(expanded(root))
     if target in SETS:
-        # All that the images depend on.
-        arguments = {"split_seed": 0} | {key: arguments[key] for key in SPLIT if key in arguments}
-        for key, value in arguments.items():
-            if type(value) is not int or not 0 <= value < 2**32:
-                raise DataError(f"{facts.name}: the checkpoint's {key} is no whole number")
-    else:
-        try:
-            trusted(target, trust)
-        except TrustError as error:
-            raise TrustError(f"{facts.name}: its data module {error}") from None
-    if root is not None:
-        arguments["root"] = str(expanded(root))
+        place = f"{facts.name}: the checkpoint's source"
+        return SETS[target](folder, validated(Splits, arguments, place))
+    try:
+        trusted(target, trust)
+    except TrustError as error:
+        raise TrustError(f"{facts.name}: its data module {error}") from None
+    if folder:
+        arguments["root"] = folder
     # Called as it is, not built as a config is: classes within the arguments are not trusted.
-    make = check({"_target_": SETS.get(target, target), **arguments}, "data")
+    make = check({"_target_": target, **arguments}, "data")
     try:
         return make(**arguments)
     except (TypeError, ValueError) as error:
@@ -57,7 +55,7 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
 def split(data: Any, name: Split, facts: Facts) -> Images:
     """Return the training, held-out or test images of a data set or data module.
 
-    Of one that is not of this project these are what its loaders give.
+    Of a data module these are what its loaders give.
 
     Raises:
         DataError: They are missing or damaged, or not such images as the facts say.

@@ -4,6 +4,7 @@
 foot, crossed sevens, open fours and others, laid out as MNIST's digits are.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -12,28 +13,24 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from mnist_lit.data.memory import Images
+from mnist_lit.data.batches import Images
 
 FILE = Path(__file__).with_suffix(".npz")
 EACH = 250  # images of each digit
 
 
+@dataclass(frozen=True)
 class Exchange:
     """Replaces a random share of the training images by synthetic digits of the same class.
 
-    Args:
-        labels: Of the training images, ``int64 [N]``.
-        share: From 0 to 1.
-
     Attributes:
-        synthetic: The synthetic images, the same ones in every training; their positions are N
-            and up.
+        labels: Of the training images, ``int64 [N]``; the positions of the synthetic digits, in the
+            order of :func:`bank`, are N and up.
+        share: From 0 to 1.
     """
 
-    def __init__(self, labels: Int64[Tensor, " n"], share: float) -> None:
-        self.labels = labels
-        self.share = share
-        self.synthetic = bank()
+    labels: Int64[Tensor, " n"]
+    share: float
 
     def __call__(
         self, order: Int64[Tensor, " n"], generator: torch.Generator

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from mnist_lit.data.memory import Images
+from mnist_lit.data.batches import Images
 from mnist_lit.errors import CheckpointError
 from mnist_lit.facts import MNIST, Facts
 

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor, nn
 
-from mnist_lit.data.memory import Images
+from mnist_lit.data.batches import Images
 from mnist_lit.evaluation.evaluate import Evaluation
 from mnist_lit.evaluation.history import History
 from mnist_lit.facts import Facts

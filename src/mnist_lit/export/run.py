@@ -15,7 +15,7 @@ from torch import nn
 
 from mnist_lit import files
 from mnist_lit.checkpoints.read import Trained
-from mnist_lit.data.memory import Images
+from mnist_lit.data.batches import Images
 from mnist_lit.data.reopen import reopen, split
 from mnist_lit.errors import ExportError, UserError, reason
 from mnist_lit.evaluation.evaluate import classify

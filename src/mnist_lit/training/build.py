@@ -27,7 +27,7 @@ from mnist_lit import devices
 from mnist_lit.checkpoints.read import build_network
 from mnist_lit.checkpoints.write import WholeFiles
 from mnist_lit.config.schema import Config
-from mnist_lit.data.idx import IdxDataModule
+from mnist_lit.data.idx import ImagesDataModule
 from mnist_lit.errors import ConfigError, missing, reason, unknown
 from mnist_lit.evaluation.history import MOST_STEPS
 from mnist_lit.evaluation.requirements import Check, check_before, refuse
@@ -109,7 +109,7 @@ def prepare(config: Config) -> Run:
         config.ckpt_path = str(last_of(config.ckpt_path))
         logged = check_resumable(Path(config.ckpt_path), options)
         record.runs = logged if goes_on(run_dir, config.ckpt_path) else {}
-    notes = list(data.notes) if isinstance(data, IdxDataModule) else []
+    notes = list(data.dataset.notes) if isinstance(data, ImagesDataModule) else []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, module.network))
     folder, resumed = run_dir / "checkpoints", config.ckpt_path
@@ -145,7 +145,7 @@ def facts_of(config: Config, data: pl.LightningDataModule) -> Facts:
     Raises:
         ConfigError: It has none, or too few images for what is asked.
     """
-    if isinstance(data, IdxDataModule):
+    if isinstance(data, ImagesDataModule):
         data.check()
     facts = getattr(data, "facts", None)
     if not isinstance(facts, Facts):
@@ -295,7 +295,7 @@ def build_trainer(
             num_sanity_val_steps=0,
             log_every_n_steps=0,  # what is logged is logged once an epoch
             # Ours share the images out themselves.
-            use_distributed_sampler=not isinstance(data, IdxDataModule),
+            use_distributed_sampler=not isinstance(data, ImagesDataModule),
         )
     _expect(trainer, pl.Trainer, "trainer", node)
     cluster = getattr(trainer.strategy, "cluster_environment", None)
@@ -312,7 +312,7 @@ def build_trainer(
         raise ConfigError(
             f"trainer.devices={number}: at most {cores}, the number of processor cores"
         )
-    if isinstance(data, IdxDataModule) and data.steps < trainer.world_size:
+    if isinstance(data, ImagesDataModule) and data.steps < trainer.world_size:
         raise ConfigError(
             f"data.batch_size={data.batch_size}: the training images make {data.steps} batches, "
             f"fewer than one for each of {trainer.world_size} processes"
@@ -323,12 +323,12 @@ def build_trainer(
 def _length(config: Config, data: pl.LightningDataModule) -> int:
     """Return how long the training is in units of ``module.interval``, in one process."""
     options, epochs = config.trainer, config.trainer["max_epochs"]
-    batches = data.steps if isinstance(data, IdxDataModule) else SOME
+    batches = data.steps if isinstance(data, ImagesDataModule) else SOME
     limit = options.get("limit_train_batches")
     if limit is not None:
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     if batches < 1:
-        there = f"; an epoch has {data.steps}" if isinstance(data, IdxDataModule) else ""
+        there = f"; an epoch has {data.steps}" if isinstance(data, ImagesDataModule) else ""
         raise ConfigError(f"trainer.limit_train_batches={limit}: leaves no batch{there}")
     steps = -(-batches // (options.get("accumulate_grad_batches") or 1)) * epochs
     if steps > MOST_STEPS:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric, SumMetric
 
 from mnist_lit.checkpoints.read import build_network, read
-from mnist_lit.data.memory import Batch
+from mnist_lit.data.batches import Batch
 from mnist_lit.errors import CheckpointError, ConfigError, DataError, DivergedError, reason
 from mnist_lit.facts import MNIST, Facts
 

@@ -16,8 +16,8 @@ from pytorch_lightning.loggers import CSVLogger
 from mnist_lit import devices
 from mnist_lit.checkpoints.read import Trained, read
 from mnist_lit.config.check import parse
-from mnist_lit.data.idx import IdxDataModule
-from mnist_lit.data.memory import Images
+from mnist_lit.data.batches import Images
+from mnist_lit.data.idx import ImagesDataModule
 from mnist_lit.data.reopen import split
 from mnist_lit.errors import ConfigError, StoppedError, reason
 from mnist_lit.evaluation import figures, origin, page, report
@@ -82,7 +82,8 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
             _introduce(run, run_dir)
             seconds = _fit(run)
             best = read(Path(run.best.best_model_path), trust=[run.config.model["_target_"]])
-            test = split(run.data, "test", run.facts) if run.config.test else None
+            data = run.data.dataset if isinstance(run.data, ImagesDataModule) else run.data
+            test = split(data, "test", run.facts) if run.config.test else None
             evaluation = None if test is None else _evaluate(run, best, test)
             outcome = _report(run, evaluation, seconds, came_from)
             _log_test(run, outcome)
@@ -268,7 +269,7 @@ def shown(path: Path) -> str:
 
 def _shown(data: pl.LightningDataModule) -> Images:
     """Return training images for the figure of the augmentation."""
-    if isinstance(data, IdxDataModule):
+    if isinstance(data, ImagesDataModule):
         return data.train
     return Images(*next(iter(data.train_dataloader())))
 

@@ -1,6 +1,7 @@
 """Images in memory, and the batches that are made of them."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,9 +9,12 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mnist_lit.errors import ConfigError
+
 Batch = tuple[Tensor, Tensor]
 
 
+@dataclass(eq=False, repr=False)
 class Images(Dataset[Batch]):
     """Images and labels as two tensors, fetched a batch at a time.
 
@@ -19,9 +23,8 @@ class Images(Dataset[Batch]):
         labels: ``int64 [N]``.
     """
 
-    def __init__(self, images: UInt8[Tensor, "n 1 h w"], labels: Int64[Tensor, " n"]) -> None:
-        self.images = images
-        self.labels = labels
+    images: UInt8[Tensor, "n 1 h w"]
+    labels: Int64[Tensor, " n"]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -31,7 +34,7 @@ class Images(Dataset[Batch]):
         return self.images.index_select(0, positions), self.labels.index_select(0, positions)
 
     def subset(self, indices: Tensor) -> "Images":
-        """Return the images at these positions."""
+        """Return the images at these positions, or where a mask is true."""
         return Images(self.images[indices], self.labels[indices])
 
     def loader(self, batches: Iterable[Tensor], device: torch.device) -> DataLoader[Batch]:
@@ -56,12 +59,13 @@ def collect(loader: Iterable[Any]) -> Images:
     return Images(torch.cat(images).cpu(), torch.cat(labels).cpu())
 
 
+@dataclass(eq=False, repr=False)
 class ShuffledBatches(Sampler[Tensor]):
     """The positions of each batch of an epoch, in an order that seed and epoch alone decide.
 
     A resumed run therefore sees what an uninterrupted one does. Only full batches are made.
 
-    Args:
+    Attributes:
         size: How many images there are.
         batch_size: How many of them make a batch.
         seed: Decides the order, with the epoch.
@@ -70,26 +74,17 @@ class ShuffledBatches(Sampler[Tensor]):
         device: Where the positions are put.
         exchange: Takes the positions of the epoch, in order, and a source of random numbers, and
             returns what to take in their place.
+        epoch: Which epoch the next batches are of, from 0.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        world: int,
-        device: torch.device,
-        exchange: Callable[[Tensor, torch.Generator], Tensor] | None = None,
-    ) -> None:
-        self.size = size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world = world
-        self.device = device
-        self.exchange = exchange
-        self.epoch = 0
+    size: int
+    batch_size: int
+    seed: int
+    rank: int
+    world: int
+    device: torch.device
+    exchange: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    epoch: int = field(default=0, init=False)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this before each."""
@@ -113,23 +108,19 @@ def stratified(labels: Int64[Tensor, " n"], size: int, seed: int) -> Int64[Tenso
     """Draw positions at random, as many of each class as there are (remainders from 0 up).
 
     Raises:
-        ValueError: There are fewer than that in all.
+        ConfigError: There are fewer than that in all.
     """
-    generator = torch.Generator().manual_seed(seed)
-    members = [(labels == label).nonzero().flatten() for label in torch.unique(labels)]
+    members = _shuffled_classes(labels, seed)
     counts, left = [0] * len(members), size
     while left:
         unused = [i for i, those in enumerate(members) if counts[i] < len(those)]
         if not unused:
-            raise ValueError(f"{size} images wanted, {len(labels)} there")
+            raise ConfigError(f"{size} images wanted, {len(labels)} there")
         for number, i in enumerate(unused):
             share = left // len(unused) + (number < left % len(unused))
             counts[i] += min(share, len(members[i]) - counts[i])
         left = size - sum(counts)
-    drawn = [
-        those[torch.randperm(len(those), generator=generator)[:count]]
-        for those, count in zip(members, counts, strict=True)
-    ]
+    drawn = [those[:count] for those, count in zip(members, counts, strict=True)]
     return torch.cat(drawn).sort().values
 
 
@@ -138,12 +129,14 @@ def folds(labels: Int64[Tensor, " n"], number: int, seed: int) -> Int64[Tensor, 
 
     The parts differ by at most one image, and so do their numbers of images of each class.
     """
-    generator = torch.Generator().manual_seed(seed)
-    order = [
-        those[torch.randperm(len(those), generator=generator)]
-        for those in ((labels == label).nonzero().flatten() for label in torch.unique(labels))
-    ]
     parts = torch.empty_like(labels)
     # Dealt out like cards, one class after the other.
-    parts[torch.cat(order)] = torch.arange(len(labels)) % number
+    parts[torch.cat(_shuffled_classes(labels, seed))] = torch.arange(len(labels)) % number
     return parts
+
+
+def _shuffled_classes(labels: Tensor, seed: int) -> list[Tensor]:
+    """Return the positions of the images of each class, in an order that the seed decides."""
+    generator = torch.Generator().manual_seed(seed)
+    members = ((labels == label).nonzero().flatten() for label in torch.unique(labels))
+    return [those[torch.randperm(len(those), generator=generator)] for those in members]
