@@ -24,6 +24,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
+from torch import nn
 from tqdm import tqdm
 
 from mnist_lit import compose, folders
@@ -35,6 +36,60 @@ NONSENSE = (
     *("100000000000000000000", "2147483648", "true", "false", "''", "x", "auto", "[]", "[1]"),
     *("[a,b]", "{}", "{a: 1}", "'[1,[2]]'", "${nothing}", "${hydra:job.num}", "ü", "' '", "a/b"),
 )
+
+# Legal, though they look odd: each has to be taken. Words of one command are separated by spaces.
+ODD = "{_target_: fuzz.Odd"
+LEGAL = (
+    *("optimizer.lr=1e-8", "optimizer.lr=1000", "optimizer.lr=1", "+optimizer.maximize=true"),
+    *("optimizer.maximize=true", "optimizer.momentum=0.999999", "optimizer.weight_decay=0"),
+    *("optimizer.dampening=1 optimizer.nesterov=false", "optimizer.weight_decay=1000"),
+    *("optimizer.foreach=true optimizer.fused=false", "optimizer.fused=null"),
+    *("optimizer=adam optimizer.eps=0", "optimizer=adam optimizer.betas=[0.0,0.0]"),
+    *("optimizer=adam optimizer.amsgrad=true", "optimizer=adamw optimizer.capturable=false"),
+    *("optimizer=rmsprop optimizer.alpha=0", "optimizer=rmsprop optimizer.centered=true"),
+    *("scheduler.pct_start=0.01", "scheduler.pct_start=0.99", "scheduler.three_phase=true"),
+    *("scheduler.anneal_strategy=linear", "scheduler.div_factor=1e10", "scheduler.max_lr=0.3"),
+    *("scheduler.max_lr=[0.1,0.2]", "scheduler.final_div_factor=1", "+scheduler.last_epoch=-1"),
+    *("scheduler=step scheduler.gamma=1.5", "scheduler=step scheduler.step_size=1000000"),
+    *("scheduler=cosine scheduler.T_max=7", "scheduler=cosine scheduler.eta_min=0.1"),
+    *("scheduler=plateau scheduler.patience=0", "scheduler=plateau scheduler.threshold=0"),
+    *("scheduler=plateau scheduler.min_lr=[0,0.001]", "scheduler=plateau scheduler.mode=max"),
+    *("scheduler=constant scheduler.factor=0", "scheduler=step module.interval=step"),
+    *("loss.label_smoothing=0.999", "loss.reduction=sum"),
+    *("data.batch_size=1 trainer.max_epochs=1", "data.batch_size=60000", "data.drawn=1"),
+    *("data.train_size=1 data.batch_size=1", "data.eval_batch_size=1", "data.drawn=0.0"),
+    *("data.split_seed=4294967295", "data.folds=1000 data.fold=999"),
+    *("augmentation.distort.degrees=180", "augmentation.distort.translate=14"),
+    *("augmentation.distort.scale=0.999", "augmentation.distort.gamma=10"),
+    *("augmentation.distort.shear=10", "augmentation.distort.bend=0.999"),
+    *("callbacks.fade.start=0", "callbacks.average.decay=0", "callbacks.fade=null"),
+    *("trainer.limit_train_batches=1.0", "trainer.limit_train_batches=1", "trainer.max_epochs=1"),
+    *("trainer.limit_val_batches=0.5", "trainer.accumulate_grad_batches=7"),
+    *("trainer.gradient_clip_val=1e-9", "trainer.check_val_every_n_epoch=100"),
+    *("trainer.deterministic=warn", "trainer.inference_mode=false", "trainer.benchmark=true"),
+    *("requirements.min_val_accuracy=0", "requirements.min_val_accuracy=null", "seed=4294967295"),
+    *("requirements.max_parameters=19383", "model.blocks.0.kernel=27", "model.dropout=0.999"),
+    *("model.align=true", "model.name='ü'", "optimized_metric=best_val_loss"),
+    f"model={ODD}, channels: [16, 32, 64]}}",
+    f"model={ODD}, kernel: 2, scale: 2.0, end: 3, dropout: true}}",
+    f"model={ODD}, scale: [0.8, 1.2], degrees: [-10, 10]}}",
+    "loss={_target_: fuzz.Odd, gamma: 0.0, alpha: 1.0}",
+    f"augmentation.own={ODD}, scale: [0.8, 1.2], degrees: [-10, 10]}}",
+)
+
+
+class Odd(nn.Identity):
+    """Somebody's class, whose arguments have the names of others and values of its own."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self.arguments = arguments
+
+
+def legal() -> Iterator[list[str]]:
+    """Yield legal overrides, the words of a command each."""
+    for line in LEGAL:
+        yield [line] if "{" in line else line.split()
 
 
 def keys(node: Any, path: str = "") -> Iterator[str]:
@@ -99,6 +154,7 @@ def run(trials: int, seed: int) -> dict[str, Any]:
     """Try overrides; returns counts, and what was not refused in a line."""
     counts: Counter[str] = Counter()
     kept: dict[str, list[list[str]]] = {"traceback": [], "lines": [], "accepted": []}
+    refused: list[list[str]] = []
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before = Path.cwd()
@@ -112,9 +168,15 @@ def run(trials: int, seed: int) -> dict[str, Any]:
                 shutil.rmtree("outputs", ignore_errors=True)
             if kind in kept:
                 kept[kind].append([override, words[-300:]])
+        for words in legal():
+            kind, said = answer(*words, "requirements.enforce=false", "trainer.accelerator=cpu")
+            shutil.rmtree("outputs", ignore_errors=True)
+            if kind != "accepted":
+                refused.append([" ".join(words), said[-300:]])
         left = sorted(path.name for path in Path(folder).iterdir())
         os.chdir(before)
-    return {"trials": trials, "seed": seed, "counts": dict(counts), "left": left, **kept}
+    found = {"trials": trials, "seed": seed, "counts": dict(counts), "left": left, **kept}
+    return {**found, "legal": len(LEGAL), "legal_refused": refused}
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -136,6 +198,7 @@ def main() -> None:
     os.environ["MNIST_LIT_TRACEBACK"] = "1"  # what is not foreseen is to be seen
     found = fuzz.run(options.trials, options.seed)
     options.output.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"legal values: {found['legal']}, refused: {found['legal_refused'] or 'none'}")
     print(found["counts"], "left in the folder:", found["left"] or "nothing")
 
 

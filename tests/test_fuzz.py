@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from mnist_lit import compose
+from mnist_lit.config.check import parse
+from mnist_lit.training.build import prepare
 from tests.conftest import PROJECT
 
 
@@ -89,6 +92,14 @@ def test_processes_without_a_batch_or_a_core_are_refused(fuzz: Any) -> None:
     cores = os.cpu_count() or 1
     kind, said = fuzz.answer(f"trainer.devices={cores + 1}", "trainer.accelerator=cpu")
     assert (kind, f"at most {cores}, the number of processor cores" in said) == ("refused", True)
+
+
+def test_legal_values_that_look_odd_are_taken(fuzz: Any) -> None:
+    cases = list(fuzz.legal())
+    assert len(cases) >= 60
+    common = "requirements.enforce=false", "trainer.accelerator=cpu", "run_dir=unused"
+    for words in cases:
+        prepare(parse(compose(*words, *common)))
 
 
 @pytest.mark.parametrize("override", ["seed=1", "data.train_size=6000", "optimizer.lr=0.3"])

@@ -40,11 +40,11 @@ _Devices = Annotated[int | str | list[int], AfterValidator(_devices)]
 # parameters stand in their signatures.
 BOUNDS: dict[str, dict[str, Any]] = {
     "torch.optim": {
-        **dict.fromkeys(("lr", "max_lr"), _Rate),
+        **dict.fromkeys(("lr", "max_lr"), _Rate | list[_Rate]),
         **dict.fromkeys(("weight_decay",), Annotated[FiniteFloat, Ge(0), Le(1000)]),
         **dict.fromkeys(("momentum", "base_momentum", "max_momentum", "alpha", "rho"), Probability),
         **dict.fromkeys(("dampening", "factor", "start_factor", "end_factor"), Share),
-        **dict.fromkeys(("eps", "eta_min", "threshold", "min_lr"), _From0),
+        **dict.fromkeys(("eps", "eta_min", "threshold", "min_lr"), _From0 | list[_From0]),
         **dict.fromkeys(("div_factor", "final_div_factor"), _Above0),
         **dict.fromkeys(("patience", "cooldown", "total_iters"), _Whole),
         "betas": list[Probability],
