@@ -425,16 +425,19 @@ def test_it_works_behind_a_proxy_that_keeps_the_host(tmp_path: Path) -> None:
         text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith(f"http://localhost:{port}/ ")
-        address = f"http://127.0.0.1:{port}/"
-        through = {"Host": "digits.example", "Origin": "https://digits.example"}
-        assert ask(address, "/config", {**through, "X-Forwarded-Proto": "https"})[0] == 200
-        assert ask(address, "/gradio_api/upload", {**through, **FORM}, form(1000))[0] == 200
-        foreign = {"Host": "digits.example", "Origin": "https://other.example"}
-        assert ask(address, "/gradio_api/upload", {**foreign, **FORM}, form(1000))[0] == 403
-        process.terminate()
-        assert process.communicate(timeout=60)[0] == ""
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(f"http://localhost:{port}/ ")
+            address = f"http://127.0.0.1:{port}/"
+            through = {"Host": "digits.example", "Origin": "https://digits.example"}
+            assert ask(address, "/config", {**through, "X-Forwarded-Proto": "https"})[0] == 200
+            assert ask(address, "/gradio_api/upload", {**through, **FORM}, form(1000))[0] == 200
+            foreign = {"Host": "digits.example", "Origin": "https://other.example"}
+            assert ask(address, "/gradio_api/upload", {**foreign, **FORM}, form(1000))[0] == 403
+        finally:
+            process.terminate()
+            out, err = process.communicate(timeout=60)
+    assert (out, err) == ("", "starting the demo …\n")
     assert not list(tmp_path.iterdir())
 
 
