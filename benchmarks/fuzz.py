@@ -168,11 +168,11 @@ def run(trials: int, seed: int) -> dict[str, Any]:
                 shutil.rmtree("outputs", ignore_errors=True)
             if kind in kept:
                 kept[kind].append([override, words[-300:]])
-        for words in legal():
-            kind, said = answer(*words, "requirements.enforce=false", "trainer.accelerator=cpu")
+        for given in legal():
+            kind, said = answer(*given, "requirements.enforce=false", "trainer.accelerator=cpu")
             shutil.rmtree("outputs", ignore_errors=True)
             if kind != "accepted":
-                refused.append([" ".join(words), said[-300:]])
+                refused.append([" ".join(given), said[-300:]])
         left = sorted(path.name for path in Path(folder).iterdir())
         os.chdir(before)
     found = {"trials": trials, "seed": seed, "counts": dict(counts), "left": left, **kept}

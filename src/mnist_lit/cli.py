@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from mnist_lit.inference.reading import Reading
 
 SHOWN = 200  # pictures on a sheet, at most
-OF_A_RUN = ("checkpoints/*", "report.json", ".hydra/*", "figures/*")  # read of its folder
+# Of the folder of a run: all but its page; of a folder of images: the files in MNIST's layout.
+KEPT = (
+    *("checkpoints/*", "report.json", ".hydra/*", "figures/*", ".mnist-lit/*", "tensorboard/*"),
+    *("run.log", "packages.txt", "changes.diff", "metrics.csv", "hparams.yaml", "job.json"),
+    *("*-ubyte*", "raw/*-ubyte*", "MNIST/raw/*-ubyte*"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -400,8 +405,10 @@ def _export(options: argparse.Namespace) -> None:
     from mnist_lit.export.run import export
 
     trained = pretrained.load(options.model, trust=options.trust)
-    path = options.output or Path(Path(options.model).resolve().stem + FORMATS[options.form].ending)
-    named = _output(path, options.model)
+    model = Path(options.model).resolve()
+    name = model.name if model.is_dir() else model.stem  # lr0.1 is the whole name of a folder
+    path = options.output or Path(name + FORMATS[options.form].ending)
+    named = _output(path, options.model, options.data_root)
     done = export(trained, options.form, path, options.data_root, options.trust, options.name)
     show(
         f"{named}: {done.size:,} bytes; {done.correct:,} of {done.total:,} test "
@@ -475,20 +482,20 @@ def _page(options: argparse.Namespace) -> None:
     from mnist_lit.evaluation.page import open_subject, page
 
     subjects = [open_subject(run, options.trust) for run in options.runs]
-    named = _output(options.output, *options.runs)
+    named = _output(options.output, *options.runs, options.data_root)
     write_text(options.output, page(subjects, options.data_root, options.trust))
     show(named)
 
 
-def _output(path: Path, *read: str | Path) -> str:
+def _output(path: Path, *read: str | Path | None) -> str:
     """Return how a line names a file that will be written; one that is read as well is refused."""
     from mnist_lit.checkpoints.pretrained import WEIGHTS
     from mnist_lit.errors import WriteError
 
     if not os.path.isfile(there := os.path.expanduser(path)):  # noqa: PTH111, PTH113  # never raise
         return str(path)
-    for one in (Path(os.path.expanduser(name)) for name in read):  # noqa: PTH111
-        parts = (part for pattern in OF_A_RUN for part in one.glob(pattern))
+    for one in (Path(os.path.expanduser(name)) for name in read if name is not None):  # noqa: PTH111
+        parts = (part for pattern in KEPT for part in one.glob(pattern))
         if any(f.exists() and f.samefile(there) for f in (one, WEIGHTS / f"{one}.ckpt", *parts)):
             raise WriteError(f"{path}: cannot be written: it is read as well; give another name")
     return f"{path} (replaced)"

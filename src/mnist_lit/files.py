@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,10 +20,10 @@ def clear(folder: Path, age: float = 0) -> None:
         folder: Where nobody else writes, or nobody to what was not changed for so long.
         age: Seconds since the last change, at least.
     """
-    for left in folder.glob(f"{UNFINISHED}*"):
+    for left in folder.glob(f"{UNFINISHED}{'[0-9a-f]' * 8}*"):
         with suppress(OSError):  # another process has been faster
             if time.time() - left.stat().st_mtime >= age:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+                left.unlink()
 
 
 @contextmanager

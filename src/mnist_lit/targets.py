@@ -31,7 +31,8 @@ def _devices(value: Any) -> Any:
     return value
 
 
-_Above0, _From0 = Annotated[FiniteFloat, Gt(0)], Annotated[FiniteFloat, Ge(0)]
+_Above0 = Annotated[FiniteFloat, Gt(0)]
+_From0 = Annotated[FiniteFloat, Ge(0)]
 _Rate = Annotated[FiniteFloat, Gt(0), Le(1000)]
 _Whole = Annotated[int, Ge(0), Lt(2**53)]
 _Batches = Annotated[int | float, AfterValidator(_batches)]

@@ -67,6 +67,8 @@ def split(data: Any, name: Split, facts: Facts) -> Images:
         data.setup("test" if name == "test" else "fit")
         loaders = {"train": data.train_dataloader, "holdout": data.val_dataloader}
         images = collect(loaders.get(name, data.test_dataloader)())
+    if not len(images):
+        raise DataError(f"{facts.name}: there are no {name} images")
     side, classes = images.images.shape[-1], int(images.labels.max()) + 1
     if side != facts.side or classes > len(facts.classes):
         raise DataError(

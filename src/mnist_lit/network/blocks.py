@@ -17,6 +17,7 @@ MOST_PARAMETERS = 10_000_000
 MOST_REPEATS = 1_000  # of convolutions, all blocks together
 MOST_OUTPUTS = 2**24  # numbers that a block gives for one image
 MOST_CLASSES = 1_000
+MOST_OPERATIONS = 10**10  # multiply–adds of an image: five thousand times those of `final`
 LARGEST_SIDE = 1_024
 
 Count = Annotated[int, Strict(), Ge(1), Le(MOST_PARAMETERS)]
@@ -78,13 +79,16 @@ def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int =
     if not blocks:
         raise ConfigError("model.blocks=[]: at least one block is needed")
     width, sizes = 1, [side]
-    parameters = repeats = 0
+    parameters = repeats = operations = 0
     for i, block in enumerate(blocks):
+        places = sizes[-1] ** 2
         if mistake := _mistake(block, width, sizes):
             raise ConfigError(f"model.blocks[{i}].{mistake}")
         mixed = width * block.channels
         filters = width if block.separable else mixed
-        parameters += filters * block.kernel**2 + mixed * block.separable
+        weights = filters * block.kernel**2 + mixed * block.separable
+        parameters += weights
+        operations += weights * places * block.repeats
         parameters += (block.bias + (1 + block.norm_scale) * block.repeats) * block.channels
         repeats += block.repeats
         width = block.channels
@@ -92,6 +96,7 @@ def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int =
     for count, most, what in (
         (parameters, MOST_PARAMETERS, "parameters"),
         (repeats, MOST_REPEATS, "convolutions, repeats counted"),
+        (operations, MOST_OPERATIONS, "multiply–adds an image"),
     ):
         if count > most:
             raise ConfigError(f"model.blocks: {count:,} {what}; at most {most:,} are allowed")

@@ -85,6 +85,7 @@ class CompactCNN(nn.Module):
 
     Attributes:
         description: The arguments as plain data, which a checkpoint keeps.
+        widest: At least as many numbers as a block gives for one image.
 
     Raises:
         ConfigError: A block has an unknown field, a value is impossible, or the blocks cannot be
@@ -109,6 +110,7 @@ class CompactCNN(nn.Module):
         made: Description = validated(Description, given, "model")
         check_blocks(made.blocks, side, classes)
         self.side = side
+        self.widest = side**2 * max(block.channels for block in made.blocks)
         self.description: dict[str, Any] = asdict(made)
         self.alignment: nn.Module = Alignment(side, paper) if align else nn.Identity()
         widths = [1, *(b.channels for b in made.blocks)]

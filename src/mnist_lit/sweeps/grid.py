@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 from mnist_lit.config.check import parse
 from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.origin import flat, override
+from mnist_lit.files import write_text
 from mnist_lit.sweeps import results
 from mnist_lit.sweeps.results import identity
 from mnist_lit.text import show
@@ -79,7 +80,7 @@ class Grid:
         folder = free("hydra.sweep.dir", wanted, self.named).resolve()
         with flag_override(self.config.hydra, "readonly", False):
             self.config.hydra.sweep.dir = str(folder)
-        OmegaConf.save(self.config, folder / results.CONFIG)
+        write_text(folder / results.CONFIG, OmegaConf.to_yaml(self.config))
         todo = [_prepared(folder, one) for one in planned if one.before is not None]
         done = f", {len(planned) - len(todo)} of them done or under way"
         jobs = f"{len(planned)} job" + "s" * (len(planned) > 1)

@@ -49,8 +49,14 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def jobs(sweep: Path) -> dict[Path, job.Job]:
-    """Return the jobs of a sweep by their folders, in the order of their numbers."""
-    found = {file.parent: job.read(file.parent) for file in sweep.glob(f"*/**/{job.FILE}")}
+    """Return the jobs of a sweep by their folders, in the order of their numbers.
+
+    A sweep within it has jobs of its own.
+    """
+    inner = [file.parent for file in sweep.glob(f"*/**/{CONFIG}")]
+    folders = [file.parent for file in sweep.glob(f"*/**/{job.FILE}")]
+    own = [one for one in folders if not any(one.is_relative_to(other) for other in inner)]
+    found = {folder: job.read(folder) for folder in own}
     there = [(folder, one) for folder, one in found.items() if one is not None]
     return dict(sorted(there, key=lambda pair: pair[1].number))
 

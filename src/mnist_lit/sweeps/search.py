@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_lit.errors import ConfigError, RunError, need
 from mnist_lit.evaluation.origin import flat, masked, override
+from mnist_lit.files import write_text
 from mnist_lit.sweeps import results
 from mnist_lit.sweeps.grid import values
 from mnist_lit.sweeps.processes import Processes
@@ -117,7 +118,7 @@ class Search:
                     f"{self.folder / taken[0]}: not of the study {self.search.study}, which has "
                     f"{begun} trials; give another search.study, or another hydra.sweep.dir"
                 )
-            OmegaConf.save(self.config, self.folder / results.CONFIG)
+            write_text(self.folder / results.CONFIG, OmegaConf.to_yaml(self.config))
             show(
                 f"study {self.search.study} in {masked(self.search.storage)}: "
                 f"{trials.count(self.study)}; {self.search.n_trials} wanted. "

@@ -63,8 +63,8 @@ def read(folder: Path) -> Job | None:
         return None
     except (OSError, ConfigError) as error:
         raise ConfigError(
-            f"{folder / FILE}: cannot be read: {reason(error)}; remove the folder to train this "
-            "job again"
+            f"{folder / FILE}: not of a job of a sweep: {reason(error)}; give another folder or, "
+            "if it was one, remove it to train the job again"
         ) from None
     if found.state == "finished" and not (folder / "report.json").is_file():
         return replace(found, state="stopped", error="its report.json has been removed")
@@ -82,9 +82,11 @@ def is_running(folder: Path) -> bool:
         if (folder / OURS).is_dir():
             with FileLock(folder / OURS / "lock", timeout=0):
                 pass
-        return False
     except Timeout:
         return True
+    except OSError:  # something that is no lock of ours; to claim the folder says what
+        return False
+    return False
 
 
 def is_first() -> bool:

@@ -245,7 +245,8 @@ def optional(what: str) -> Iterator[None]:
 
 def _next(run: Run, run_dir: Path) -> str:
     """Return commands that can be pasted."""
-    place, data = shlex.quote(shown(run_dir)), run.config.data
+    place, data = shown(run_dir), run.config.data
+    place = shlex.quote(place if "/" in place else f"./{place}")  # no name of a shipped network
     there = (run_dir / "report.html").is_file()
     page_of_it = f"  open {place}/report.html in a browser\n" if there else ""
     network, images = (
