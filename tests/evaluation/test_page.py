@@ -236,19 +236,28 @@ def test_the_page_has_the_accuracy_of_the_last_epoch(run: Path) -> None:
     assert '<td class="number">20,000</td>' in page
 
 
+LABELS = "t10k-labels-idx1-ubyte.gz"
+
+
 def test_an_output_is_never_an_input(run: Path, tmp_path: Path) -> None:
     theirs, link, picture = tmp_path / "x.ckpt", tmp_path / "link.html", tmp_path / "seven.png"
     shutil.copy(pretrained.checkpoint_of("nano"), theirs)
     link.symlink_to(theirs)
     Image.new("L", (28, 28)).save(picture)
     best, report = run / "checkpoints" / "best.ckpt", run / "report.json"
-    read = {file: file.read_bytes() for file in (theirs, picture, best, report)}
+    data = tmp_path / "images"
+    data.mkdir()
+    (data / LABELS).write_bytes(b"theirs")
+    read = {file: file.read_bytes() for file in (theirs, picture, best, report, data / LABELS)}
     for words, output in (
         (["export", str(theirs), "--to", "torch"], theirs),
         (["export", str(theirs), "--to", "torch"], link),
         (["export", str(link), "--to", "torch"], theirs),
         (["export", str(run), "--to", "torch"], best),
         (["report", str(theirs)], theirs),
+        (["report", str(run)], run / "run.log"),
+        (["report", "nano", "--data-root", str(data)], data / LABELS),
+        (["export", "nano", "--to", "torch", "--data-root", str(data)], data / LABELS),
         (["report", str(run)], best),
         (["report", str(run)], report),
         (["compare", "final", str(run)], run / "checkpoints" / "last.ckpt"),

@@ -295,6 +295,7 @@ def test_description_rebuilds_the_network() -> None:
         ([{"channels": 1, "repeats": 1001}], "1,001 convolutions, repeats counted; at most 1,000"),
         ([{"channels": 1}] * 1001, "at most 1000 items"),
         ([{"channels": 1000}] * 3, r"18,\d{3},\d{3} parameters; at most 10,000,000"),
+        ([{"channels": 900}, {"channels": 900, "repeats": 999}], "multiply–adds an image; at most"),
         ([{"channels": 30_000}], r"23,520,000 numbers come out for an image, at most 16,777,216"),
         ([{"channels": 2**31}], r"model.blocks\[0\].channels=2147483648: should be less than"),
         ([{"channels": 4, "kernel": 2}], r"model.blocks\[0\].kernel=2: it should be odd"),

@@ -1,0 +1,68 @@
+"""Files and folders of others beside ours."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_lit import CompactCNN, cli, files
+from mnist_lit.checkpoints import pretrained
+from mnist_lit.evaluation import evaluate
+from mnist_lit.sweeps import results
+from mnist_lit.training import job
+
+
+def test_drafts_of_others_stay(tmp_path: Path) -> None:
+    theirs = [tmp_path / ".unfinished-thesis.md", tmp_path / ".unfinished-novel"]
+    theirs[0].write_text("chapter 1")
+    theirs[1].mkdir()
+    draft = tmp_path / f"{files.UNFINISHED}0123abcd.html"
+    draft.touch()
+    for path in (*theirs, draft):
+        os.utime(path, (0, 0))
+    files.write_text(tmp_path / "page.html", "done")
+    assert sorted(tmp_path.iterdir()) == sorted([*theirs, tmp_path / "page.html"])
+
+
+def test_a_sweep_within_a_sweep_has_its_own_jobs(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    for folder in (tmp_path / "0", inner / "0"):
+        job.write(folder, job.Job(0, [], {}))
+    (inner / results.CONFIG).touch()
+    assert list(results.jobs(tmp_path)) == [tmp_path / "0"]
+    assert list(results.jobs(inner)) == [inner / "0"]
+
+
+def test_a_folder_without_a_jobs_record_is_not_to_be_removed(tmp_path: Path) -> None:
+    (tmp_path / job.FILE).write_text(json.dumps({"name": "of another program"}))
+    with pytest.raises(ValueError, match=r"job\.json: not of a job of a sweep: .*another folder"):
+        job.read(tmp_path)
+
+
+def test_an_export_of_a_folder_has_its_whole_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("lr0.1", "lr0.2"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        shutil.copy(pretrained.checkpoint_of("pico"), tmp_path / name / "checkpoints/best.ckpt")
+    cli.main(["export", "lr0.1", "--to", "safetensors"])
+    cli.main(["export", "lr0.2", "--to", "safetensors"])
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {
+        "lr0.1.safetensors",
+        "lr0.2.safetensors",
+    }
+
+
+def test_a_wide_network_reads_some_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = CompactCNN([{"channels": 5}, {"channels": 40, "kernel": 1}]).eval()
+    images = torch.randint(256, (9, 1, 28, 28), dtype=torch.uint8)
+    wanted = evaluate.classify(network, images)
+    monkeypatch.setattr(evaluate, "MOST_NUMBERS", 3 * network.widest)
+    given: list[int] = []
+    network.register_forward_pre_hook(lambda _, arguments: given.append(len(arguments[0])))
+    torch.testing.assert_close(evaluate.classify(network, images), wanted)
+    assert given == [3, 3, 3]
