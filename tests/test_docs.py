@@ -25,7 +25,7 @@ PAGES = sorted(
     path for folder in (".", "docs", "research") for path in PROJECT.glob(f"{folder}/*.md")
 )
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-OTHERS = ("pre-commit", "onnx2tf", "npm")  # programs that the extra `test` does not bring
+OTHERS = ("pre-commit", "onnx2tf", "npm", "srun")  # programs that the extra `test` does not bring
 EXTRAS = set(metadata("mnist-lit").get_all("Provides-Extra") or ())
 EXTEND = PROJECT / "docs/extend.md"  # whose own test runs all of it
 

@@ -450,17 +450,17 @@ def test_augmentations_come_in_a_row_and_whatever_has_a_strength_fades(
         "fade": {"_target_": "mnist_lit.training.callbacks.fade.FadeOut", "start": 0.5}
     }
     own = {"_target_": "tests.own.Add"}
-    then = {"second": {**own, "amount": 2.0}, "none": None}
-    cfg.augmentation = {**own, "amount": 1.0, "then": then}
+    first, second = {**own, "amount": 1.0}, {**own, "amount": 2.0}
+    cfg.augmentation = {"first": first, "second": second, "none": None}
     train(cfg)
-    first, second = Add.seen[0:8:2], Add.seen[1:8:2]
-    assert [amount for amount, _, _ in first] == [1.0] * 4
-    assert [strength for _, strength, _ in first] == [1.0, 1.0, 1.0, 0.5]
-    assert [strength for _, strength, _ in second] == [1.0, 1.0, 1.0, 0.5]
-    for (_, _, before), (_, _, after) in zip(first, second, strict=True):
+    ones, twos = Add.seen[0:8:2], Add.seen[1:8:2]
+    assert [amount for amount, _, _ in ones] == [1.0] * 4
+    assert [strength for _, strength, _ in ones] == [1.0, 1.0, 1.0, 0.5]
+    assert [strength for _, strength, _ in twos] == [1.0, 1.0, 1.0, 0.5]
+    for (_, _, before), (_, _, after) in zip(ones, twos, strict=True):
         assert after == pytest.approx(before + 1, abs=1e-4)
     assert "nothing fades out" not in capsys.readouterr().out
-    cfg.augmentation = {"_target_": "tests.own.make_steady"}
+    cfg.augmentation = {"steady": {"_target_": "tests.own.make_steady"}}
     cfg.run_dir = f"{cfg.run_dir}-2"
     train(cfg)
     assert "nothing fades out: function has no attribute `strength`" in capsys.readouterr().out

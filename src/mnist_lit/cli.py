@@ -380,7 +380,7 @@ def _add_export(commands: "argparse._SubParsersAction[Parser]") -> None:
         description="Write a network in another format, after checking there that it reads the "
         "test images as it should.",
         epilog="formats:\n"
-        + "\n".join(f"  {name:<11}{form.words}" for name, form in FORMATS.items()),
+        + "\n".join(f"  {name:<13}{form.words}" for name, form in FORMATS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_model(parser)

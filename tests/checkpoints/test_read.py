@@ -69,7 +69,7 @@ def doubled(levels: int = 60) -> list[Any]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (first_block(pool="zzz"), r"model.blocks\[0\].pool='zzz': should be 'none', 'after"),
+        (first_block(pool="zzz"), r"model.blocks\[0\].pool=zzz: should be 'none', 'after"),
         (first_block(repeats=10**6), "come in, 1, not|parameters; at most"),
         (first_block(channels=10**8), r"channels=100000000: should be less than or equal to"),
         (first_block(channels=True), "a valid integer"),
@@ -77,7 +77,7 @@ def doubled(levels: int = 60) -> list[Any]:
         (network(blocks=[{"channels": 1} for _ in range(10**5)]), "at most 1000 items"),
         (network(side=10**6), "model.side=1000000"),
         (network(classes=7), "made for other images than it says"),
-        (network(_target_="a\n\x1b[31m" * 1000), "model._target_='a.n"),
+        (network(_target_="a\n\x1b[31m" * 1000), "model._target_=a.n"),
         (facts(name="a\x1b[31m"), "no control characters"),
         (facts(side=10**9), "facts.side"),
         (facts(std=float("nan")), "facts.std=nan"),

@@ -94,6 +94,7 @@ def test_defaults_are_the_documented_ones() -> None:
         ("scheduler.cycle_momentum=1", "scheduler.cycle_momentum=1", "true or false"),
         ("scheduler=step scheduler.step_size=0", "scheduler.step_size=0", "to 1"),
         ("scheduler=step scheduler.gamma=nan", "scheduler.gamma=nan", "finite"),
+        ("scheduler=step scheduler.gamma=1e308", "scheduler.gamma=1e+308", "equal to 10"),
         ("scheduler=step scheduler.gamma=0", "scheduler.gamma=0", "greater than 0"),
         ("scheduler=cosine scheduler.eta_min=-1", "scheduler.eta_min=-1", "to 0"),
         ("scheduler=plateau scheduler.patience=-1", "scheduler.patience=-1", "to 0"),

@@ -14,12 +14,14 @@ from mnist_lit import MNIST, MNISTDataModule
 from mnist_lit.checkpoints.read import read
 from mnist_lit.config.check import parse
 from mnist_lit.data.augmentation import RandomDistortion
-from mnist_lit.errors import CheckpointError
+from mnist_lit.errors import ConfigError
 from mnist_lit.network import summary
 from mnist_lit.network.alignment import STEEPEST, Alignment
+from mnist_lit.network.blocks import Description
 from mnist_lit.network.compact import CompactCNN
 from mnist_lit.training.build import build_module
 from mnist_lit.training.train import train
+from mnist_lit.validation import validated
 
 Make = Callable[..., DictConfig]
 BLOCKS = [{"channels": 4, "pool": "after_conv"}, {"channels": 6, "pool": "after_conv"}]
@@ -136,13 +138,10 @@ def test_a_description_without_the_key_is_not_aligned(mnist: MNISTDataModule) ->
     assert torch.equal(copy(images), network(images))
 
 
-def test_a_description_of_a_kind_of_alignment_that_is_gone_is_a_line(tmp_path: Path) -> None:
-    network, file = CompactCNN(BLOCKS, align=True), tmp_path / "old.ckpt"
-    described = {**network.description, "align": "before"}
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"state_dict": state, "hyper_parameters": {"network": described}}, file)
-    with pytest.raises(CheckpointError, match=r"old\.ckpt: model\.align='before': should be a val"):
-        read(file)
+def test_a_description_with_a_kind_of_alignment_that_is_gone_is_refused_in_a_line() -> None:
+    old = {**CompactCNN(BLOCKS, align=True).description, "align": "before"}
+    with pytest.raises(ConfigError, match=r"^model\.align=before: should be true or false$"):
+        validated(Description, old, "model")
 
 
 class Amounts(RandomDistortion):

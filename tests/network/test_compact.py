@@ -309,8 +309,8 @@ def test_description_rebuilds_the_network() -> None:
             ],
             r"model.blocks\[3\].kernel=5: without padding it must fit on the map, .* 3 pixels",
         ),
-        ([{"channels": 4, "depth": 2}], r"model.blocks\[0\].depth=2: Unexpected"),
-        ([{}], r"model.blocks\[0\].channels: Field required"),
+        ([{"channels": 4, "depth": 2}], r"model.blocks\[0\].depth: no such key; allowed"),
+        ([{}], r"model.blocks\[0\].channels: a value is missing"),
     ],
 )
 def test_impossible_blocks_are_refused(blocks: list[dict[str, Any]], message: str) -> None:

@@ -231,7 +231,7 @@ def test_a_seed_elsewhere_in_the_config_is_checked_for_each_job(
     assert len(planned["built"]) == 1
     done = here(*words, "trainer.max_epochs=${seed}", "hydra.sweep.dir=other")
     assert "trainer.max_epochs=0: should be greater than or equal to 1" in done.stderr
-    assert len(planned["built"]) == 3
+    assert len(planned["built"]) == 4
     assert not (tmp_path / "other").exists()
 
 
@@ -241,7 +241,7 @@ def test_a_seed_elsewhere_in_the_config_is_checked_for_each_job(
         "experiment=nano seed=3 optimizer.lr=0.1 data=mnist_holdout data.split_seed=7",
         "experiment=nano seed=4 +optimizer.foo={a:1,b:[1,2]} callbacks=none ~logger",
         "model=tiny optimizer=adamw trainer.max_epochs=${seed} seed=5 data.x=${hydra:job.num}",
-        "experiment=tiny requirements={max_epochs:32} data.split_seed=9 ~scheduler.interval",
+        "experiment=tiny requirements={max_epochs:32} data.split_seed=9 ~scheduler.pct_start",
         "model=nano ++callbacks.x._target_=a.B ++callbacks.x.y='a,b' seed=${data.split_seed}",
     ],
 )

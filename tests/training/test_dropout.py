@@ -44,10 +44,12 @@ def test_an_end_outside_the_training_is_refused(
     tiny: Callable[..., DictConfig], end: float
 ) -> None:
     with pytest.raises(ConfigError, match=r"callbacks\.dropout\.end"):
-        parse(
-            tiny(
-                "callbacks=default",
-                "callbacks.dropout._target_=mnist_lit.training.callbacks.dropout.EarlyDropout",
-                f"callbacks.dropout.end={end}",
+        prepare(
+            parse(
+                tiny(
+                    "callbacks=default",
+                    "callbacks.dropout._target_=mnist_lit.training.callbacks.dropout.EarlyDropout",
+                    f"callbacks.dropout.end={end}",
+                )
             )
         )

@@ -116,8 +116,7 @@ def test_lightnings_own_exports_take_normalised_images(
     )
     torch.testing.assert_close(traced(given), wanted)
     # A trainer that has run stays attached.
-    black: Any = torch.zeros(1, 1, 28, 28).byte()
-    trainer().predict(classifier, DataLoader(black))
+    trainer().predict(classifier, DataLoader(TensorDataset(torch.zeros(1, 1, 28, 28).byte())))
     file = tmp_path / "network.onnx"
     classifier.to_onnx(file, torch.zeros(1, 1, 28, 28))
     session = runtime.InferenceSession(file)
@@ -147,7 +146,7 @@ def test_a_checkpoint_is_loaded_to_be_trained_on(run: Path) -> None:
         {"weights_only": True},
         {"hparams_file": "hparams.yaml"},
     ],
-    ids=str,
+    ids=["network", "facts", "unpickled", "weights alone", "hparams"],
 )
 def test_what_the_checkpoint_says_cannot_be_overruled(option: dict[str, Any], run: Path) -> None:
     with pytest.raises(ConfigError, match=f"^{next(iter(option))}: leave it out; the checkpoint"):

@@ -302,19 +302,6 @@ def test_a_diverged_training_ends_in_a_line(tiny: Make) -> None:
     assert not list(Path(cfg.run_dir).glob("**/*.ckpt"))
 
 
-def test_a_schedule_is_walked_before_anything_else(tiny: Make) -> None:
-    with pytest.raises(ConfigError, match=r"rate of step 2 of 10 is inf"):
-        train(
-            tiny(
-                "scheduler=step",
-                "module.interval=step",
-                "scheduler.step_size=1",
-                "scheduler.gamma=1e308",
-                "optimizer.lr=1000",
-            )
-        )
-
-
 def test_moving_average_is_what_is_validated_and_kept(tiny: Make) -> None:
     result = train(
         tiny(

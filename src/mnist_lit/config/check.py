@@ -34,6 +34,8 @@ def parse(cfg: DictConfig) -> Config:
     for group in NAMED:
         if isinstance(nodes := plain.get(group), dict):
             plain[group] = {name: node for name, node in nodes.items() if not _is_off(node)}
+    if plain.get("run_dir") is None:
+        raise ConfigError("run_dir: a value is missing; give it as run_dir=FOLDER")
     if isinstance(plain.get("model"), dict):
         plain["model"].setdefault("_target_", COMPACT)
     config: Config = validated(Config, plain)

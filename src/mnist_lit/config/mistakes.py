@@ -110,5 +110,5 @@ def explain(error: Exception) -> str:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}"
     said = " ".join(text.partition("See https")[0].split())
-    key = f"{full_key}: " if (full_key := getattr(cause, "full_key", None)) else ""
-    return said or f"a YAML file cannot be composed: {key}{reason(cause)}"
+    key = getattr(cause, "full_key", None) or "a key"
+    return said or f"a YAML file cannot be composed: {key}: {reason(cause)}"

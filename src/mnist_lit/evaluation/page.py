@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from torch import Tensor
 
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained, read, read_file
 from mnist_lit.data.reopen import reopen, split
-from mnist_lit.errors import CheckpointError, PageError, TrustError, reason
+from mnist_lit.errors import CheckpointError, ConfigError, PageError, TrustError, reason
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.evaluation.history import History
@@ -22,6 +22,7 @@ from mnist_lit.evaluation.origin import masked
 from mnist_lit.network import summary
 from mnist_lit.network.compact import count_parameters
 from mnist_lit.text import for_link
+from mnist_lit.validation import validated
 
 # The figures in the order of the page, with their titles.
 FIGURES = {
@@ -108,7 +109,7 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
     if name in pretrained.names() or not folder.is_dir():
         return Subject(name, read(path, trust=trust))
     try:
-        report = _Report.model_validate_json(_content(folder / "report.json"))
+        report: _Report = validated(_Report, _content(folder / "report.json"), "report.json")
         trained = read(folder / "checkpoints" / "best.ckpt", trust=trust)
         kept = read_file(folder / "checkpoints" / "last.ckpt")
         history = History.of(kept["callbacks"]["History"])
@@ -116,13 +117,9 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
             raise PageError("no epoch was validated, or a metric was not")
     except TrustError:
         raise
-    except ValidationError as mistakes:
-        first = mistakes.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, ("report.json", *first["loc"])))
-        raise _unfinished(name, f"{place[:200]}: {first['msg']}") from None
     except (KeyError, TypeError):
         raise _unfinished(name, "last.ckpt has no History") from None
-    except (OSError, CheckpointError, PageError) as error:
+    except (OSError, CheckpointError, ConfigError, PageError) as error:
         raise _unfinished(name, reason(error)) from None
     config = augmentation = None
     with suppress(OSError, PageError):

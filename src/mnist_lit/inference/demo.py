@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -45,7 +44,7 @@ ROOM = 200_000_000  # bytes of pictures in it, at most
 SWEEP = 5  # seconds between looks into it
 SESSIONS = 20  # pages whose latest picture is remembered
 OWN = ("localhost", "127.0.0.1", "[::1]")
-EVERYWHERE = ("0.0.0.0", "::")
+EVERYWHERE = ("0.0.0.0", "[::]")
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 PAPER = """
@@ -163,8 +162,16 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                     label="Where it found them", interactive=False, buttons=[], elem_id="boxes"
                 )
 
+        def uploaded(given: Any) -> bytes | None:
+            if given is None:
+                return None
+            path = Path(given.path).resolve()
+            if not path.is_relative_to(Path(picture.GRADIO_CACHE).resolve()):
+                raise PictureError("a file that was not uploaded")  # Gradio lets some through
+            return path.read_bytes()
+
         # Gradio's own decodes a picture, of any size, to see whether it has to be converted.
-        picture.preprocess = lambda given: Path(given.path).read_bytes() if given else None
+        picture.preprocess = uploaded
         latest = gr.State()  # the drawing or the picture, for another network to read
         outputs = [words, probabilities, seen, boxes]
 
@@ -260,40 +267,30 @@ class Guard:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
         headers = {name: text.decode("latin-1") for name, text in scope.get("headers", ())}
+        origin = headers.get(b"origin")
         size = int(headers.get(b"content-length", "0"))
         upload = size if headers.get(b"content-type", "").lower().startswith("multipart/") else 0
-        if _foreign(headers.get(b"origin"), headers.get(b"host")):
-            await _answer(receive, send, 403, "this is no page for pages of other places")
+        if origin is not None and origin.partition("//")[2] != headers.get(b"host"):
+            status, words = 403, "this is no page for pages of other places"
         elif size > BODY or b"transfer-encoding" in headers:
-            await _answer(
-                receive, send, 413, f"more than {UPLOAD / 1e6:.0f} MB, or of no known size"
-            )
+            status, words = 413, f"more than {UPLOAD / 1e6:.0f} MB, or of no known size"
         elif upload and self.held + upload > ROOM:
-            await _answer(receive, send, 429, f"too many pictures; try again in {KEPT} s")
+            status, words = 429, f"too many pictures; try again in {KEPT} s"
         else:
             self.held += upload
             try:
                 await self.app(scope, receive, send)
             finally:
                 get_running_loop().call_later(KEPT + 2 * SWEEP, self._release, upload)
+            return
+        while (await receive()).get("more_body"):
+            pass  # a browser that is cut off while it sends shows no answer
+        kind = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": status, "headers": kind})
+        await send({"type": "http.response.body", "body": f"{words}\n".encode()})
 
     def _release(self, upload: int) -> None:
         self.held -= upload
-
-
-def _foreign(origin: str | None, host: str | None) -> bool:
-    try:
-        return origin is not None and urlsplit(origin).netloc != host
-    except ValueError:
-        return True
-
-
-async def _answer(receive: Receive, send: Send, status: int, words: str) -> None:
-    while (await receive()).get("more_body"):
-        pass  # a browser that is cut off while it sends shows no answer
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": f"{words}\n".encode()})
 
 
 def serve(
@@ -322,8 +319,8 @@ def serve(
         MissingPackageError: Gradio is not installed.
         DemoError: The address is not to be had.
     """
-    host = host.strip("[]")
-    port = _free(host, port)
+    port = _free(host.strip("[]"), port)
+    host = f"[{host.strip('[]')}]" if ":" in host else host  # as it stands in an address
     try:
         kept = TemporaryDirectory(prefix="mnist-lit-demo-", ignore_cleanup_errors=True)
     except OSError as error:
@@ -339,9 +336,9 @@ def serve(
     page = build(model, trust)
     # A page elsewhere could have its own name resolved to this machine. Who listens everywhere
     # means others to come, by names that only they and a proxy know.
-    names = ["*"] if host in EVERYWHERE else [bracketed(host), *OWN]
+    names = ["*"] if host in EVERYWHERE else [host, *OWN]
     page.launch(
-        server_name=bracketed(host),
+        server_name=host,
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
@@ -353,8 +350,6 @@ def serve(
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
-        ssr_mode=False,
-        mcp_server=False,
         app_kwargs={
             **dict.fromkeys(("docs_url", "redoc_url", "openapi_url")),
             "middleware": [middleware(trusted, allowed_hosts=names), middleware(Guard)],
@@ -362,7 +357,7 @@ def serve(
     )
     # Tracebacks of nonsense that Gradio does not expect; who sent it is answered.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    address = f"http://{'localhost' if host in EVERYWHERE else bracketed(host)}:{port}/"
+    address = f"http://{'localhost' if host in EVERYWHERE else host}:{port}/"
     print(f"{address} (Ctrl-C ends it)", flush=True)
     if browser:
         webbrowser.open(address)
@@ -375,11 +370,6 @@ def serve(
         page.close(verbose=False)
         kept.cleanup()
     return address
-
-
-def bracketed(host: str) -> str:
-    """Return a host as it stands in an address."""
-    return f"[{host}]" if ":" in host else host
 
 
 def _free(host: str, port: int | None) -> int:

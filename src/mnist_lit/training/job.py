@@ -10,15 +10,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from filelock import BaseFileLock, FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
 
 from mnist_lit.errors import ConfigError, StoppedError, UserError, reason
 from mnist_lit.files import UNFINISHED, write_text
+from mnist_lit.validation import validated
 
 FILE = "job.json"
 OURS = ".mnist-lit"  # a folder in that of a run, made before anything else; it holds the lock
@@ -51,9 +50,6 @@ class Job:
     error: str | None = None
 
 
-_adapter = cache(TypeAdapter)  # slow to make, and only a sweep needs it
-
-
 def read(folder: Path) -> Job | None:
     """Return the job whose folder this is, if it is one's.
 
@@ -62,10 +58,10 @@ def read(folder: Path) -> Job | None:
     """
     try:
         content = (folder / FILE).read_bytes()
-        found = _adapter(Job).validate_json(content)
+        found: Job = validated(Job, content)
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
+    except (OSError, ConfigError) as error:
         raise ConfigError(
             f"{folder / FILE}: cannot be read: {reason(error)}; remove the folder to train this "
             "job again"

@@ -11,7 +11,47 @@ from mnist_lit.checkpoints.write import packed
 from mnist_lit.files import write_bytes
 
 
-class LastCheckpoint(ModelCheckpoint):
+class _Carried(ModelCheckpoint):
+    """Keeps a file, which a run that is resumed in another folder takes over.
+
+    Args:
+        folder: Where the file goes.
+        name: Of the file, without its ending.
+        resumed_from: The ``last.ckpt`` of the run that this one continues; the file lies beside it.
+        monitor: The number whose lowest value is best; None keeps the latest.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, resumed_from: str | None, monitor: str | None = None
+    ) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename=name,
+            monitor=monitor,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.file = folder / f"{name}.ckpt"
+        self._resumed_from = resumed_from
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Carry the file into this run's folder: it may be the last that is kept."""
+        if self._resumed_from is None:
+            return
+        before = Path(self._resumed_from).with_name(self.file.name)
+        if before.is_file() and before.resolve() != self.file.resolve():
+            write_bytes(self.file, before.read_bytes())
+        paths = {"dirpath": str(self.file.parent), "best_model_path": str(self.file)}
+        if self.monitor is not None:
+            paths["kth_best_model_path"] = str(self.file)
+            state_dict = {
+                **state_dict,
+                "best_k_models": {str(self.file): state_dict["best_model_score"]},
+            }
+        super().load_state_dict({**state_dict, **paths})
+
+
+class LastCheckpoint(_Carried):
     """Keeps ``last.ckpt``, the last epoch; stands after :class:`BestCheckpoint`.
 
     Lightning's ``save_last`` would not do: it saves only when the best checkpoint changes.
@@ -25,14 +65,8 @@ class LastCheckpoint(ModelCheckpoint):
     def __init__(
         self, folder: Path, options: dict[str, Any], resumed_from: str | None = None
     ) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="last",
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
+        super().__init__(folder, "last", resumed_from)
         self.options = options
-        self._resumed_from = resumed_from
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See, before an epoch is trained, that what the callbacks keep can be read back."""
@@ -49,17 +83,8 @@ class LastCheckpoint(ModelCheckpoint):
         """Keep the options."""
         checkpoint["options"] = self.options
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Carry the last epoch into this run's folder: it may be the last of all."""
-        if self._resumed_from is None or self.dirpath is None:
-            return
-        before, now = Path(self._resumed_from), Path(self.dirpath) / "last.ckpt"
-        if before.resolve() != now.resolve():
-            write_bytes(now, before.read_bytes())
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
-
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(_Carried):
     """Keeps ``best.ckpt``, the epoch with the fewest validation errors.
 
     Among epochs with equally many errors the one with the lowest validation loss is best.
@@ -71,15 +96,7 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path, resumed_from: str | None = None) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="best",
-            monitor="val/rank",
-            mode="min",
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        self._resumed_from = resumed_from
+        super().__init__(folder, "best", resumed_from, "val/rank")
         self._validated = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -96,22 +113,3 @@ class BestCheckpoint(ModelCheckpoint):
         """Keep the epoch if it is the best of those that were validated."""
         if self._validated:
             super().on_train_epoch_end(trainer, pl_module)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Carry the best epoch so far into this run's folder."""
-        if self._resumed_from is None or self.dirpath is None:
-            return
-        before = Path(self._resumed_from).with_name("best.ckpt")
-        now = Path(self.dirpath) / "best.ckpt"
-        if before.is_file() and before.resolve() != now.resolve():
-            write_bytes(now, before.read_bytes())
-        score = state_dict["best_model_score"]
-        super().load_state_dict(
-            {
-                **state_dict,
-                "dirpath": self.dirpath,
-                "best_model_path": str(now),
-                "kth_best_model_path": str(now),
-                "best_k_models": {str(now): score},
-            }
-        )
