@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from omegaconf import DictConfig
 
 from mnist_lit import MNISTDataModule, compose
+from mnist_lit.data import archives
 from mnist_lit.training import hydra
 
 # Batches this small take longer on two threads than on one; subprocesses inherit it.
@@ -77,6 +79,17 @@ def tiny(tmp_path: Path) -> Callable[..., DictConfig]:
         return compose(*TINY, f"run_dir={tmp_path / run_dir}", *overrides)
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unpacked_once() -> Iterator[None]:
+    """Unpack a file of the same content once: that of MNIST takes 0.35 s, and most trainings do.
+
+    What is kept are bytes, which no test can change, and the content itself is the key.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archives, "_verified", lru_cache(maxsize=8)(archives._verified))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import hashlib
 import io
 import struct
 import zlib
-from functools import lru_cache, partial
+from functools import partial
 from http.client import HTTPException
 from itertools import islice
 from math import prod
@@ -82,26 +82,12 @@ def read(folder: Path, name: str, digest: str | None = None) -> UInt8[Tensor, ".
     for file in (folder / name, folder / f"{name}.gz"):
         try:
             if file.is_file():
-                return _parse(_content(file, digest), file)
+                return _parse(_verified(file.read_bytes(), file, digest), file)
         except OSError as error:
             reasons.append(f"{file} cannot be read: {error.strerror or error}")
         except DataError as error:
             reasons.append(str(error))
     raise DataError(reasons[0] if reasons else f"{folder / name}.gz is missing")
-
-
-def _content(file: Path, digest: str | None) -> bytes:
-    if digest is None:
-        return _verified(file.read_bytes(), file, None)
-    status = file.stat()
-    return _known(file, digest, status.st_size, status.st_mtime_ns)
-
-
-# Of MNIST's files, 55 MB, for the next training in this process. What is kept are bytes, which
-# nobody can change: a tensor is made of them anew each time.
-@lru_cache(maxsize=len(DIGESTS))
-def _known(file: Path, digest: str, size: int, changed: int) -> bytes:
-    return _verified(file.read_bytes(), file, digest)
 
 
 def _verified(content: bytes, file: Path, digest: str | None) -> bytes:

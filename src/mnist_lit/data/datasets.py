@@ -16,7 +16,7 @@ from mnist_lit.data.archives import DIGESTS, IMAGES, LABELS, REMEDY, find_mnist,
 from mnist_lit.data.batches import Images, folds, stratified
 from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.facts import MNIST, Facts
-from mnist_lit.validation import Seed
+from mnist_lit.validation import Positive, Seed
 
 Split = Literal["train", "holdout", "test"]
 Validation = Literal["test", "holdout"]
@@ -31,32 +31,38 @@ class Splits:
     Attributes:
         validation: ``test`` validates on the test images, ``holdout`` on a twelfth of the training
             images, which is kept out of training: of MNIST's 60,000 these are 5,000.
-        split_seed: Which images are held out, or kept by a data module's ``train_size``.
+        split_seed: Which images are held out, or kept by ``train_size``.
         folds: Cut the training images into so many parts, of which one validates; ``validation``
             does not count then.
         fold: Which of the parts, from 0.
+        train_size: Train on only this many images, equally many of each class; None for all.
     """
 
     validation: Validation = "test"
     split_seed: Seed = 0
     folds: Folds | None = None
     fold: Seed | None = None
+    train_size: Positive | None = None
 
-    def left(self, images: int) -> int:
+    def trained_on(self, images: int) -> int:
         """Return how many of so many training images are trained on.
 
         Raises:
-            ConfigError: There is no such fold.
+            ConfigError: There is no such fold, or ``train_size`` is too large.
         """
-        if self.folds is None and self.fold is None:
-            return images - (images // 12 if self.validation == "holdout" else 0)
         place = f"data.folds={self.folds} data.fold={self.fold}"
-        if self.folds is None or self.fold is None:
+        if self.folds is None and self.fold is None:
+            left = images - (images // 12 if self.validation == "holdout" else 0)
+        elif self.folds is None or self.fold is None:
             words = "both are needed, as data.folds=5 data.fold=0,1,2,3,4 in a sweep (-m)"
             raise ConfigError(f"{place}: {words}")
-        if not 0 <= self.fold < self.folds:
+        elif not 0 <= self.fold < self.folds:
             raise ConfigError(f"{place}: the fold is counted from 0 to {self.folds - 1}")
-        return images - -(-images // self.folds)
+        else:
+            left = images - -(-images // self.folds)
+        if (self.train_size or 0) > left:
+            raise ConfigError(f"data.train_size={self.train_size}: at most {left}")
+        return self.train_size or left
 
     def held_out(self, labels: Tensor) -> Bool[Tensor, " n"]:
         """Return which training images are held out: those of the fold, or a twelfth of all."""
@@ -112,7 +118,9 @@ class IdxSet:
             DataError: A file is missing, damaged, does not fit the others, or has nothing to learn.
         """
         facts = self._described()
-        split = {key: value for key, value in asdict(self.splits).items() if value is not None}
+        # Not how many were trained on: they are cut from all training images anew.
+        split = asdict(replace(self.splits, train_size=None))
+        split = {key: value for key, value in split.items() if value is not None}
         protocol = self.splits.protocol(facts.name, *self.sizes)
         return replace(facts, protocol=protocol, source={**facts.source, **split})
 
@@ -124,14 +132,13 @@ class IdxSet:
     @property
     def notes(self) -> Sequence[str]:
         """What is odd about the images, a line each."""
-        labels = self.images("train").labels.tolist()
-        absent = sorted({*range(len(self.facts.classes))} - {*labels})
-        if not absent:
-            return []
-        return [
-            f"data: of {len(self.facts.classes)} classes, label {', '.join(map(str, absent))} has "
-            "no training image and is not learnt; labels count from 0, without gaps"
-        ]
+        labels, classes = self.images("train").labels, len(self.facts.classes)
+        absent = [str(label) for label in range(classes) if label not in labels]
+        words = (
+            f"data: of {classes} classes, label {', '.join(absent)} has no training image and is "
+            "not learnt; labels count from 0, without gaps"
+        )
+        return [words] if absent else []
 
     def images(self, split: Split) -> Images:
         """Return the training images (those held out among them), the held-out or the test images.
@@ -148,11 +155,14 @@ class IdxSet:
 
     def divided(self) -> tuple[Images, Images]:
         """Return the images to train on and those to validate on."""
-        train = self.images("train")
-        if self.splits.folds is None and self.splits.validation == "test":
-            return train, self.images("test")
-        held_out = self.splits.held_out(train.labels)
-        return train.subset(~held_out), train.subset(held_out)
+        splits, train, val = self.splits, self.images("train"), self.images("test")
+        if splits.folds is not None or splits.validation == "holdout":
+            held_out = splits.held_out(train.labels)
+            train, val = train.subset(~held_out), train.subset(held_out)
+        if splits.train_size is not None:
+            kept = stratified(train.labels, splits.train_size, splits.split_seed)
+            train = train.subset(kept)
+        return train, val
 
     @cached_property
     def folder(self) -> Path:

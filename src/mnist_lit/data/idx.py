@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from mnist_lit.data.batches import Batch, Images, ShuffledBatches, stratified
+from mnist_lit.data.batches import Batch, Images, ShuffledBatches
 from mnist_lit.data.datasets import Folds, IdxSet, Split, Splits, Validation
 from mnist_lit.data.synthetic import Exchange
 from mnist_lit.errors import ConfigError, DataError
@@ -25,7 +25,6 @@ class ImagesDataModule(pl.LightningDataModule):
         dataset: Where the images come from.
         batch_size: Images per training step and process.
         eval_batch_size: Images per step where no gradients are kept.
-        train_size: Train on only this many images, equally many of each class; None for all.
         seed: Decides, with the epoch, the order of the training images.
 
     Attributes:
@@ -35,19 +34,11 @@ class ImagesDataModule(pl.LightningDataModule):
         test: The test images.
     """
 
-    def __init__(
-        self,
-        dataset: IdxSet,
-        batch_size: int,
-        eval_batch_size: int,
-        train_size: int | None,
-        seed: int,
-    ) -> None:
+    def __init__(self, dataset: IdxSet, batch_size: int, eval_batch_size: int, seed: int) -> None:
         super().__init__()
         self.dataset = dataset
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.train_size = train_size
         self.seed = seed
 
     @property
@@ -66,13 +57,10 @@ class ImagesDataModule(pl.LightningDataModule):
             ConfigError: ``train_size`` or ``batch_size`` is too large, or there is no such fold.
             DataError: The folder is not there.
         """
-        root, splits = self.dataset.root, self.dataset.splits
+        root = self.dataset.root
         if root and not self.dataset.folder.is_dir():
             raise DataError(f"data.root={root}: there is no such folder")
-        available = splits.left(self.dataset.sizes[0])
-        if self.train_size is not None and self.train_size > available:
-            raise ConfigError(f"data.train_size={self.train_size}: at most {available}")
-        available = self.train_size or available
+        available = self.dataset.splits.trained_on(self.dataset.sizes[0])
         if self.batch_size > available:
             words = f"at most {available}, the number of training images"
             raise ConfigError(f"data.batch_size={self.batch_size}: {words}")
@@ -82,9 +70,6 @@ class ImagesDataModule(pl.LightningDataModule):
         """Read the splits into memory."""
         self.train, self.val = self.dataset.divided()
         self.test = self.dataset.images("test")
-        if self.train_size is not None:
-            seed = self.dataset.splits.split_seed
-            self.train = self.train.subset(stratified(self.train.labels, self.train_size, seed))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled full batches; the order depends on seed and epoch alone."""
@@ -142,6 +127,6 @@ class IdxDataModule(ImagesDataModule):
         centred: bool = False,
         seed: Seed = 0,
     ) -> None:
-        splits = Splits(validation, split_seed, folds, fold)
+        splits = Splits(validation, split_seed, folds, fold, train_size)
         dataset = IdxSet(root, splits, classes, name, centred)
-        super().__init__(dataset, batch_size, eval_batch_size, train_size, seed)
+        super().__init__(dataset, batch_size, eval_batch_size, seed)

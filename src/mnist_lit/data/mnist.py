@@ -34,8 +34,8 @@ class MNISTDataModule(ImagesDataModule):
         seed: Seed = 0,
         drawn: Share = 0.0,
     ) -> None:
-        dataset = MnistSet(root or "", Splits(validation, split_seed, folds, fold))
-        super().__init__(dataset, batch_size, eval_batch_size, train_size, seed)
+        splits = Splits(validation, split_seed, folds, fold, train_size)
+        super().__init__(MnistSet(root or "", splits), batch_size, eval_batch_size, seed)
         self.drawn = drawn
 
     def prepare_data(self) -> None:
