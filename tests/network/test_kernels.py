@@ -207,7 +207,7 @@ def test_what_was_compiled_is_kept_and_what_a_killed_process_left_is_not(
 ) -> None:
     monkeypatch.setenv("CC", "env cc")  # a compiler of two words
     operations.mkdir(parents=True, mode=0o700)
-    killed, running = (operations / f"{UNFINISHED}{name}" for name in ("killed", "running"))
+    killed, running = (operations / f"{UNFINISHED}{name}" for name in ("0" * 8, "1" * 8))
     for litter in (killed, running):
         litter.touch()
     os.utime(killed, (0, 0))

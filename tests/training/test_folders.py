@@ -59,7 +59,7 @@ def test_a_run_goes_on_in_its_folder_whatever_its_name(
     options = [*TINY, override("hydra.run.dir", folder), "logger=csv", "seed=3", "callbacks=plain"]
     assert here(*options).returncode == 0
     (folder / "report.json").unlink()
-    killed = folder / "checkpoints" / f"{UNFINISHED}1.ckpt"
+    killed = folder / "checkpoints" / f"{UNFINISHED}00000001.ckpt"
     killed.touch()
     done = here(override("ckpt_path", folder))
     assert not killed.exists()
