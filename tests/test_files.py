@@ -10,6 +10,7 @@ import torch
 
 from mnist_lit import CompactCNN, cli, files
 from mnist_lit.checkpoints import pretrained
+from mnist_lit.errors import WriteError
 from mnist_lit.evaluation import evaluate
 from mnist_lit.sweeps import results
 from mnist_lit.training import job
@@ -66,3 +67,12 @@ def test_a_wide_network_reads_some_images_at_a_time(monkeypatch: pytest.MonkeyPa
     network.register_forward_pre_hook(lambda _, arguments: given.append(len(arguments[0])))
     torch.testing.assert_close(evaluate.classify(network, images), wanted)
     assert given == [3, 3, 3]
+
+
+def test_a_read_only_file_stays(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("mine")
+    page.chmod(0o444)
+    with pytest.raises(WriteError, match=r"report\.html: cannot be written: it is read-only; give"):
+        files.write_text(page, "ours")
+    assert page.read_text() == "mine"

@@ -36,7 +36,7 @@ def whole(path: Path) -> Iterator[Path]:
         path: Of the file; ``~`` is expanded, links are followed.
 
     Raises:
-        WriteError: It cannot be written, or something that is no regular file stands there.
+        WriteError: It cannot be written, or a read-only file or no regular file stands there.
     """
     try:
         target = path.expanduser().resolve()
@@ -47,6 +47,8 @@ def whole(path: Path) -> Iterator[Path]:
     if not regular:
         what = "a folder" if target.is_dir() else "not a regular file"
         raise WriteError(f"{path}: cannot be written: it is {what}; give another name")
+    if target.exists() and not target.stat().st_mode & 0o222:
+        raise WriteError(f"{path}: cannot be written: it is read-only; give another name")
     clear(target.parent, HOUR)
     draft = target.with_name(f"{UNFINISHED}{secrets.token_hex(4)}{target.suffix}")
     try:

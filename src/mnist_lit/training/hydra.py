@@ -50,6 +50,8 @@ STORAGE = "MNIST_LIT_STORAGE"  # the environment variable of a search's storage
 MNIST = "mnist_lit.data.mnist.MNISTDataModule"
 AUTO = "auto"  # as ckpt_path: from the last epoch in the run's folder, if there is one
 BUILT: list["Run"] = []  # by the callback below for the run that follows
+# Last on every command line, so that no file or override takes out what checks a run.
+CHECK = f"++hydra.callbacks={{check: {{_target_: {__name__}.CheckConfig}}}}"
 LOADING = "loading the config and PyTorch …"
 
 
@@ -93,7 +95,7 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         own = _hidden(_with_the_options_of_the_run(own))
         # Hydra takes -m only before what is to be varied.
         many = [word for word in own if word in ("-m", "--multirun")]
-        sys.argv = [given[0], *many, *(word for word in own if word not in many), *beside]
+        sys.argv = [given[0], *many, *(word for word in own if word not in many), *beside, CHECK]
         launch = hydra.main(str(conf.resolve()), "config", "1.3")  # the version it behaves as
         try:
             launch(task)()
@@ -136,11 +138,6 @@ def _hang_up(*_: Any) -> None:
 
 def _check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
     """Refuse what is no name where a choice of a group is expected; Hydra does not foresee it."""
-    check = "hydra.callbacks.check."
-    for word in arguments:
-        key = f"{word.partition('=')[0].strip('+~ ')}."
-        if check.startswith(key) or key.startswith(check):
-            raise ConfigError(f"{word}: this is what checks a run before it starts; it stays")
     given = [word for word in arguments if "=" in word and not word.startswith("-")]
     for one in OverridesParser.create().parse_overrides(given):
         if one.key_or_group == "run_dir":
