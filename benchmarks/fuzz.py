@@ -143,9 +143,9 @@ class Stopped(BaseException):
 
 
 class Stop(Callback):
-    """Ends a run after its checks, before its folder is made."""
+    """Ends a run after its checks, before it trains."""
 
-    def on_run_start(self, config: Any, **kwargs: Any) -> None:
+    def on_job_start(self, config: Any, **kwargs: Any) -> None:
         """End it."""
         raise Stopped
 

@@ -76,3 +76,11 @@ def test_a_read_only_file_stays(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match=r"report\.html: cannot be written: it is read-only; give"):
         files.write_text(page, "ours")
     assert page.read_text() == "mine"
+
+
+def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("private")
+    page.chmod(0o600)
+    files.write_text(page, "ours")
+    assert page.stat().st_mode & 0o777 == 0o600

@@ -8,35 +8,22 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, FiniteFloat
-from pydantic_core import PydanticCustomError
+from pydantic import FiniteFloat
 
 from mnist_lit.errors import ConfigError, TrustError, UserError, reason, unknown
 from mnist_lit.validation import Name, Positive, Probability, Share, validated
 
-
-def _batches(value: int | float) -> int | float:
-    if not (value >= 1 if type(value) is int else 0 < value <= 1):
-        words = "a number of batches, 1 or above, or a share of them above 0.0 and up to 1.0"
-        raise PydanticCustomError("bound", "Input should be " + words)
-    return value
-
-
-def _devices(value: Any) -> Any:
-    if str(value).isdecimal() and int(value) > 1024:
-        raise PydanticCustomError("bound", "Input should be a number up to 1024")
-    return value
-
+T = TypeVar("T")
 
 _Above0 = Annotated[FiniteFloat, Gt(0)]
 _From0 = Annotated[FiniteFloat, Ge(0)]
 _Rate = Annotated[FiniteFloat, Gt(0), Le(1000)]
 _Whole = Annotated[int, Ge(0), Lt(2**53)]
-_Batches = Annotated[int | float, AfterValidator(_batches)]
-_Devices = Annotated[int | str | list[int], AfterValidator(_devices)]
+_Batches = Annotated[int | float, Gt(0)]  # a number, or a share of them
+_Devices = Annotated[int, Le(1024)]
 # What torch and Lightning take without a word, by the package of the target. Bounds of our own
 # parameters stand in their signatures.
 BOUNDS: dict[str, dict[str, Any]] = {
@@ -58,7 +45,8 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "pytorch_lightning.trainer": {
         **dict.fromkeys(("limit_train_batches", "limit_val_batches"), _Batches),
         **dict.fromkeys(("accumulate_grad_batches", "check_val_every_n_epoch"), Positive),
-        **dict.fromkeys(("devices", "num_nodes"), _Devices),
+        "devices": _Devices | str | list[int],
+        "num_nodes": _Devices,
         "max_epochs": Positive,
         "gradient_clip_val": _Above0,
         "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps"],
@@ -188,13 +176,20 @@ def trusted(target: str, trust: Collection[str]) -> str:
     return target
 
 
-def build(node: Mapping[str, Any], path: str, later: Sequence[str] = (), **known: Any) -> Any:
+def build(
+    node: Mapping[str, Any],
+    path: str,
+    later: Sequence[str] = (),
+    kind: type[T] | None = None,
+    **known: Any,
+) -> T:
     """Check a node and build it, as ``hydra.utils.instantiate`` does.
 
     Args:
         node: Has a ``_target_``.
         path: Where it stands in the config.
         later: Parameters that are filled in later; the node is built with ``_partial_: true``.
+        kind: What it has to be an instance of.
         known: Arguments that it gets if its signature names them and the node does not.
 
     Raises:
@@ -208,11 +203,15 @@ def build(node: Mapping[str, Any], path: str, later: Sequence[str] = (), **known
     filled = {name: value for name, value in known.items() if name in named and name not in node}
     try:
         # Hydra would copy objects among the arguments.
-        make = instantiate({**node, "_partial_": True}, _convert_="all")
-        return make if later or node.get("_partial_") else make(**filled)
+        built = instantiate({**node, "_partial_": True}, _convert_="all")
+        if not (later or node.get("_partial_")):
+            built = built(**filled)
     except UserError:
         raise
     except Exception as error:  # whatever a class raises; Hydra puts words of its own around it
         hydras = isinstance(error, InstantiationException) and error.__cause__
         words = reason(error.__cause__ if hydras and error.__cause__ else error)
         raise ConfigError(f"{path}={node['_target_']}: cannot be built: {words}") from error
+    if kind is not None and not isinstance(built, kind):
+        raise ConfigError(f"{path}={node['_target_']}: a {kind.__name__} is expected")
+    return cast(T, built)

@@ -16,6 +16,7 @@ from mnist_lit import compose
 from mnist_lit.config.check import parse
 from mnist_lit.config.mistakes import INSTEAD
 from mnist_lit.errors import ConfigError
+from mnist_lit.training import build
 from mnist_lit.training.build import build_module, prepare
 from tests.conftest import PROJECT
 
@@ -125,8 +126,8 @@ def test_defaults_are_the_documented_ones() -> None:
         ("trainer.max_epochs=0", "trainer.max_epochs=0", "equal to 1"),
         ("trainer.accelerator=quantum", "trainer.accelerator=quantum", "cpu"),
         ("trainer.precision=8", "trainer.precision=8", "bf16-mixed"),
-        ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0", "number of batches"),
-        ("trainer.limit_train_batches=1.5", "trainer.limit_train_batches=1.5", "share"),
+        ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0", "greater than 0"),
+        ("trainer.limit_train_batches=1.5", "trainer=", "limit_train_batches, it has to be in"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0", "equal to 1"),
         ("trainer.gradient_clip_val=0", "trainer.gradient_clip_val=0", "greater than 0"),
         ("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch=0", "equal to 1"),
@@ -276,10 +277,10 @@ def test_targets_of_ones_own_are_checked_when_they_are_built(
 
 # With the optional package installed there is nothing to say.
 @pytest.mark.skipif(find_spec("comet_ml") is not None, reason="comet-ml is installed")
-def test_a_logger_without_its_package_says_what_to_install() -> None:
-    target = "pytorch_lightning.loggers.CometLogger"
-    config = parse(compose(f"logger.comet._target_={target}", "run_dir=unused"))
-    with pytest.raises(ConfigError, match=r"logger.comet: comet-ml is not installed; pip install"):
+def test_a_logger_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "find_spec", lambda name: None)  # as where it is not installed
+    config = parse(compose("logger=wandb", "run_dir=unused"))
+    with pytest.raises(ConfigError, match=r"logger.wandb: wandb is not installed; pip install"):
         prepare(config)
 
 
@@ -323,3 +324,10 @@ def test_compose_leaves_another_program_of_hydras_as_it_was(
         assert compose("model=nano").model.name == "nano"
         assert GlobalHydra.instance().hydra is theirs
         assert str(version.getbase()) == "1.2"
+
+
+@pytest.mark.parametrize("name", ["accuracy", "errors", "loss", "rank"])
+def test_a_metric_takes_no_name_that_a_run_counts_by(name: str) -> None:
+    recall = f"metrics.{name}._target_=torchmetrics.classification.MulticlassRecall"
+    with pytest.raises(ConfigError, match=f"metrics.{name}: a run counts this itself; give anoth"):
+        prepare(parse(compose(recall, "run_dir=unused")))

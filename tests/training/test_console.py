@@ -60,7 +60,7 @@ def test_a_terminal_shows_a_bar_and_nothing_is_cut(
     assert max(map(len, lines)) <= columns
     bars = [line for line in lines if "left" in line]
     last = re.fullmatch(
-        r"epoch  3/3 \|(.+)\| +\d+%, \d\d:\d\d left, loss \d\.\d+, accuracy \d+\.\d\d%, lr \S+ *",
+        r"epoch  3/3 \|(.+)\| +\d+%, \d\d:\d\d left, loss=\d\.\d+, accuracy=\d+\.\d\d%, lr=\S+ *",
         bars[-1],
     )
     assert last, bars[-1]

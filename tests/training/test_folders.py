@@ -18,8 +18,9 @@ from mnist_lit import compose, train
 from mnist_lit.errors import ConfigError
 from mnist_lit.evaluation.origin import override
 from mnist_lit.files import UNFINISHED
-from mnist_lit.training import job
-from tests.conftest import TINY, Here
+from mnist_lit.training import hydra, job
+from tests.conftest import PROJECT, TINY, Here
+from tests.own import Boom
 
 NAMED = (*TINY, "hydra.run.dir=run")
 
@@ -259,3 +260,38 @@ def test_a_choice_that_yaml_or_hydra_cannot_read_is_a_line_with_words(
     (tmp_path / "own/local/default.yaml").write_text("\ufeff# @package _global_\nseed: 3\n")
     done = here(f"hydra.searchpath=[file://{tmp_path / 'own'}]")
     assert re.fullmatch(r"error: (\S+ ){3,}\S+\n", done.stderr), done.stderr
+
+
+def test_a_folders_name_is_not_interpolated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "J${seed}"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit, match=r"Hydra reads `\$\{` in a folder's name; go to another"):
+        hydra.main(PROJECT / "conf", (*NAMED, "seed=7"))
+    assert list(tmp_path.iterdir()) == [folder]
+    assert not list(folder.iterdir())
+
+
+def test_a_run_needs_a_name_that_is_one(here: Here, tmp_path: Path) -> None:
+    done = here(*TINY, "hydra.run.dir=")
+    assert done.stderr == "error: hydra.run.dir=: the name of a folder is expected\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_curves_of_others_stay(tiny: Callable[..., DictConfig], tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("mine")
+    with pytest.raises(ConfigError, match=r"logger\.csv: .*metrics\.csv would be replaced; give"):
+        train(tiny("logger=csv", f"logger.csv.save_dir={tmp_path}"))
+    assert (tmp_path / "metrics.csv").read_text() == "mine"
+    assert not (tmp_path / "hparams.yaml").exists()
+
+
+def test_a_resumed_run_keeps_the_options_it_began_with(here: Here, tmp_path: Path) -> None:
+    stop = f"+callbacks.boom={{_target_: {Boom.__module__}.{Boom.__qualname__}, epoch: 1}}"
+    assert here(*NAMED, stop).returncode == 1
+    before = {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()}
+    assert here("ckpt_path=run", "logger=none", "test=false").returncode == 1
+    assert {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()} == before

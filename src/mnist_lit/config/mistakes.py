@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
@@ -46,6 +45,12 @@ INSTEAD = {
 }
 
 
+OPTIONS = [  # of Hydra's command line
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run"),
+    *("--multirun", "--shell-completion", "--config-path", "--config-name", "--config-dir"),
+    *("--experimental-rerun", "--info"),
+]
+
 # Keys of earlier versions, and where they stand now.
 MOVED = {
     "scheduler.build": "scheduler",
@@ -73,12 +78,11 @@ def moved(plain: Mapping[str, Any]) -> str | None:
 
 def refuse_options(arguments: Sequence[str]) -> None:
     """Raise :class:`ConfigError` for an option that Hydra does not have, as ``--lr 0.1``."""
-    known = {option for action in get_args_parser()._actions for option in action.option_strings}
     for position, argument in enumerate(arguments):
         option, _, value = argument.partition("=")
-        if option.startswith("--") and option not in known:
-            if get_close_matches(option, known, n=1, cutoff=0.8):
-                raise ConfigError(unknown(option, sorted(known), "option"))
+        if option.startswith("--") and option not in OPTIONS:
+            if get_close_matches(option, OPTIONS, n=1, cutoff=0.8):
+                raise ConfigError(unknown(option, OPTIONS, "option"))
             name = option.lstrip("-").replace("-", "_")
             meant = f"{INSTEAD.get(name, name)}={value or (*arguments[position + 1 :], '…')[0]}"
             raise ConfigError(f"{option}: no such option; settings are given as key=value: {meant}")

@@ -2,23 +2,21 @@
 
 import logging
 import os
-import re
-import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning_utilities.core.imports import RequirementCache
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ProgressBar
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torchmetrics import Metric
@@ -41,6 +39,7 @@ from mnist_lit.training.classifier import LitClassifier
 from mnist_lit.training.job import goes_on
 from mnist_lit.training.resume import check_resumable, last_of, options_of, start_from
 
+OF_A_RUN = ("accuracy", "loss", "errors", "rank")  # what validation logs as `val/NAME`
 SOME = 1000  # steps of an epoch, where their number is not known before the images are read
 
 
@@ -130,13 +129,12 @@ def build_data(config: Config) -> pl.LightningDataModule:
     Raises:
         ConfigError: It is no LightningDataModule, or lacks a loader.
     """
-    data = build(config.data, "data", seed=config.seed)
-    _expect(data, pl.LightningDataModule, "data", config.data)
+    data = build(config.data, "data", kind=pl.LightningDataModule, seed=config.seed)
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if not is_overridden(name, data, pl.LightningDataModule):
             target = config.data["_target_"]
             raise ConfigError(f"data={target}: it has no {name}; a run trains, validates and tests")
-    return cast(pl.LightningDataModule, data)
+    return data
 
 
 def facts_of(config: Config, data: pl.LightningDataModule) -> Facts:
@@ -169,12 +167,13 @@ def build_module(config: Config, facts: Facts = MNIST) -> LitClassifier:
     described = {key: value for key, value in known.items() if key in named} | config.model
     if "name" not in named:
         described.pop("name", None)
-    loss = build(config.loss, "loss")
+    loss: Any = build(config.loss, "loss")
     if not callable(loss):
         raise ConfigError(f"loss={config.loss['_target_']}: it cannot be called")
-    module = build(
+    return build(
         config.module,
         "module",
+        kind=LitClassifier,
         network=build_network(described, trust=[target]),
         facts=facts,
         optimizer=build(config.optimizer, "optimizer", later=["params"]),
@@ -189,8 +188,6 @@ def build_module(config: Config, facts: Facts = MNIST) -> LitClassifier:
         seed=config.seed,
         compile_mode=config.compile,
     )
-    _expect(module, LitClassifier, "module", config.module)
-    return cast(LitClassifier, module)
 
 
 def build_metrics(config: Config, facts: Facts) -> dict[str, Metric]:
@@ -201,9 +198,10 @@ def build_metrics(config: Config, facts: Facts) -> dict[str, Metric]:
     """
     metrics = {}
     for name, node in config.metrics.items():
+        if name in OF_A_RUN:
+            raise ConfigError(f"metrics.{name}: a run counts this itself; give another name")
         path, classes = f"metrics.{name}", len(facts.classes)
-        metric = build(node, path, num_classes=classes)
-        _expect(metric, Metric, path, node)
+        metric = build(node, path, kind=Metric, num_classes=classes)
         try:
             metric.update(torch.eye(classes), torch.arange(classes))
             float(metric.compute())
@@ -223,13 +221,12 @@ def build_callbacks(config: Config) -> list[Callback]:
     Raises:
         ConfigError: One cannot be built, or waits for what is never logged.
     """
-    logged = [f"val/{name}" for name in ("accuracy", "loss", "errors", "rank", *config.metrics)]
+    logged = [f"val/{name}" for name in (*OF_A_RUN, *config.metrics)]
     logged += ["train/loss", "train/accuracy_on_distorted", "lr"]
     callbacks = []
     for name, node in config.callbacks.items():
         path = f"callbacks.{name}"
-        callbacks.append(build(node, path))
-        _expect(callbacks[-1], Callback, path, node)
+        callbacks.append(build(node, path, kind=Callback))
         monitor = getattr(callbacks[-1], "monitor", None)
         if monitor is not None and monitor not in logged:
             raise ConfigError(unknown(f"{path}.monitor={monitor}", logged, "number"))
@@ -250,11 +247,9 @@ def check_loggers(config: Config) -> None:
         target = check(node, f"logger.{name}")
         if not (isinstance(target, type) and issubclass(target, Logger)):
             raise ConfigError(f"logger.{name}={node['_target_']}: a Lightning logger is expected")
-        # Lightning's own modules say so what they need.
-        for requirement in vars(sys.modules[target.__module__]).values():
-            if isinstance(requirement, RequirementCache) and not requirement:
-                package = re.split("[<>=!~ ]", str(requirement.requirement))[0]
-                raise ConfigError(f"logger.{name}: {missing(package, name)}")
+        for kind, package in ((WandbLogger, "wandb"), (MLFlowLogger, "mlflow")):
+            if issubclass(target, kind) and find_spec(package) is None:
+                raise ConfigError(f"logger.{name}: {missing(package, package)}")
 
 
 def build_loggers(config: Config, runs: Mapping[str, str]) -> list[Logger]:
@@ -263,12 +258,24 @@ def build_loggers(config: Config, runs: Mapping[str, str]) -> list[Logger]:
     Args:
         config: Of the run.
         runs: Of Weights & Biases and MLflow those that go on, by names of loggers.
+
+    Raises:
+        ConfigError: One cannot be built, or would replace a file that is not of this run.
     """
     # Each takes one of these arguments.
     known = {name: {"id": run, "run_id": run} for name, run in runs.items()}
-    return [
-        build(node, f"logger.{name}", **known.get(name, {})) for name, node in config.logger.items()
-    ]
+    loggers = []
+    for name, node in config.logger.items():
+        loggers.append(build(node, f"logger.{name}", kind=Logger, **known.get(name, {})))
+        folder = Path(loggers[-1].log_dir or "") if isinstance(loggers[-1], CSVLogger) else None
+        if folder is None or folder.resolve() == Path(config.run_dir).resolve():
+            continue
+        for file in ("metrics.csv", "hparams.yaml"):
+            if config.ckpt_path is None and (folder / file).exists():
+                raise ConfigError(
+                    f"logger.{name}: {folder / file} would be replaced; give another save_dir"
+                )
+    return loggers
 
 
 def build_trainer(
@@ -286,6 +293,7 @@ def build_trainer(
         trainer = build(
             {**node, "precision": precision},
             "trainer",
+            kind=pl.Trainer,
             callbacks=callbacks,
             plugins=[WholeFiles()],
             logger=False,
@@ -297,7 +305,6 @@ def build_trainer(
             # Ours share the images out themselves.
             use_distributed_sampler=not isinstance(data, ImagesDataModule),
         )
-    _expect(trainer, pl.Trainer, "trainer", node)
     cluster = getattr(trainer.strategy, "cluster_environment", None)
     alone = isinstance(cluster, LightningEnvironment) and "MASTER_ADDR" not in os.environ
     # The launcher of a sweep may start its jobs in a cluster.
@@ -317,7 +324,7 @@ def build_trainer(
             f"data.batch_size={data.batch_size}: the training images make {data.steps} batches, "
             f"fewer than one for each of {trainer.world_size} processes"
         )
-    return cast(pl.Trainer, trainer)
+    return trainer
 
 
 def _length(config: Config, data: pl.LightningDataModule) -> int:
@@ -337,11 +344,6 @@ def _length(config: Config, data: pl.LightningDataModule) -> int:
             "possible"
         )
     return epochs if config.module.get("interval") == "epoch" else steps
-
-
-def _expect(built: Any, kind: type, path: str, node: Mapping[str, Any]) -> None:
-    if not isinstance(built, kind):
-        raise ConfigError(f"{path}={node['_target_']}: a {kind.__name__} is expected")
 
 
 @contextmanager

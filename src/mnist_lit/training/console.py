@@ -9,7 +9,7 @@ from pathlib import Path
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from mnist_lit.errors import RunError, StoppedError, UserError, WriteError, reason
+from mnist_lit.errors import RunError, StoppedError, UserError, reason
 from mnist_lit.text import lines_for_terminal
 
 
@@ -47,16 +47,9 @@ def kept(file: Path) -> Iterator[None]:
     """Keep what is said, Lightning's and Python's warnings, and the traceback of a failure.
 
     Raises:
-        WriteError: The file cannot be written.
+        OSError: The file cannot be written.
         RunError: Instead of an exception that is no mistake of a user's.
     """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    except OSError as error:
-        raise WriteError(
-            f"{file.parent}: cannot be written to: {error.strerror}; give another hydra.run.dir"
-        ) from None
     handler = _Log(file, encoding="utf-8")
     lightning, warned = logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")
     console = logging.StreamHandler()  # captured warnings would not be seen otherwise
@@ -69,7 +62,9 @@ def kept(file: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         stopped = isinstance(error, StoppedError)  # which is no failure
-        handler.emit(_record(str(error)) if stopped else _record("The run failed:", error))
+        failure = logging.Logger("mnist_lit.failure")  # for the file alone
+        failure.addHandler(handler)
+        failure.error(str(error) if stopped else "The run failed:", exc_info=not stopped)
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
         raise RunError(
@@ -81,8 +76,3 @@ def kept(file: Path) -> Iterator[None]:
         logging.captureWarnings(False)
         warned.removeHandler(console)
         handler.close()
-
-
-def _record(words: str, error: BaseException | None = None) -> logging.LogRecord:
-    what = (type(error), error, error.__traceback__) if error is not None else None
-    return logging.LogRecord("mnist_lit", logging.ERROR, __file__, 0, words, (), what)

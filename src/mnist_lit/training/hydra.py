@@ -87,6 +87,8 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(signal.SIGHUP, _hang_up)
         job.end_with_stdin()
+        if "${" in str(Path.cwd()):
+            raise ConfigError(f"{Path.cwd()}: Hydra reads `${{` in a folder's name; go to another")
         refuse_options(own)
         options = [word for word in own if word.startswith("-")]
         if not {*options} - {"-m", "--multirun"} and job.is_first():
@@ -220,8 +222,9 @@ def _reserved(config: DictConfig) -> Iterator[None]:
         folder = Path(store.get("run_dir").decode())
     with flag_override(config.hydra, "readonly", False):
         config.hydra.run.dir = str(folder)
-        if not job.is_first():
-            config.hydra.output_subdir = None
+        begun = (folder / job.HYDRAS / "overrides.yaml").is_file()
+        if not job.is_first() or (begun and job.goes_on(folder, config.ckpt_path)):
+            config.hydra.output_subdir = None  # the options with which a run began stay
     try:
         yield
     except BaseException:
@@ -308,6 +311,8 @@ class CheckConfig(Callback):
                 last = folder / "checkpoints" / "last.ckpt"
                 with flag_override(config, "readonly", False):
                     config.ckpt_path = str(last) if last.is_file() else None
+            if not config.hydra.run.dir:
+                raise ConfigError("hydra.run.dir=: the name of a folder is expected")
             with _reserved(config):
                 run, folder = check(config), Path(config.hydra.run.dir)
                 if auto and run.config.ckpt_path and (folder / "report.json").is_file():

@@ -97,8 +97,9 @@ def is_first() -> bool:
 
 def goes_on(folder: Path, ckpt_path: str | None) -> bool:
     """Say whether a run is resumed in its own folder."""
-    last = Path(ckpt_path or "").resolve()
-    return bool(ckpt_path) and last.parent == folder.resolve() / "checkpoints"
+    begun = Path(ckpt_path or "").resolve()
+    here = folder.resolve()
+    return bool(ckpt_path) and begun in (here, here / "checkpoints" / "last.ckpt")
 
 
 def claim(

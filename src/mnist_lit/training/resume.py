@@ -112,15 +112,10 @@ def check_resumable(checkpoint: Path, options: Mapping[str, Any]) -> dict[str, s
             f"ckpt_path={checkpoint}: it holds no training to resume; give the folder of a run of "
             "this version, or its last.ckpt (init_from= takes the weights alone)"
         )
-    if "scheduler.interval" in before:
-        raise CheckpointError(
-            f"ckpt_path={checkpoint}: begun with the config of an earlier version, whose keys were "
-            "others; finish it with that version, or start anew (init_from= takes the weights)"
-        )
     if words := differing(options, before):
         raise CheckpointError(
-            f"ckpt_path={checkpoint}: {words}; a run is resumed with the "
-            "options that it was started with"
+            f"ckpt_path={checkpoint}: {words}; a run is resumed with the options and by the "
+            "version that it was started with"
         )
     rows = content["callbacks"]["History"]["epochs"]
     best = checkpoint.with_name("best.ckpt")

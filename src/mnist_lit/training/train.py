@@ -1,5 +1,6 @@
 """A run: trained, reloaded at its best epoch, tested and reported."""
 
+import re
 import shlex
 import signal
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from mnist_lit import devices
 from mnist_lit.checkpoints.read import Trained, read
@@ -134,9 +135,8 @@ def _loggers(run: Run, cfg: DictConfig) -> Iterator[None]:
         yield
     finally:
         for logger in loggers:
-            experiment = vars(logger).get("_experiment")
-            if callable(finish := getattr(experiment, "finish", None)):
-                finish()
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish()
 
 
 def _introduce(run: Run, run_dir: Path) -> None:
@@ -246,7 +246,8 @@ def optional(what: str) -> Iterator[None]:
 def _next(run: Run, run_dir: Path) -> str:
     """Return commands that can be pasted."""
     place, data = shown(run_dir), run.config.data
-    place = shlex.quote(place if "/" in place else f"./{place}")  # no name of a shipped network
+    # No name of a shipped network, and no option.
+    place = shlex.quote(place if re.match(r"[^-].*/", place) else f"./{place}")
     there = (run_dir / "report.html").is_file()
     page_of_it = f"  open {place}/report.html in a browser\n" if there else ""
     network, images = (

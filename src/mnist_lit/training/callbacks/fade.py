@@ -1,7 +1,6 @@
 """Augmentation that fades out, as a Lightning callback."""
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from mnist_lit.training.classifier import LitClassifier
 from mnist_lit.validation import Probability
@@ -18,14 +17,6 @@ class FadeOut(pl.Callback):
 
     def __init__(self, start: Probability) -> None:
         self.start = start
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say so where there is augmentation and nothing that can fade."""
-        assert isinstance(pl_module, LitClassifier)
-        steady = [one for one in pl_module.augmentations if not hasattr(one, "strength")]
-        if steady and len(steady) == len(pl_module.augmentations):
-            names = ", ".join(type(one).__name__ for one in steady)
-            rank_zero_only(print)(f"nothing fades out: {names} has no attribute `strength`")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the epoch's strength."""

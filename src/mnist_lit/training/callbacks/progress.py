@@ -4,11 +4,11 @@ import sys
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ProgressBar
-from tqdm import tqdm
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm, TQDMProgressBar
 
 from mnist_lit.evaluation.history import Epoch
 from mnist_lit.training.callbacks.history import RecordHistory
+from mnist_lit.training.classifier import LitClassifier
 from mnist_lit.training.console import say
 
 
@@ -25,47 +25,29 @@ def line(epoch: Epoch, epochs: int) -> str:
     )
 
 
-class EpochProgressBar(ProgressBar):
+class EpochProgressBar(TQDMProgressBar):
     """One bar for the whole training and one line for each epoch, which stays on screen.
 
     The bar appears on a terminal only; the lines go to standard output in any case.
     """
 
+    BAR_FORMAT = "{desc} |{bar}| {percentage:3.0f}%, {remaining} left{postfix}"
+
     def __init__(self) -> None:
-        super().__init__()
-        self._enabled = True
-        self._bar: tqdm[Any] | None = None
+        super().__init__(refresh_rate=20 if sys.stdout.isatty() else 0)
 
-    def disable(self) -> None:
-        """Show nothing (Lightning calls this in all processes but the first)."""
-        self._enabled = False
+    def init_validation_tqdm(self) -> Tqdm:
+        """Return a bar that does not show; validation is short."""
+        return Tqdm(disable=True)
 
-    def enable(self) -> None:
-        """Show again."""
-        self._enabled = True
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put up the bar."""
-        if self._enabled:
-            steps = int(trainer.num_training_batches)
-            assert trainer.max_epochs is not None
-            self._bar = tqdm(
-                total=steps * trainer.max_epochs,
-                initial=steps * trainer.current_epoch,
-                disable=None,  # where there is no terminal
-                file=sys.stdout,
-                # What does not change its width; the bar gets what 80 columns leave.
-                bar_format="{desc} |{bar}| {percentage:3.0f}%, {remaining} left{postfix}",
-                smoothing=0,  # validation between the epochs counts as well
-                dynamic_ncols=True,
-                leave=False,
-            )
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Number the epoch."""
-        if self._bar is not None:
-            epoch = f"epoch {trainer.current_epoch + 1:>2}/{trainer.max_epochs}"
-            self._bar.set_description_str(epoch, refresh=False)
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Number the epoch; the bar is that of all epochs."""
+        bar, epochs = self.train_progress_bar, trainer.max_epochs or 0
+        if bar.total is None:
+            bar.leave = False
+            bar.reset(int(trainer.num_training_batches) * epochs)
+            bar.initial = bar.n = int(trainer.num_training_batches) * trainer.current_epoch
+        bar.set_description_str(f"epoch {trainer.current_epoch + 1:>2}/{epochs}", refresh=False)
 
     def on_train_batch_end(
         self,
@@ -75,32 +57,26 @@ class EpochProgressBar(ProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Advance; loss, accuracy and rate are read only when the bar is about to be redrawn."""
-        if self._bar is not None and self._bar.update():
-            accuracy = trainer.callback_metrics.get("val/accuracy")
-            self._bar.set_postfix_str(
-                f"loss {outputs['loss'].item():.3f}, "
-                + (f"accuracy {accuracy:.2%}, " if accuracy is not None else "")
-                + f"lr {trainer.optimizers[0].param_groups[0]['lr']:.2g}",
-                refresh=False,
-            )
+        """Advance."""
+        before = int(trainer.num_training_batches) * trainer.current_epoch
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, before + batch_idx)
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Return what the bar shows: it is asked when it is about to be drawn."""
+        assert isinstance(pl_module, LitClassifier)
+        shown = {"lr": f"{pl_module.learning_rate:.2g}"}
+        if (accuracy := trainer.callback_metrics.get("val/accuracy")) is not None:
+            shown = {"accuracy": f"{accuracy:.2%}", **shown}
+        return {"loss": f"{pl_module.mean_train_loss:.3f}", **shown}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the epoch's line above the bar."""
-        if self._enabled:
-            # `trainer.callbacks` exists, but Lightning's types do not declare it.
-            record = next(c for c in vars(trainer)["callbacks"] if isinstance(c, RecordHistory))
-            assert trainer.max_epochs is not None
-            say(line(record.history.epochs[-1], trainer.max_epochs))
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning types it nowhere
+        record = next(one for one in callbacks if isinstance(one, RecordHistory))
+        assert trainer.max_epochs is not None
+        say(line(record.history.epochs[-1], trainer.max_epochs))
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: Any) -> None:
         """Take the bar away before anything is said of what happened."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        if self._train_progress_bar is not None:
+            self.train_progress_bar.close()
