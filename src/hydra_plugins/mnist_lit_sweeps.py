@@ -6,6 +6,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from mnist_lit.errors import need
 from mnist_lit.sweeps import processes
 
 
@@ -37,8 +38,13 @@ class Sweep(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Run that which is meant."""
-        from mnist_lit.sweeps.grid import Grid
-        from mnist_lit.sweeps.search import Search
+        every = [*self.params, *arguments]
+        if self.config.search is None:
+            from mnist_lit.sweeps.grid import Grid
 
-        kind = Grid if self.config.search is None else Search
-        kind(self.config, self.loader, self.launcher).run([*self.params, *arguments])
+            Grid(self.config, self.loader, self.launcher).run(every)
+        else:
+            need("optuna", "search")
+            from mnist_lit.sweeps.search import Search
+
+            Search(self.config, self.loader, self.launcher).run(every)

@@ -2,15 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import count, islice, pairwise
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count, islice, pairwise, product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,25 +19,13 @@ from mnist_lit.config.check import parse
 from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.origin import flat, override
 from mnist_lit.files import write_text
-from mnist_lit.sweeps import results
-from mnist_lit.sweeps.results import identity
+from mnist_lit.sweeps.job import CONFIG, FILE, MISSED, Job, identity, jobs, refuse_others
 from mnist_lit.text import show
-from mnist_lit.training import job
 from mnist_lit.training.hydra import check, free
 
 # Launchers whose jobs may have several processes: theirs is started with a command of its own.
 SEVERAL = ("Processes", "SlurmLauncher")
 MOST = 10_000  # jobs of a sweep, and values of a key
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A job, its place in the sweep's folder, its overrides, and its state if it is to be run."""
-
-    place: Path
-    job: job.Job
-    overrides: list[str]
-    before: str | None = "new"
 
 
 class Grid:
@@ -58,11 +43,6 @@ class Grid:
     def __init__(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
         self.config, self.loader, self.launcher = config, loader, launcher
         self.built: set[str] = set()
-        # With the files that hydra.searchpath adds.
-        _, self.files = cast(ConfigLoaderImpl, loader)._parse_overrides_and_create_caching_repo(
-            config.hydra.job.config_name, list(config.hydra.overrides.hydra)
-        )
-        self.chosen = lru_cache(50)(lambda *words: loader.load_sweep_config(config, list(words)))
 
     def run(self, arguments: Sequence[str]) -> None:
         """Check all jobs, run those that are to be run, and write what they came to.
@@ -75,34 +55,38 @@ class Grid:
         hydras = self.config.hydra.overrides.hydra
         self.named = any(word.startswith("hydra.sweep.dir=") for word in hydras)
         if self.named:
-            results.refuse_others(wanted)
-        planned = self._plan(arguments, wanted, results.jobs(wanted) if self.named else {})
+            refuse_others(wanted)
+        planned = self._plan(arguments, wanted, jobs(wanted) if self.named else [])
         folder = free("hydra.sweep.dir", wanted, self.named).resolve()
         with flag_override(self.config.hydra, "readonly", False):
             self.config.hydra.sweep.dir = str(folder)
-        write_text(folder / results.CONFIG, OmegaConf.to_yaml(self.config))
-        todo = [_prepared(folder, one) for one in planned if one.before is not None]
+        write_text(folder / CONFIG, OmegaConf.to_yaml(self.config))
+        planned = [replace(one, folder=folder / one.folder) for one in planned]
+        todo = [one for one in planned if one.state in ("waiting", "stopped", "failed")]
         done = f", {len(planned) - len(todo)} of them done or under way"
-        jobs = f"{len(planned)} job" + "s" * (len(planned) > 1)
-        show(f"{jobs}{done * (len(todo) < len(planned))}: {folder}")
+        many = f"{len(planned)} job" + "s" * (len(planned) > 1)
+        show(f"{many}{done * (len(todo) < len(planned))}: {folder}")
         try:
             if todo:
-                self.launcher.launch(todo, initial_job_idx=0)
+                words = [_prepared(folder, one) for one in todo]
+                self.launcher.launch(words, initial_job_idx=0)
         except Exception as error:  # of a launcher, as when one of its workers is killed
             show(f"error: hydra/launcher: {reason(error)}")
         finally:
+            from mnist_lit.sweeps import results
+
             show(results.write(folder))
-            mine = {folder / one.place for one in planned}
-            everything = [one for one in results.gather(folder) if one.folder in mine]
-            states = [one.state for one in results.unfinished(everything)]
-            if {*states} - {results.MISSED}:
+            mine = {one.folder for one in planned}
+            states = [one.state for one in jobs(folder) if one.folder in mine]
+            bad = [state for state in states if state != "finished"]
+            if {*bad} - {MISSED}:
                 again = override("hydra.sweep.dir", folder)
                 show(f"the same command with {again} goes on with what is not finished")
-        if states:
-            each = ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states))
-            raise RunError(f"of {jobs} {each}")
+        if bad:
+            each = ", ".join(f"{bad.count(one)} {one}" for one in dict.fromkeys(bad))
+            raise RunError(f"of {many} {each}")
 
-    def _jobs(self, arguments: Sequence[str]) -> list[list[str]]:
+    def _combinations(self, arguments: Sequence[str]) -> list[list[str]]:
         """Return the overrides of every job."""
         parser = OverridesParser.create(self.loader)
         given = {one.get_key_element(): one for one in parser.parse_overrides(list(arguments))}
@@ -116,46 +100,46 @@ class Grid:
         if (number := math.prod(len(values(one)) for one in swept)) > MOST:
             words = " ".join(str(one.input_line) for one in swept)
             raise ConfigError(f"{words}: these are {number:,} jobs; at most {MOST:,} are possible")
-        [combinations] = BasicSweeper.split_arguments(list(given.values()), None)
+        choices = [
+            [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+            if one.is_sweep_override()
+            else [str(one.input_line)]
+            for one in given.values()
+        ]
         # A job's place in the grid, which is not that among the jobs that are still to be run.
         return [
-            [word.replace("${hydra:job.num}", str(number)) for word in words]
-            for number, words in enumerate(combinations)
+            [word.replace("${hydra:job.num}", str(number)) for word in combination]
+            for number, combination in enumerate(product(*choices))
         ]
 
-    def _plan(
-        self, arguments: Sequence[str], root: Path, found: Mapping[Path, job.Job]
-    ) -> list[_Planned]:
-        """Return every job, checked, with what is to become of it."""
-        jobs = self._jobs(arguments)
-        if any("scheduler.interval" in one.config for one in found.values()):
+    def _plan(self, arguments: Sequence[str], root: Path, found: Sequence[Job]) -> list[Job]:
+        """Return every job, checked, with its place in the sweep's folder."""
+        combinations = self._combinations(arguments)
+        if any("scheduler.interval" in one.config for one in found):
             raise ConfigError(
                 f"hydra.sweep.dir={root}: begun with the config of an earlier version, whose keys "
                 "were others; finish it with that version, or give another folder"
             )
-        known = {_key(one.config): (folder, one) for folder, one in found.items()}
-        numbers = count(max((one.number for one in found.values()), default=-1) + 1)
-        planned: dict[str, _Planned] = {}
-        if len(jobs) > 20:
-            show(f"checking {len(jobs):,} jobs …")
-        for number, overrides in enumerate(jobs):
-            composed = self._compose(overrides, number)
+        known = {_key(one.config): one for one in found}
+        numbers = count(max((one.number for one in found), default=-1) + 1)
+        planned: dict[str, Job] = {}
+        if len(combinations) > 20:
+            show(f"checking {len(combinations):,} jobs …")
+        for place, overrides in enumerate(combinations):
+            composed = compose(self.loader, self.config, overrides, place)
             config = self._checked(composed)
             if (key := _key(config)) in planned:
                 raise ConfigError(
                     f"{' '.join(overrides)}: the same training as "
                     f"{' '.join(planned[key].overrides)}; a sweep needs jobs that differ"
                 )
-            folder, old = known.get(key, (None, None))
-            said = [word for word in overrides if not word.startswith("hydra.")]
-            new = job.Job(old.number if old else next(numbers), said, config)
-            if folder is None or old is None:
-                planned[key] = _Planned(self._place(composed, new.number, root), new, overrides)
+            if key in known:
+                number, folder = known[key].number, known[key].folder.relative_to(root)
             else:
-                kept = old.state == "finished" or job.is_running(folder)
-                before = None if kept else old.state
-                planned[key] = _Planned(folder.relative_to(root), new, overrides, before)
-        for one, two in pairwise(sorted(one.place for one in planned.values())):
+                number = next(numbers)
+                folder = self._place(composed, number, root)
+            planned[key] = Job(folder, number, overrides, config)
+        for one, two in pairwise(sorted(one.folder for one in planned.values())):
             if one == two or one in two.parents:
                 raise ConfigError(f"hydra.sweep.subdir: two jobs would have the folder {one}")
         return list(planned.values())
@@ -171,24 +155,6 @@ class Grid:
         if self.named and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"{folder}: holds something else; give another hydra.sweep.dir")
         return folder.relative_to(sweep)
-
-    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        """Compose a job as Hydra does, but read the files once for each choice of groups."""
-        given = OverridesParser.create().parse_overrides(list(overrides))
-        values = [
-            one
-            for one in given
-            if isinstance(one.value(), dict) or not self.files.group_exists(one.key_or_group)
-        ]
-        composed = self.chosen(*(one.input_line for one in given if one not in values)).copy()
-        ConfigLoaderImpl._apply_overrides_to_config(values, composed)
-        with open_dict(composed):
-            composed.hydra.overrides.task = list(overrides)
-            composed.hydra.job.num = composed.hydra.job.id = number
-            composed.hydra.job.override_dirname = get_overrides_dirname(
-                given, **composed.hydra.job.config.override_dirname
-            )
-        return composed
 
     def _checked(self, composed: DictConfig) -> dict[str, Any]:
         """Return what makes a job this one; of jobs that differ in seeds alone one is built."""
@@ -235,24 +201,28 @@ def values(given: Override) -> list[Any]:
     return found
 
 
-def _prepared(sweep: Path, one: _Planned) -> list[str]:
+def compose(
+    loader: ConfigLoader, config: DictConfig, overrides: Sequence[str], number: int
+) -> DictConfig:
+    """Compose the config of a job with this number in a sweep, Hydra's own node included."""
+    composed = loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed):
+        composed.hydra.job.num = composed.hydra.job.id = number
+    return composed
+
+
+def _prepared(sweep: Path, one: Job) -> list[str]:
     """Make a job's folder ready, and return what the job is launched with.
 
     What a job that begins anew has left keeps lying there, under another name.
     """
-    folder = sweep / one.place
-    words = [
-        *one.overrides,
-        override("hydra.sweep.dir", sweep),
-        override("hydra.sweep.subdir", one.place),
-    ]
-    last = folder / "checkpoints" / "last.ckpt"
-    if one.before in ("running", "stopped") and last.is_file():
-        job.write(folder, replace(one.job, state="stopped"))  # should it not come to its start
-        return [*words, override("ckpt_path", last)]
-    if one.before in ("running", "stopped", "failed"):
-        aside = (folder.with_name(f"{folder.name}-old-{number}") for number in count(1))
-        kept = folder.rename(next(path for path in aside if not path.exists()))
-        (kept / job.FILE).rename(kept / f"old-{job.FILE}")  # no longer a job of this sweep
-    job.write(folder, one.job)
+    words = one.words(sweep)
+    last = one.folder / "checkpoints" / "last.ckpt"
+    if one.state == "stopped" and last.is_file():
+        words.append(override("ckpt_path", last))
+    elif one.state != "waiting":
+        aside = (one.folder.with_name(f"{one.folder.name}-old-{number}") for number in count(1))
+        kept = one.folder.rename(next(path for path in aside if not path.exists()))
+        (kept / FILE).rename(kept / f"old-{FILE}")  # no longer a job of this sweep
+    one.write()
     return words

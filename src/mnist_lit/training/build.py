@@ -36,10 +36,9 @@ from mnist_lit.targets import build, check, find, parameters
 from mnist_lit.training.callbacks.history import RecordHistory
 from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
 from mnist_lit.training.callbacks.stop import StopAtOnce
-from mnist_lit.training.callbacks.trial import ReportTrial
 from mnist_lit.training.classifier import LitClassifier
-from mnist_lit.training.job import goes_on
 from mnist_lit.training.resume import check_resumable, last_of, options_of, start_from
+from mnist_lit.training.rundir import goes_on
 
 SOME = 1000  # steps of an epoch, where their number is not known before the images are read
 
@@ -115,8 +114,6 @@ def prepare(config: Config) -> Run:
     folder, resumed = run_dir / "checkpoints", config.ckpt_path
     best = BestCheckpoint(folder, resumed)
     callbacks = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
-    if config.search is not None and config.search.trial is not None:
-        callbacks.append(ReportTrial(config.search))
     trainer = build_trainer(config, [*callbacks, *build_callbacks(config)], data)
     checks = check_before(module.network, config.trainer["max_epochs"], config.requirements)
     if config.requirements.enforce:

@@ -3,10 +3,11 @@
 from contextlib import ExitStack
 from typing import Any
 
+import optuna
 import pytorch_lightning as pl
 
 from mnist_lit.config.schema import Search
-from mnist_lit.training.study import opened_study
+from mnist_lit.sweeps.study import opened_study, trial_id
 
 
 class ReportTrial(pl.Callback):
@@ -16,35 +17,32 @@ class ReportTrial(pl.Callback):
     and of this one so far.
 
     Args:
-        search: The keys of the search; ``trial`` and ``earlier`` say which training this is.
+        search: The keys of the search.
+        trial: The number of the trial.
+        earlier: What its trainings before this one came to.
     """
 
-    def __init__(self, search: Search) -> None:
-        self.search = search
-        self.trial: Any = None
+    def __init__(self, search: dict[str, Any], trial: int, earlier: list[float]) -> None:
+        self.search, self.number, self.earlier = Search(**search), trial, earlier
+        self.trial: optuna.Trial | None = None
         self.opened = ExitStack()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the trial; one process does."""
         if trainer.is_global_zero:
-            import optuna
-
-            epochs = trainer.max_epochs or 1
-            study = self.opened.enter_context(
-                opened_study(self.search, self.search.repeats * epochs)
-            )
-            found = study.get_trials(deepcopy=False)[self.search.trial]
-            self.trial = optuna.Trial(study, found._trial_id)
+            steps = self.search.repeats * (trainer.max_epochs or 1)
+            opened = opened_study(self.search, steps, begun=True)
+            study, storage = self.opened.enter_context(opened)
+            self.trial = optuna.Trial(study, trial_id(study, storage, self.number))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report, and stop all processes of a training that is not worth going on with."""
         stop = False
         if self.trial is not None:
-            earlier, epochs = self.search.earlier, trainer.max_epochs or 1
-            epoch = trainer.current_epoch + 1
+            epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
             value = float(trainer.callback_metrics["val/accuracy"])
-            mean = (sum(earlier) + value) / (len(earlier) + 1)
-            self.trial.report(mean, step=len(earlier) * epochs + epoch)
+            mean = (sum(self.earlier) + value) / (len(self.earlier) + 1)
+            self.trial.report(mean, step=len(self.earlier) * epochs + epoch)
             # The last epoch costs nothing any more.
             stop = epoch < epochs and self.trial.should_prune()
             if stop:
