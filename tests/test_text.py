@@ -254,7 +254,7 @@ def sweep(tmp_path: Path) -> tuple[Path, list[Job]]:
 def test_a_sweep_links_to_its_own_folders_alone(sweep: tuple[Path, list[Job]]) -> None:
     folder, jobs = sweep
     results.write(folder)
-    page = Reader((folder / "results.html").read_text())
+    page = Reader((folder / "results.html").read_bytes().decode())
     assert len(page.links) == len(jobs)
     for link, one in zip(page.links, jobs, strict=True):
         assert re.fullmatch(r"[\w.~%/-]+", link, flags=re.ASCII)

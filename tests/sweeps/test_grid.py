@@ -250,7 +250,7 @@ def test_a_seed_elsewhere_in_the_config_is_checked_for_each_job(
         ),
         (
             ["seed=0,1", "trainer.num_nodes=2"],
-            "trainer.num_nodes=2: BasicLauncher trains a job on this machine alone",
+            "trainer.num_nodes=2: this is no cluster; start .* hydra/launcher=submitit_slurm",
         ),
         (
             ["seed=0,1", "hydra.sweep.subdir=x"],

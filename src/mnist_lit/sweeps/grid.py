@@ -178,12 +178,6 @@ class Grid:
                 "hydra/launcher=processes can train it in several, and submitit_slurm with "
                 "tasks_per_node"
             )
-        nodes = composed.trainer.get("num_nodes") or 1
-        if nodes != 1 and launcher != "SlurmLauncher":
-            raise ConfigError(
-                f"trainer.num_nodes={nodes}: {launcher} trains a job on this machine alone; "
-                "hydra/launcher=submitit_slurm can train it on several"
-            )
 
 
 def _key(config: dict[str, Any]) -> str:

@@ -133,11 +133,9 @@ def write(sweep: Path) -> str:
             left.append([{"to": place, "text": number}, one.state, words, one.why])
             notes.append(f"  job {place}: {', '.join(filter(None, [one.state, one.why]))}")
         if one.report:
-            best, last = (
-                f"{one.report[f'{which}_val_accuracy']:.2%}" for which in ("best", "last")
-            )
             link = {"to": f"{place}/report.html", "text": number}
-            done.append([link, words, best, last, f"{one.report['wall_seconds']:.0f}"])
+            shares = [f"{value:.2%}" for value in values[:2]]
+            done.append([link, words, *shares, f"{one.report['wall_seconds']:.0f}"])
     good, bad, drawn = len(done[1:]), len(left[1:]), {}
     lines = [f"{len(found)} jobs, {good} finished, {bad} without a good result."]
     if each:

@@ -1,6 +1,5 @@
 """``python train.py hparams_search=NAME``: Optuna proposes the trials, processes train them."""
 
-import json
 import math
 import socket
 import statistics
@@ -35,7 +34,7 @@ from mnist_lit.training.resume import differing, options_of
 from mnist_lit.training.rundir import line
 
 HOPELESS = 3  # trials of which none succeeds
-REPORT = "mnist_lit.sweeps.pruning.ReportTrial"  # a callback of every training
+REPORT = "mnist_lit.sweeps.study.ReportTrial"  # a callback of every training
 
 
 class Search:
@@ -132,7 +131,6 @@ class Search:
             **{f"search.{key}": getattr(self.search, key) for key in ("repeats", "over")},
             "optimized_metric": self.base.optimized_metric,
         }
-        options = json.loads(json.dumps(options))  # as the database gives them back
         if "options" not in self.study.user_attrs:
             self.study.set_user_attr("options", options)
         begun, trials = self.study.user_attrs["options"], self.study.trials

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytorch_lightning as pl
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import NullPool
@@ -87,6 +88,42 @@ def opened_study(
         finally:
             storage.remove_session()
             storage.engine.dispose()
+
+
+class ReportTrial(pl.Callback):
+    """Report every epoch's validation accuracy to a search, and stop when it says so.
+
+    Of a trial that trains several times the value reported is the mean of those that have ended
+    and of this one so far.
+
+    Args:
+        search: The keys of the search.
+        trial: The number of the trial.
+        earlier: What its trainings before this one came to.
+    """
+
+    def __init__(self, search: dict[str, Any], trial: int, earlier: list[float]) -> None:
+        self.search, self.trial, self.earlier = Search(**search), trial, earlier
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report, and stop all processes of a training that is not worth going on with."""
+        stop = trainer.is_global_zero and self._reported(trainer)
+        trainer.should_stop = trainer.strategy.broadcast(stop) or trainer.should_stop
+
+    def _reported(self, trainer: pl.Trainer) -> bool:
+        """Report an epoch; returns whether it is to be the last."""
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
+        value = float(trainer.callback_metrics["val/accuracy"])
+        mean = (sum(self.earlier) + value) / (len(self.earlier) + 1)
+        steps = self.search.repeats * epochs
+        with opened_study(self.search, steps, begun=True) as (study, storage):
+            trial = optuna.Trial(study, trial_id(study, storage, self.trial))
+            trial.report(mean, step=len(self.earlier) * epochs + epoch)
+            # The last epoch costs nothing any more.
+            stop = epoch < epochs and trial.should_prune()
+            if stop:
+                trial.set_user_attr("pruned", f"epoch {epoch} of {epochs}")
+        return stop
 
 
 def trial_id(study: optuna.Study, storage: RDBStorage, number: int) -> int:

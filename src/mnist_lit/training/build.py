@@ -297,12 +297,13 @@ def build_trainer(
     _expect(trainer, pl.Trainer, "trainer", node)
     cluster = getattr(trainer.strategy, "cluster_environment", None)
     alone = isinstance(cluster, LightningEnvironment) and "MASTER_ADDR" not in os.environ
-    # The launcher of a sweep may start its jobs in a cluster.
+    # SLURM may start the jobs of a sweep in a cluster.
     swept = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
-    if trainer.num_nodes > 1 and alone and not swept:  # it would wait for ever
+    slurm = swept and str(HydraConfig.get().launcher._target_).endswith("SlurmLauncher")
+    if trainer.num_nodes > 1 and alone and not slurm:  # it would wait for ever
         raise ConfigError(
             f"trainer.num_nodes={trainer.num_nodes}: this is no cluster; start the same command on "
-            "every node with srun or torchrun"
+            "every node with srun or torchrun, or a sweep with hydra/launcher=submitit_slurm"
         )
     number, cores = trainer.num_devices, os.cpu_count() or 1
     if trainer.strategy.root_device.type == "cpu" and number > cores:
