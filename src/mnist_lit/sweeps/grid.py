@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
@@ -66,9 +66,9 @@ class Grid:
         done = f", {len(planned) - len(todo)} of them done or under way"
         many = f"{len(planned)} job" + "s" * (len(planned) > 1)
         show(f"{many}{done * (len(todo) < len(planned))}: {folder}")
+        words = [_prepared(folder, one) for one in todo]
         try:
             if todo:
-                words = [_prepared(folder, one) for one in todo]
                 self.launcher.launch(words, initial_job_idx=0)
         except Exception as error:  # of a launcher, as when one of its workers is killed
             show(f"error: hydra/launcher: {reason(error)}")
@@ -164,20 +164,17 @@ class Grid:
         config = parse(run)
         setting = _key(flat(config.model_dump(exclude={"seed": True, "data": {"split_seed"}})))
         if setting not in self.built:
-            self._check_processes(composed)
+            strategy = str(composed.trainer.get("strategy", ""))
+            launcher = str(composed.hydra.launcher._target_).rpartition(".")[2]
+            if strategy.startswith("ddp") and launcher not in SEVERAL:
+                raise ConfigError(
+                    f"trainer.strategy={strategy}: {launcher} trains a job in one process; "
+                    "hydra/launcher=processes can train it in several, and submitit_slurm with "
+                    "tasks_per_node"
+                )
             check(composed)
             self.built.add(setting)
         return identity(config)
-
-    def _check_processes(self, composed: DictConfig) -> None:
-        strategy = str(composed.trainer.get("strategy", ""))
-        launcher = str(composed.hydra.launcher._target_).rpartition(".")[2]
-        if strategy.startswith("ddp") and launcher not in SEVERAL:
-            raise ConfigError(
-                f"trainer.strategy={strategy}: {launcher} trains a job in one process; "
-                "hydra/launcher=processes can train it in several, and submitit_slurm with "
-                "tasks_per_node"
-            )
 
 
 def _key(config: dict[str, Any]) -> str:
@@ -187,7 +184,7 @@ def _key(config: dict[str, Any]) -> str:
 def values(given: Override) -> list[Any]:
     """Return the values of a sweep; raises :class:`ConfigError` if there are none or too many."""
     sweep: Any = given.value()
-    each = sweep.range() if isinstance(sweep, RangeSweep) else given.sweep_iterator()
+    each = sweep.range() if given.is_range_sweep() else given.sweep_iterator()
     found = list(islice(each, MOST + 1))
     if not 0 < len(found) <= MOST:
         many = f"more than {MOST:,}" if found else "no"

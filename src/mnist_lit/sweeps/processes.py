@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
@@ -40,8 +39,7 @@ class EndsWithStdin(Callback):
             threading.Thread(target=self._wait, daemon=True).start()
 
     def _wait(self) -> None:
-        while os.read(0, 1024):
-            pass
+        os.read(0, 1)  # nothing is ever written to it
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -155,10 +153,9 @@ class Processes(Launcher):
         ending = list(self.running)
         for process in ending:
             process.terminate()
-        deadline = time.monotonic() + PATIENCE
         for process in ending:
             try:
-                process.wait(max(0, deadline - time.monotonic()))
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
 
@@ -196,6 +193,6 @@ def came_to(folder: Path, code: int) -> float:
         return ended.value
     if ended.error:
         raise RunError(ended.error)
-    lines = (folder / "output.log").read_text(encoding="utf-8", errors="replace").splitlines()
-    said = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-    raise RunError(f"exit code {code}: {said.strip()}")
+    said = (folder / "output.log").read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next(filter(str.strip, reversed(said)), "it said nothing")
+    raise RunError(f"exit code {code}: {last.strip()}")

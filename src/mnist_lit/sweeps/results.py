@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import t
 
 from mnist_lit.checkpoints.read import read_file
@@ -36,37 +36,45 @@ def publish(
     folder: Path,
     title: str,
     lines: Sequence[str],
-    rows: Sequence[Sequence[Any]],
     tables: Mapping[str, Sequence[Sequence[Any]]],
+    rows: Sequence[Sequence[Any]],
     drawn: Mapping[str, bytes],
-    notes: Sequence[str],
 ) -> str:
-    """Write ``results.csv`` and ``results.html`` into a folder; return what to print of them.
+    """Write ``results.csv`` and ``results.html`` into a folder; return the first table as text.
 
     Args:
         folder: Of a sweep or a search.
         title: Of the page.
         lines: What stands above the tables.
-        rows: Of ``results.csv``, heads first.
-        tables: Rows by their titles, heads first. A cell is a text, a link (``{"to": …, "text":
-            …}``) or a command (a tuple of one text).
+        tables: Rows by their titles, heads first. A cell is a text or a command (a tuple of one).
+        rows: All jobs or trials, heads first. The first value of each is its folder.
         drawn: Pictures by their titles, as PNG.
-        notes: Lines that are printed below the first table.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(folder / "results.csv", text.getvalue())
+    every = [[_link(folder, str(place)), *map(short, rest)] for place, *rest in rows[1:]]
+    tables = {**tables, "All": [rows[0], *every]}
     pictures = {name: embedded(content) for name, content in drawn.items()}
     page = filled("sweeps/sweep.html", title=title, lines=lines, tables=tables, figures=pictures)
     write_text(folder / "results.html", page)
-    first = [[for_terminal(cell) for cell in row] for row in next(iter(tables.values()))]
-    widths = [max(map(len, column)) for column in zip(*first, strict=True)]
-    aligned = [
+    cells = [[for_terminal(cell) for cell in row] for row in next(iter(tables.values()))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in first
-    ]
-    where = f"{folder / 'results.html'}, results.csv beside it"
-    return "\n".join([*aligned, *notes, where])
+        for row in cells
+    )
+
+
+def short(value: Any) -> str:
+    """Return a value as a person reads it."""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _link(folder: Path, place: str) -> Any:
+    """Return a cell that leads to the page in a folder, or to the folder, if it is here."""
+    found = [to for to in (f"{place}/report.html", place) if (folder / to).exists()]
+    return {"to": found[0], "text": place} if found else place
 
 
 @dataclass(frozen=True)
@@ -119,25 +127,16 @@ def write(sweep: Path) -> str:
     """Write ``results.csv`` and ``results.html``, and return the table as text."""
     found = jobs(sweep)
     keys, each = varied(found), settings(found)
-    rows = [["folder", "state", *keys, *COLUMNS, "seconds", "why"]]
-    left: list[list[Any]] = [["job", "state", "overrides", "why"]]
-    done: list[list[Any]] = [["job", "overrides", "best validation", "last validation", "seconds"]]
-    notes = []
+    rows: list[list[Any]] = [["folder", "state", *keys, *COLUMNS, "seconds", "why"]]
+    left = []
     for one in found:
-        place, number = str(one.folder.relative_to(sweep)), str(one.number)
-        words = " ".join(f"{key}={one.said[key]}" for key in keys if key in one.said)
+        place = str(one.folder.relative_to(sweep))
         values = [one.report.get(name, "") for name in (*COLUMNS, "wall_seconds")]
-        said = [one.said.get(key, "") for key in keys]
-        rows.append([place, one.state, *said, *values, one.why])
+        rows.append([place, one.state, *(one.said.get(key, "") for key in keys), *values, one.why])
         if one.state != "finished":
-            left.append([{"to": place, "text": number}, one.state, words, one.why])
-            notes.append(f"  job {place}: {', '.join(filter(None, [one.state, one.why]))}")
-        if one.report:
-            link = {"to": f"{place}/report.html", "text": number}
-            shares = [f"{value:.2%}" for value in values[:2]]
-            done.append([link, words, *shares, f"{one.report['wall_seconds']:.0f}"])
-    good, bad, drawn = len(done[1:]), len(left[1:]), {}
-    lines = [f"{len(found)} jobs, {good} finished, {bad} without a good result."]
+            left.append(f"  job {place}: {', '.join(filter(None, [one.state, one.why]))}")
+    done, drawn = sum(bool(one.report) for one in found), {}
+    lines = [f"{len(found)} jobs, {done} finished, {len(left)} without a good result."]
     if each:
         first = each[0].jobs[0]
         lines.append(
@@ -147,8 +146,9 @@ def write(sweep: Path) -> str:
         lines.append(f"Protocol: {first.report['protocol']}.")
         plots = {"Settings": compared, "Epochs of the best": epochs}
         drawn = {name: figures.png(plot(each)) for name, plot in plots.items()}
-    tables = {"Settings, best first": table(each), "Without a good result": left, "Jobs": done}
-    return publish(sweep, f"Sweep {sweep.name}", lines, rows, tables, drawn, notes)
+    tables = {"Settings, best first": table(each)}
+    said = publish(sweep, f"Sweep {sweep.name}", lines, tables, rows, drawn)
+    return "\n".join([said, *left, f"{sweep / 'results.html'}, results.csv beside it"])
 
 
 def table(found: Sequence[Setting]) -> list[list[str]]:
@@ -179,12 +179,7 @@ def compared(found: Sequence[Setting]) -> Figure:
             half = t.ppf(0.975, number - 1) * stdev(one.values) / math.sqrt(number)
         axes.errorbar(one.center, place, xerr=half, fmt="D", color="C0", capsize=3, ms=5)
     axes.set_yticks(range(len(found)), [one.name for one in reversed(found)])
-    objective = found[0].jobs[0].objective
-    axes.set_xlabel(objective)
-    if "accuracy" in objective:  # an interval of few values may go beyond what there is
-        low, high = axes.get_xlim()
-        axes.set_xlim(max(low, 0), min(high, 1))
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel(found[0].jobs[0].objective)
     axes.grid(alpha=0.3, axis="x")
     return figure
 
@@ -192,19 +187,17 @@ def compared(found: Sequence[Setting]) -> Figure:
 def epochs(found: Sequence[Setting]) -> Figure:
     """Plot the validation error of every job of the best settings against the epoch."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes, shares = figure.subplots(), []
+    axes = figure.subplots()
+    axes.set_yscale("log", nonpositive="mask")
     for place, setting in enumerate(found[:SHOWN]):
         for one in setting.jobs:
             with suppress(CheckpointError):  # somebody has removed it
                 kept = read_file(one.folder / "checkpoints" / "last.ckpt")
                 rows = History.of(kept["callbacks"]["History"]).validated
                 wrong = [100 * (1 - row.val_accuracy) for row in rows]
-                shares += wrong
                 axes.plot([row.epoch for row in rows], wrong, "o-", ms=3, color=f"C{place}")
         axes.plot([], color=f"C{place}", label=setting.name)
-    if all(shares):
-        axes.set_yscale("log")
-        figures.label_log(axes.yaxis)
+    figures.label_log(axes.yaxis)
     axes.set(xlabel="epoch", ylabel="% of validation images wrong")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

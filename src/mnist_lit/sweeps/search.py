@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from filelock import FileLock
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, flag_override
 from optuna import TrialPruned, distributions
@@ -256,19 +256,16 @@ class Search:
 
     def _objective(self, trial: Trial) -> float:
         """Train a trial, once or several times; returns the mean."""
-        place, repeats = self.folder / str(trial.number), self.search.repeats
+        place = self.folder / str(trial.number)
         place.mkdir(parents=True, exist_ok=True)
         came_to: list[float] = []
         with FileLock(place / ".search"):
             # Said once the lock is held, by which another worker here knows that it runs.
             trial.set_user_attr("place", f"{socket.gethostname()}:{place}")
-            for number in range(repeats):
+            for _ in range(self.search.repeats):
                 came_to.append(self._train(trial, place, came_to))
                 # The trial's own attributes are those of when it began.
                 words = self.study.trials[trial.number].user_attrs.get("pruned")
-                if words is None and number < repeats - 1 and trial.should_prune():
-                    words = f"training {number + 1} of {repeats}"
-                    trial.set_user_attr("pruned", words)
                 if words is not None:
                     raise TrialPruned(words)
         return statistics.mean(came_to)
@@ -304,10 +301,9 @@ def distribution(given: Override) -> distributions.BaseDistribution:
     """Translate a sweep of Hydra's grammar to Optuna's: interval, range or choice."""
     sweep: Any = given.value()
     log = "log" in getattr(sweep, "tags", ())
-    if isinstance(sweep, IntervalSweep):
-        step = None
-        low, high = cast("tuple[float, float]", (sweep.start, sweep.end))
-    elif isinstance(sweep, RangeSweep) and not sweep.shuffle:
+    if given.is_interval_sweep():
+        low, high, step = sweep.start, sweep.end, None
+    elif given.is_range_sweep() and not sweep.shuffle:
         whole = sweep.range()
         numbers = whole if isinstance(whole, range) and whole else values(given)
         low, high, step = numbers[0], numbers[-1], sweep.step

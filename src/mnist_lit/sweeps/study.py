@@ -21,7 +21,7 @@ from mnist_lit.config.schema import Search
 from mnist_lit.errors import ConfigError, reason
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.origin import masked
-from mnist_lit.sweeps.results import publish
+from mnist_lit.sweeps.results import publish, short
 
 # Seconds between signs of life, and without one until a trial counts as killed.
 BEAT, STALE = 15, 60
@@ -112,17 +112,17 @@ class ReportTrial(pl.Callback):
 
     def _reported(self, trainer: pl.Trainer) -> bool:
         """Report an epoch; returns whether it is to be the last."""
-        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 1
+        epochs = trainer.max_epochs or 1
+        step = len(self.earlier) * epochs + trainer.current_epoch + 1
+        steps = self.search.repeats * epochs
         value = float(trainer.callback_metrics["val/accuracy"])
         mean = (sum(self.earlier) + value) / (len(self.earlier) + 1)
-        steps = self.search.repeats * epochs
         with opened_study(self.search, steps, begun=True) as (study, storage):
             trial = optuna.Trial(study, trial_id(study, storage, self.trial))
-            trial.report(mean, step=len(self.earlier) * epochs + epoch)
-            # The last epoch costs nothing any more.
-            stop = epoch < epochs and trial.should_prune()
+            trial.report(mean, step=step)
+            stop = step < steps and trial.should_prune()
             if stop:
-                trial.set_user_attr("pruned", f"epoch {epoch} of {epochs}")
+                trial.set_user_attr("pruned", f"epoch {step} of {steps}")
         return stop
 
 
@@ -132,20 +132,21 @@ def trial_id(study: optuna.Study, storage: RDBStorage, number: int) -> int:
     return storage.get_trial_id_from_study_id_trial_number(known, number)
 
 
+def retried(study: optuna.Study) -> set[int]:
+    """Return the numbers of the trials that were killed, and are tried again."""
+    histories = map(RetryHeartbeatStaleTrialCallback.retry_history, study.trials)
+    return {number for history in histories for number in history}
+
+
 def counted(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials, without those that are tried again."""
-    found = study.trials
-    again = {number for one in found for number in _history(one)}
-    return [one for one in found if one.number not in again]
+    again = retried(study)
+    return [one for one in study.trials if one.number not in again]
 
 
 def begun(study: optuna.Study) -> int:
     """Return how many trials have begun; one that is to be tried again has not."""
     return sum(one.state is not TrialState.WAITING for one in counted(study))
-
-
-def _history(trial: FrozenTrial) -> list[int]:
-    return RetryHeartbeatStaleTrialCallback.retry_history(trial)
 
 
 def take_back(study: optuna.Study, number: int) -> None:
@@ -169,11 +170,7 @@ def best_first(study: optuna.Study) -> list[FrozenTrial]:
 
 def shown(params: dict[str, Any]) -> str:
     """Return parameters as a person reads them."""
-    return " ".join(f"{name}={_short(value)}" for name, value in params.items())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return " ".join(f"{name}={short(value)}" for name, value in params.items())
 
 
 def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
@@ -184,45 +181,39 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
         folder: Of the search.
         command: The words that train a trial again, but for its parameters.
     """
-    trials = study.trials
+    again, trials = retried(study), study.trials
     names = list(dict.fromkeys(name for one in trials for name in one.params))
-    rows: list[list[Any]] = [
-        ["trial", "state", "value", *names, "reports", "seconds", "why", "place"]
-    ]
+    heads = ["trial", "state", "value", *names, "reports", "seconds", "why", "place"]
+    rows: list[list[Any]] = [heads]
+    failed = []
     for one in trials:
+        state = "retried" if one.number in again else one.state.name.lower()
         seconds = round(one.duration.total_seconds(), 1) if one.duration else ""
-        value = one.values[0] if one.values and one.state is not TrialState.FAIL else ""
         why = one.user_attrs.get("error") or one.user_attrs.get("pruned", "")
+        value = "" if one.value is None else one.value
         params = [one.params.get(name, "") for name in names]
         rest = [len(one.intermediate_values), seconds, why, one.user_attrs.get("place", "")]
-        rows.append([one.number, one.state.name.lower(), value, *params, *rest])
+        rows.append([one.number, state, value, *params, *rest])
+        if state == "fail":
+            failed.append(f"  failed: {one.number} {shown(one.params)} {why or 'killed'}")
     best = [["trial", "value", *names]]
-    again: list[list[Any]] = [["trial", "command"]]
+    commands: list[list[Any]] = [["trial", "command"]]
     for one in best_first(study)[:SHOWN]:
-        values = [_short(one.params.get(name, "–")) for name in names]
+        values = [short(one.params.get(name, "–")) for name in names]
         best.append([str(one.number), f"{one.value:.4f}", *values])
         words = [*command, *(f"{name}={value}" for name, value in one.params.items())]
-        again.append([str(one.number), (shlex.join(words),)])
-    failed = [["trial", "parameters", "why"]]
-    for one in counted(study):
-        if one.state is TrialState.FAIL:
-            why = one.user_attrs.get("error", "killed")
-            failed.append([str(one.number), shown(one.params), why])
-    notes = [f"  failed: {' '.join(row)}" for row in failed[1:]]
-    notes += [f"the best again: {row[1][0]}" for row in again[1:2]]
+        commands.append([str(one.number), (shlex.join(words),)])
+    title, drawn = f"Search {study.study_name}", _figures(study) if best[1:] else {}
     lines = [
         f"{count(study)}. A value is the mean of a trial's trainings.",
         "The best of many trials is optimistic: confirm it on splits and seeds that the search "
         "has not seen.",
     ]
-    tables = {
-        "The best": best,
-        "Train one of them again, and test it": again,
-        "Failed": failed,
-    }
-    title, drawn = f"Search {study.study_name}", _figures(study) if best[1:] else {}
-    said = publish(folder, title, lines, rows, tables, drawn, notes)
-    return f"{study.study_name}: {count(study)}\n{said}"
+    tables = {"The best": best, "Train one of them again, and test it": commands}
+    said = [f"{study.study_name}: {count(study)}"]
+    said.append(publish(folder, title, lines, tables, rows, drawn))
+    said += [*failed, *(f"the best again: {row[1][0]}" for row in commands[1:2])]
+    return "\n".join([*said, f"{folder / 'results.html'}, results.csv beside it"])
 
 
 def _figures(study: optuna.Study) -> dict[str, bytes]:
@@ -235,13 +226,12 @@ def _figures(study: optuna.Study) -> dict[str, bytes]:
         ("Values of each parameter", draw.plot_slice),
         ("Epochs", draw.plot_intermediate_values),
     ):
-        with warnings.catch_warnings():
+        # Of too few trials, or of equal values, Optuna raises several kinds.
+        with warnings.catch_warnings(), suppress(Exception):
             warnings.simplefilter("ignore")  # that these are experimental, and have few trials
-            # Of too few trials, or of equal values, Optuna raises several kinds.
-            with suppress(Exception):
-                axes: Any = plot(study)
-                figure: Any = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
-                figure.set_size_inches(9, 4.5)
-                figure.set_layout_engine("constrained")
-                drawn[name] = figures.png(figure)
+            axes: Any = plot(study)
+            figure: Any = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
+            figure.set_size_inches(9, 4.5)
+            figure.set_layout_engine("constrained")
+            drawn[name] = figures.png(figure)
     return drawn
