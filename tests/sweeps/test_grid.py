@@ -73,7 +73,10 @@ def test_jobs_that_fail_end_no_others(launcher: str, here: Here, tmp_path: Path)
     assert 'raise ZeroDivisionError("a defect' in (tmp_path / "sweep/0/run.log").read_text()
     page = (tmp_path / "sweep/results.html").read_text()
     assert page.count("ZeroDivisionError") == bad
-    assert "callbacks.boom.epoch=8" in page
+    assert "<th>callbacks.boom.epoch</th>" in page
+    assert "<td>8</td>" in page
+    assert 'href="1/report.html"' not in page, "test=false makes no page"
+    assert 'href="1"' in page
 
 
 def test_a_grid_goes_on_where_it_was_stopped_and_may_grow(here: Here, tmp_path: Path) -> None:

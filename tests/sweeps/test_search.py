@@ -22,7 +22,6 @@ from optuna.trial import TrialState
 
 from mnist_lit.config.schema import Search
 from mnist_lit.sweeps import job
-from mnist_lit.sweeps.grid import compose
 from mnist_lit.sweeps.processes import Processes, came_to
 from mnist_lit.sweeps.study import begun, count, opened_study, take_back, write
 from mnist_lit.training import rundir
@@ -39,7 +38,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def train_here(self: Processes, number: int, overrides: Any) -> float:
         loader = GlobalHydra.instance().config_loader()
-        composed = compose(loader, self.config, overrides, number)
+        words = [*overrides, f"hydra.job.num={number}", f"hydra.job.id={number}"]
+        composed = loader.load_sweep_config(self.config, words)
         HydraConfig.instance().set_config(composed)
         folder = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir)
         config = composed.copy()

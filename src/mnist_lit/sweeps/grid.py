@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override
 
-from mnist_lit.config.check import parse
 from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.origin import flat, override
 from mnist_lit.files import write_text
 from mnist_lit.sweeps.job import CONFIG, FILE, MISSED, Job, identity, jobs, refuse_others
 from mnist_lit.text import show
-from mnist_lit.training.hydra import check, free
+from mnist_lit.training.hydra import check, free, parsed
 
 # Launchers whose jobs may have several processes: theirs is started with a command of its own.
 SEVERAL = ("Processes", "SlurmLauncher")
@@ -93,10 +91,8 @@ class Grid:
         swept = [one for one in given.values() if one.is_sweep_override()]
         for one in swept:
             if not one.is_discrete_sweep():
-                raise ConfigError(
-                    f"{one.input_line}: a grid needs values to choose from, as choice(…) or "
-                    "range(…); an interval is searched: hparams_search=default"
-                )
+                words = "a grid needs values to choose from; an interval needs hparams_search="
+                raise ConfigError(f"{one.input_line}: {words}")
         if (number := math.prod(len(values(one)) for one in swept)) > MOST:
             words = " ".join(str(one.input_line) for one in swept)
             raise ConfigError(f"{words}: these are {number:,} jobs; at most {MOST:,} are possible")
@@ -116,32 +112,29 @@ class Grid:
         """Return every job, checked, with its place in the sweep's folder."""
         combinations = self._combinations(arguments)
         if any("scheduler.interval" in one.config for one in found):
-            raise ConfigError(
-                f"hydra.sweep.dir={root}: begun with the config of an earlier version, whose keys "
-                "were others; finish it with that version, or give another folder"
-            )
+            words = "begun with an earlier version; finish it with that, or give another folder"
+            raise ConfigError(f"hydra.sweep.dir={root}: {words}")
         known = {_key(one.config): one for one in found}
         numbers = count(max((one.number for one in found), default=-1) + 1)
         planned: dict[str, Job] = {}
         if len(combinations) > 20:
             show(f"checking {len(combinations):,} jobs …")
         for place, overrides in enumerate(combinations):
-            composed = compose(self.loader, self.config, overrides, place)
+            numbered = [*overrides, f"hydra.job.num={place}", f"hydra.job.id={place}"]
+            composed = self.loader.load_sweep_config(self.config, numbered)
             config = self._checked(composed)
             if (key := _key(config)) in planned:
-                raise ConfigError(
-                    f"{' '.join(overrides)}: the same training as "
-                    f"{' '.join(planned[key].overrides)}; a sweep needs jobs that differ"
-                )
+                words = f"the same training as {' '.join(planned[key].overrides)}"
+                raise ConfigError(f"{' '.join(overrides)}: {words}; a sweep needs jobs that differ")
             if key in known:
                 number, folder = known[key].number, known[key].folder.relative_to(root)
             else:
                 number = next(numbers)
                 folder = self._place(composed, number, root)
             planned[key] = Job(folder, number, overrides, config)
-        for one, two in pairwise(sorted(one.folder for one in planned.values())):
-            if one == two or one in two.parents:
-                raise ConfigError(f"hydra.sweep.subdir: two jobs would have the folder {one}")
+        for outer, inner in pairwise(sorted(job.folder for job in planned.values())):
+            if outer == inner or outer in inner.parents:
+                raise ConfigError(f"hydra.sweep.subdir: two jobs would have the folder {outer}")
         return list(planned.values())
 
     def _place(self, composed: DictConfig, number: int, root: Path) -> Path:
@@ -158,20 +151,14 @@ class Grid:
 
     def _checked(self, composed: DictConfig) -> dict[str, Any]:
         """Return what makes a job this one; of jobs that differ in seeds alone one is built."""
-        HydraConfig.instance().set_config(composed)
-        run = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-        run.run_dir = "not made yet"
-        config = parse(run)
+        config = parsed(composed)
         setting = _key(flat(config.model_dump(exclude={"seed": True, "data": {"split_seed"}})))
         if setting not in self.built:
             strategy = str(composed.trainer.get("strategy", ""))
             launcher = str(composed.hydra.launcher._target_).rpartition(".")[2]
             if strategy.startswith("ddp") and launcher not in SEVERAL:
-                raise ConfigError(
-                    f"trainer.strategy={strategy}: {launcher} trains a job in one process; "
-                    "hydra/launcher=processes can train it in several, and submitit_slurm with "
-                    "tasks_per_node"
-                )
+                words = f"{launcher} trains a job in one process; take hydra/launcher=processes"
+                raise ConfigError(f"trainer.strategy={strategy}: {words}")
             check(composed)
             self.built.add(setting)
         return identity(config)
@@ -190,16 +177,6 @@ def values(given: Override) -> list[Any]:
         many = f"more than {MOST:,}" if found else "no"
         raise ConfigError(f"{given.input_line}: {many} values; give from 1 to {MOST:,}")
     return found
-
-
-def compose(
-    loader: ConfigLoader, config: DictConfig, overrides: Sequence[str], number: int
-) -> DictConfig:
-    """Compose the config of a job with this number in a sweep, Hydra's own node included."""
-    composed = loader.load_sweep_config(config, list(overrides))
-    with open_dict(composed):
-        composed.hydra.job.num = composed.hydra.job.id = number
-    return composed
 
 
 def _prepared(sweep: Path, one: Job) -> list[str]:

@@ -52,12 +52,8 @@ class Job:
 
     def words(self, sweep: Path) -> list[str]:
         """Return what the job is launched with, in the folder of its sweep."""
-        place = self.folder.relative_to(sweep)
-        return [
-            *self.overrides,
-            override("hydra.sweep.dir", sweep),
-            override("hydra.sweep.subdir", place),
-        ]
+        place = override("hydra.sweep.subdir", self.folder.relative_to(sweep))
+        return [*self.overrides, override("hydra.sweep.dir", sweep), place]
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -121,10 +117,8 @@ def read(folder: Path) -> Job:
         kept = json.loads((folder / FILE).read_bytes())
         found: Job = validated(Job, {**kept, "folder": folder})
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{folder / FILE}: not of a job of a sweep: {reason(error)}; give another folder or, "
-            "if it was one, remove it to train the job again"
-        ) from None
+        words = f"not of a job of a sweep: {reason(error)}; remove it, or give another folder"
+        raise ConfigError(f"{folder / FILE}: {words}") from None
     return found
 
 

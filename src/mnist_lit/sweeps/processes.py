@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
@@ -87,12 +88,11 @@ class Processes(Launcher):
     ) -> Sequence[JobReturn]:
         """Run the jobs and return when the last has ended; each says a line."""
         given = {*self.config.hydra.overrides.task}
-        pool = ThreadPoolExecutor(self.n_jobs)
-        ends = {
-            pool.submit(self.train, number, overrides): (number, overrides)
-            for number, overrides in enumerate(job_overrides, initial_job_idx)
-        }
-        try:
+        with self.pool() as pool:
+            ends = {
+                pool.submit(self.train, number, overrides): (number, overrides)
+                for number, overrides in enumerate(job_overrides, initial_job_idx)
+            }
             for ended, end in enumerate(as_completed(ends), 1):
                 number, overrides = ends[end]
                 error = end.exception()
@@ -100,12 +100,19 @@ class Processes(Launcher):
                 own = [word for word in filter_overrides(overrides) if word not in given]
                 words = " ".join(word for word in own if not word.startswith("ckpt_path="))
                 show(f"{ended} of {len(ends)}: #{number}  {words}  {said}")
+        return []  # what became of a job is in its folder
+
+    @contextmanager
+    def pool(self) -> Iterator[ThreadPoolExecutor]:
+        """Yield a thread for each slot; when something goes wrong all jobs are stopped."""
+        pool = ThreadPoolExecutor(self.n_jobs)
+        try:
+            yield pool
         except BaseException:
             self.stop()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-        return []  # what became of a job is in its folder
 
     def train(self, number: int, overrides: Sequence[str]) -> float:
         """Run a job in a process of its own, when a slot is free; return what it came to.

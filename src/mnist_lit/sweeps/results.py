@@ -99,11 +99,6 @@ class Setting:
         """The objective of each job."""
         return [one.value for one in self.jobs]
 
-    @property
-    def center(self) -> float:
-        """The mean of the values."""
-        return mean(self.values)
-
 
 def varied(found: Sequence[Job]) -> list[str]:
     """Return the keys in which the jobs' overrides differ, in the order they were given."""
@@ -120,7 +115,7 @@ def settings(found: Sequence[Job]) -> list[Setting]:
             words = {key: one.said.get(key, "–") for key in keys}
             each.setdefault(tuple(words.values()), Setting(words, [])).jobs.append(one)
     lower = bool(found) and found[0].objective.endswith("loss")
-    return sorted(each.values(), key=lambda one: one.center if lower else -one.center)
+    return sorted(each.values(), key=lambda one: mean(one.values) if lower else -mean(one.values))
 
 
 def write(sweep: Path) -> str:
@@ -163,7 +158,7 @@ def table(found: Sequence[Setting]) -> list[list[str]]:
         best = min(one.values) if name.endswith("loss") else max(one.values)
         spread = f" ± {share * stdev(one.values):.{digits}f}" if len(one.jobs) > 1 else ""
         seconds = mean(each.report["wall_seconds"] for each in one.jobs)
-        numbers = [f"{share * one.center:.{digits}f}{spread}", f"{share * best:.{digits}f}"]
+        numbers = [f"{share * mean(one.values):.{digits}f}{spread}", f"{share * best:.{digits}f}"]
         rows.append([*one.varied.values(), str(len(one.values)), *numbers, f"{seconds:.0f}"])
     return rows
 
@@ -177,7 +172,7 @@ def compared(found: Sequence[Setting]) -> Figure:
         axes.plot(one.values, [place] * number, "o", color="0.7", ms=4)
         if number > 1:
             half = t.ppf(0.975, number - 1) * stdev(one.values) / math.sqrt(number)
-        axes.errorbar(one.center, place, xerr=half, fmt="D", color="C0", capsize=3, ms=5)
+        axes.errorbar(mean(one.values), place, xerr=half, fmt="D", color="C0", capsize=3, ms=5)
     axes.set_yticks(range(len(found)), [one.name for one in reversed(found)])
     axes.set_xlabel(found[0].jobs[0].objective)
     axes.grid(alpha=0.3, axis="x")

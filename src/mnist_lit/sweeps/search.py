@@ -6,7 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mnist_lit.errors import ConfigError, RunError
 from mnist_lit.evaluation.origin import flat, masked
 from mnist_lit.files import write_text
 from mnist_lit.sweeps import study
-from mnist_lit.sweeps.grid import compose, values
+from mnist_lit.sweeps.grid import values
 from mnist_lit.sweeps.job import CONFIG, WRITTEN, Job, identity, refuse_others
 from mnist_lit.sweeps.processes import Processes
 from mnist_lit.text import show
@@ -52,16 +52,11 @@ class Search:
         ConfigError: The launcher is another.
     """
 
-    search: Any  # the keys, once they are checked
-    repeated: Any  # where `search.over` starts
-
     def __init__(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
         self.config, self.loader = config, loader
         if not isinstance(launcher, Processes):
-            raise ConfigError(
-                f"hydra/launcher: {type(launcher).__name__} does not train the trials of a search; "
-                "hydra/launcher=processes does, and the same command on another machine helps"
-            )
+            words = f"{type(launcher).__name__} does not train the trials of a search"
+            raise ConfigError(f"hydra/launcher: {words}; hydra/launcher=processes does")
         self.launcher = launcher
         # Hydra composes with global state, and a trial is begun after those before it are counted.
         self.one_at_a_time = threading.Lock()
@@ -83,11 +78,10 @@ class Search:
         self.fixed, self.space = self._space(arguments)
         self.base = self._checked([])
         self.search = self.base.search
-        self.repeated = flat(self.base.model_dump()).get(self.search.over)
+        over = self.search.over
+        self.repeated: Any = flat(self.base.model_dump()).get(over)
         if type(self.repeated) is not int:
-            raise ConfigError(
-                f"search.over={self.search.over}: a key with a whole number is expected, as seed"
-            )
+            raise ConfigError(f"search.over={over}: a key with a whole number is expected, as seed")
         for name, one in self.space.items():
             for value in getattr(one, "choices", None) or (one.low, one.high):
                 self._checked([f"{name}={value}"])
@@ -115,10 +109,8 @@ class Search:
                     show("the same command goes on with what is missing")
             if not any(self.succeeded) and (self.succeeded or not study.best_first(self.study)):
                 first = f"first {number} " if (number := len(self.succeeded)) > 1 else ""
-                raise RunError(
-                    f"the {first}trials have all failed; mend the cause, and raise search.n_trials "
-                    "or give the search a new name: search.study=NAME"
-                )
+                words = "mend the cause, and raise search.n_trials or give another search.study"
+                raise RunError(f"the {first}trials have all failed; {words}")
 
     def _belong(self) -> None:
         """See that the trials of the study differ only in what is searched.
@@ -164,52 +156,40 @@ class Search:
         searched = self.config.search
         written = OmegaConf.to_yaml(searched)
         if masked(written) != written:
-            raise ConfigError(
-                "search.storage: a password in a file would go into the folder of every training; "
-                "give the address on the command line, or as ${oc.env:NAME}"
-            )
+            words = "give a password on the command line, or as ${oc.env:NAME}; files are copied"
+            raise ConfigError(f"search.storage: {words}")
         parser = OverridesParser.create(self.loader)
         params = [f"{key}={value}" for key, value in (searched.params or {}).items()]
         # What the command line says of a key counts, be it one value or many.
         said = {one.get_key_element(): one for one in parser.parse_overrides([*params, *arguments])}
         space = {name: distribution(one) for name, one in said.items() if one.is_sweep_override()}
         if not space:
-            raise ConfigError(
-                "nothing to search: give values to choose from, as "
-                "'optimizer.lr=tag(log, interval(0.01, 1))'"
-            )
+            words = "give values to choose from, as 'optimizer.lr=tag(log, interval(0.01, 1))'"
+            raise ConfigError(f"nothing to search: {words}")
         return [str(one.input_line) for one in said.values() if not one.is_sweep_override()], space
 
     def _checked(self, overrides: Sequence[str]) -> Any:
         """Return the config of a training, composed and checked."""
-        composed = compose(self.loader, self.config, [*self.fixed, *overrides], 0)
-        config = check(composed).config
-        if config.test:
-            raise ConfigError("test=true: a search does not look at test images")
-        if config.data.get("validation") == "test" and config.data.get("folds") is None:
-            raise ConfigError(
-                "data.validation=test: a search does not look at test images; data=mnist_holdout "
-                "and data=idx_holdout hold training images out"
-            )
+        every = [*self.fixed, *overrides, "hydra.job.num=0", "hydra.job.id=0"]
+        config = check(self.loader.load_sweep_config(self.config, every)).config
+        validates = config.data.get("validation") == "test" and config.data.get("folds") is None
+        if config.test or validates:
+            said = "test=true" if config.test else "data.validation=test"
+            words = "a search does not look at test images; data=mnist_holdout holds others out"
+            raise ConfigError(f"{said}: {words}")
         return config
 
     def _train_all(self) -> None:
         """Train as many trials at a time as the launcher has slots, and give signs of life."""
         self.deadline = time.monotonic() + (self.search.timeout or math.inf)
-        pool = ThreadPoolExecutor(self.launcher.n_jobs)
-        left: set[Future[None]] = {pool.submit(self._work) for _ in range(self.launcher.n_jobs)}
-        try:
+        with self.launcher.pool() as pool:
+            left = {pool.submit(self._work) for _ in range(self.launcher.n_jobs)}
             while left:
                 done, left = wait(left, study.BEAT, FIRST_EXCEPTION)
                 for worker in done:
                     worker.result()
                 for number in list(self.running):
                     self.storage.record_heartbeat(study.trial_id(self.study, self.storage, number))
-        except BaseException:
-            self.launcher.stop()
-            raise
-        finally:
-            pool.shutdown()
 
     def _work(self) -> None:
         """Train one trial after the other until there are enough, or the search ends."""

@@ -75,16 +75,14 @@ def opened_study(
                 load_if_exists=True,
             )
         except Exception as error:  # of SQLAlchemy, a driver or Optuna
-            raise ConfigError(
-                f"search.storage={masked(url)}: cannot be used: {masked(reason(error))}"
-            ) from None
+            words = f"search.storage={url}: cannot be used: {reason(error)}"
+            raise ConfigError(masked(words)) from None
         try:
             yield study, storage
         except optuna.exceptions.StorageInternalError as error:
-            raise ConfigError(
-                f"search.storage={masked(url)}: no longer to be used: "
-                f"{masked(reason(error.__cause__ or error))}"
-            ) from None
+            why = reason(error.__cause__ or error)
+            words = f"search.storage={url}: no longer to be used: {why}"
+            raise ConfigError(masked(words)) from None
         finally:
             storage.remove_session()
             storage.engine.dispose()

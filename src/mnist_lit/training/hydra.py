@@ -32,6 +32,7 @@ from mnist_lit import folders
 from mnist_lit.config.check import parse, refuse_unbuilt
 from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.config.mistakes import refuse_options
+from mnist_lit.config.schema import Config
 from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, reason
 from mnist_lit.evaluation.origin import masked, override
 from mnist_lit.text import LONGEST_LINE, for_terminal, show
@@ -320,14 +321,11 @@ class CheckConfig(Callback):
                 BUILT.append(run)
 
 
-def check(config: DictConfig) -> "Run":
-    """Build all that a run is made of, before anything is touched.
-
-    Args:
-        config: What Hydra composed, its own ``hydra`` node included.
+def parsed(config: DictConfig) -> Config:
+    """Return what Hydra composed, its own ``hydra`` node included, checked without torch.
 
     Raises:
-        UserError: It cannot be run.
+        ConfigError: It cannot be run.
     """
     if config.hydra.job.chdir:
         raise ConfigError(
@@ -345,11 +343,23 @@ def check(config: DictConfig) -> "Run":
         del run["hydra"]
         run.run_dir = str(Path(config.hydra.run.dir).resolve())
     refuse_unbuilt(run, config.hydra.overrides.task)
-    parsed = parse(run)
+    return parse(run)
+
+
+def check(config: DictConfig) -> "Run":
+    """Build all that a run is made of, before anything is touched.
+
+    Args:
+        config: What Hydra composed, its own ``hydra`` node included.
+
+    Raises:
+        UserError: It cannot be run.
+    """
+    said = parsed(config)
     from mnist_lit.training.build import prepare
 
     try:
-        return prepare(parsed)
+        return prepare(said)
     except UserError:
         raise
     except Exception as error:  # whatever arguments lead torch, Lightning or a class to

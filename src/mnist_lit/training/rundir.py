@@ -27,15 +27,13 @@ HYDRAS = ".hydra"
 
 def is_running(folder: Path) -> bool:
     """Say whether a process trains there now; one that was killed does not."""
-    if not (folder / OURS).is_dir():
-        return False
     try:
-        with FileLock(folder / OURS / "lock", timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # something that is no lock of ours; to claim the folder says what
-        return False
+        if (folder / OURS).is_dir():
+            with FileLock(folder / OURS / "lock", timeout=0):
+                pass
+    except OSError as error:  # or something that is no lock of ours; to claim it says what
+        return isinstance(error, Timeout)
+    return False
 
 
 def is_first() -> bool:
