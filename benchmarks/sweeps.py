@@ -31,6 +31,8 @@ import optuna
 from faults import differences, plain
 from optuna.trial import TrialState
 
+from mnist_lit.sweeps import job
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results") / "sweeps.json"
 SHORT = (
@@ -73,10 +75,7 @@ def grid(folder: Path) -> dict[str, Any]:
         time.sleep(0.01)
     kill(process)
     before = [epochs(log) for log in logs]
-    states = [
-        json.loads(log.with_name("job.json").read_text())["state"] if log.exists() else "waiting"
-        for log in logs
-    ]
+    states = [job.read(log.parent).state for log in logs]
     again = start(*words, f"hydra.sweep.dir={folder}/killed")
     said = again.communicate()[0]
     both = [epochs(log) for log in logs]

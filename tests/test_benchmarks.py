@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mnist_lit.training import rundir
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def test_a_killed_benchmark_goes_on_where_it_was(tmp_path: Path) -> None:
     broken.wait()
     [seed] = tmp_path.glob("runs/*/0")
     # Its end of standard input tells the job that the sweep is gone.
-    while json.loads((seed / "job.json").read_text(encoding="utf-8"))["state"] == "running":
+    while rundir.is_running(seed):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert not (seed / "report.json").exists()

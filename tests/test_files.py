@@ -12,8 +12,7 @@ from mnist_lit import CompactCNN, cli, files
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.errors import WriteError
 from mnist_lit.evaluation import evaluate
-from mnist_lit.sweeps import results
-from mnist_lit.training import job
+from mnist_lit.sweeps import job
 
 
 def test_drafts_of_others_stay(tmp_path: Path) -> None:
@@ -31,10 +30,10 @@ def test_drafts_of_others_stay(tmp_path: Path) -> None:
 def test_a_sweep_within_a_sweep_has_its_own_jobs(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     for folder in (tmp_path / "0", inner / "0"):
-        job.write(folder, job.Job(0, [], {}))
-    (inner / results.CONFIG).touch()
-    assert list(results.jobs(tmp_path)) == [tmp_path / "0"]
-    assert list(results.jobs(inner)) == [inner / "0"]
+        job.Job(folder, 0, [], {}).write()
+    (inner / job.CONFIG).touch()
+    assert [one.folder for one in job.jobs(tmp_path)] == [tmp_path / "0"]
+    assert [one.folder for one in job.jobs(inner)] == [inner / "0"]
 
 
 def test_a_folder_without_a_jobs_record_is_not_to_be_removed(tmp_path: Path) -> None:

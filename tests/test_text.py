@@ -24,11 +24,10 @@ from mnist_lit.evaluation.page import Subject, render
 from mnist_lit.export import arduino, c
 from mnist_lit.export.source import Source
 from mnist_lit.network.compact import CompactCNN
-from mnist_lit.sweeps import page as sweep_page
-from mnist_lit.sweeps.results import Result
-from mnist_lit.sweeps.results import write as write_results
+from mnist_lit.sweeps import results
+from mnist_lit.sweeps.job import Job
 from mnist_lit.text import LONGEST, LONGEST_LINE, for_c, for_link, for_terminal, show
-from mnist_lit.training import job
+from mnist_lit.training import rundir
 from mnist_lit.training.console import say
 from tests.conftest import needs_compiler
 
@@ -240,25 +239,26 @@ def test_a_report_has_no_tags_but_its_own(network: CompactCNN, mnist: MNISTDataM
 
 
 @pytest.fixture
-def sweep(tmp_path: Path) -> tuple[Path, list[Result]]:
+def sweep(tmp_path: Path) -> tuple[Path, list[Job]]:
     """Failed jobs whose folders, overrides and errors are hostile."""
     jobs = []
     for number, word in enumerate(HOSTILE[:-1] + CONTROL[:5]):
         folder = tmp_path / word[:60].replace("/", "∕")
         config = {"optimized_metric": "test_accuracy"}
-        one = job.Job(number, [f"model.name={word}"], config, "failed", word)
-        job.write(folder, one)
-        jobs.append(Result(folder, one))
+        jobs.append(Job(folder, number, [f"model.name={word}"], config))
+        jobs[-1].write()
+        (folder / rundir.ERROR).write_text(json.dumps(word))
     return tmp_path, jobs
 
 
-def test_a_sweep_links_to_its_own_folders_alone(sweep: tuple[Path, list[Result]]) -> None:
+def test_a_sweep_links_to_its_own_folders_alone(sweep: tuple[Path, list[Job]]) -> None:
     folder, jobs = sweep
-    page = Reader(sweep_page.of_sweep(folder, jobs))
+    results.write(folder)
+    page = Reader((folder / "results.html").read_bytes().decode())
     assert len(page.links) == len(jobs)
     for link, one in zip(page.links, jobs, strict=True):
         assert re.fullmatch(r"[\w.~%/-]+", link, flags=re.ASCII)
-        assert one.job.error in page.words
+        assert one.error in page.words
     assert page.tags <= {
         *("html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "table", "tr"),
         *("th", "td", "a", "code"),
@@ -309,9 +309,9 @@ def test_a_text_keeps_its_lines_and_a_long_line_its_end() -> None:
 
 
 def test_the_lines_of_a_sweep_are_printable(
-    sweep: tuple[Path, list[Result]], capsys: pytest.CaptureFixture[str]
+    sweep: tuple[Path, list[Job]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show(write_results(sweep[0]))
+    show(results.write(sweep[0]))
     lines = capsys.readouterr().out.split("\n")
     assert len(lines) >= len(sweep[1])
     assert all(map(harmless, lines))

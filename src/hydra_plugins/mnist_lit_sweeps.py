@@ -1,11 +1,11 @@
 """Sweeps of mnist-lit, where Hydra looks for plugins; it imports this at every start."""
 
 from hydra.core.plugins import Plugins
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from mnist_lit.errors import need
 from mnist_lit.sweeps import processes
 
 
@@ -20,9 +20,6 @@ class Sweep(Sweeper):
         params: More overrides for a grid, as ``{optimizer: "sgd,adam"}``.
     """
 
-    config: DictConfig
-    launcher: Launcher
-
     def __init__(self, params: dict[str, str] | None = None) -> None:
         self.params = [f"{key}={value}" for key, value in (params or {}).items()]
 
@@ -30,15 +27,20 @@ class Sweep(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Make the launcher."""
-        self.config, self.loader = config, hydra_context.config_loader
-        self.launcher = Plugins.instance().instantiate_launcher(
+        launcher = Plugins.instance().instantiate_launcher(
             config=config, hydra_context=hydra_context, task_function=task_function
         )
+        self.given = config, hydra_context.config_loader, launcher
 
     def sweep(self, arguments: list[str]) -> None:
         """Run that which is meant."""
-        from mnist_lit.sweeps.grid import Grid
-        from mnist_lit.sweeps.search import Search
+        every = [*self.params, *arguments]
+        if self.given[0].search is None:
+            from mnist_lit.sweeps.grid import Grid
 
-        kind = Grid if self.config.search is None else Search
-        kind(self.config, self.loader, self.launcher).run([*self.params, *arguments])
+            Grid(*self.given).run(every)
+        else:
+            need("optuna", "search")
+            from mnist_lit.sweeps.search import Search
+
+            Search(*self.given).run(every)

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,13 +15,13 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
-from omegaconf import OmegaConf, open_dict
 
 from mnist_lit import MNISTDataModule
 from mnist_lit.data.batches import folds
+from mnist_lit.errors import ConfigError
 from mnist_lit.evaluation.origin import override
-from mnist_lit.sweeps import grid
-from mnist_lit.training import job
+from mnist_lit.sweeps import grid, job, processes
+from mnist_lit.training import rundir
 from mnist_lit.training.hydra import check
 from tests.conftest import PROJECT, TINY, Here, run_train
 
@@ -43,10 +42,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def states(sweep: Path) -> dict[str, str]:
-    return {
-        file.parent.name: json.loads(file.read_text())["state"]
-        for file in sorted(sweep.glob("*/job.json"))
-    }
+    return {one.folder.name: one.state for one in job.jobs(sweep)}
 
 
 def rows(sweep: Path) -> list[dict[str, str]]:
@@ -77,7 +73,10 @@ def test_jobs_that_fail_end_no_others(launcher: str, here: Here, tmp_path: Path)
     assert 'raise ZeroDivisionError("a defect' in (tmp_path / "sweep/0/run.log").read_text()
     page = (tmp_path / "sweep/results.html").read_text()
     assert page.count("ZeroDivisionError") == bad
-    assert "callbacks.boom.epoch=8" in page
+    assert "<th>callbacks.boom.epoch</th>" in page
+    assert "<td>8</td>" in page
+    assert 'href="1/report.html"' not in page, "test=false makes no page"
+    assert 'href="1"' in page
 
 
 def test_a_grid_goes_on_where_it_was_stopped_and_may_grow(here: Here, tmp_path: Path) -> None:
@@ -215,7 +214,6 @@ def test_jobs_that_differ_in_seeds_are_checked_once(
     ]
     assert len(planned["launched"]) == 30
     record = job.read(tmp_path / "sweep/17")
-    assert record is not None
     assert (record.config["optimizer.lr"], record.config["seed"]) == (0.2, 2)
     refused = here(*words[:-2], "hydra.sweep.dir=other", "seed=range(0,9)", "model.dropout=0.1,2.0")
     assert refused.stderr.count("\n") == 1
@@ -236,35 +234,6 @@ def test_a_seed_elsewhere_in_the_config_is_checked_for_each_job(
 
 
 @pytest.mark.parametrize(
-    "words",
-    [
-        "experiment=nano seed=3 optimizer.lr=0.1 data=mnist_holdout data.split_seed=7",
-        "experiment=nano seed=4 +optimizer.foo={a:1,b:[1,2]} callbacks=none ~logger",
-        "model=tiny optimizer=adamw trainer.max_epochs=${seed} seed=5 data.x=${hydra:job.num}",
-        "experiment=tiny requirements={max_epochs:32} data.split_seed=9 ~scheduler.pct_start",
-        "model=nano ++callbacks.x._target_=a.B ++callbacks.x.y='a,b' seed=${data.split_seed}",
-    ],
-)
-def test_a_job_is_composed_as_hydra_composes_it(
-    words: str, here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = []
-
-    def run(self: grid.Grid, arguments: list[str]) -> None:
-        for _ in range(2):  # the second from what was read for the first
-            found.append(self._compose(arguments, 7))
-        found.append(self.loader.load_sweep_config(self.config, arguments))
-        with open_dict(found[-1]):
-            found[-1].hydra.job.num = found[-1].hydra.job.id = 7
-
-    monkeypatch.setattr(grid.Grid, "run", run)
-    assert here("-m", *words.split(), "hydra/sweeper=mnist_lit", BASIC).returncode == 0
-    texts = [OmegaConf.to_yaml(one) for one in found]
-    assert texts[0] == texts[1] == texts[2]
-    assert found[0] == found[2]
-
-
-@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["seed=range(0)"], r"seed=range\(0\): no values; give from 1 to 10,000"),
@@ -281,6 +250,10 @@ def test_a_job_is_composed_as_hydra_composes_it(
         (
             ["seed=0,1", "trainer=ddp"],
             "trainer.strategy=ddp: BasicLauncher trains a job in one pro",
+        ),
+        (
+            ["seed=0,1", "trainer.num_nodes=2"],
+            "trainer.num_nodes=2: this is no cluster; start .* hydra/launcher=submitit_slurm",
         ),
         (
             ["seed=0,1", "hydra.sweep.subdir=x"],
@@ -304,6 +277,15 @@ def test_what_is_no_grid_is_refused_in_a_line(
     assert done.stderr.count("\n") == 1
     assert re.search(words, done.stderr), done.stderr
     assert not list(tmp_path.glob("sweep/*/*"))
+
+
+def test_a_lock_that_is_no_lock_is_a_line_and_no_running_job(tmp_path: Path) -> None:
+    one = job.Job(tmp_path / "0", 0, [], {})
+    one.write()
+    (tmp_path / "0" / rundir.OURS / "lock").mkdir()
+    assert one.state == "waiting"
+    with pytest.raises(ConfigError, match=r"run_dir=.*0: cannot be made: Is a directory; give"):
+        rundir.claim(tmp_path / "0")
 
 
 def test_folds_cut_the_training_images_into_parts(here: Here, tmp_path: Path) -> None:
@@ -339,12 +321,13 @@ def test_folds_cut_the_training_images_into_parts(here: Here, tmp_path: Path) ->
 
 def test_a_job_ends_with_the_sweep_that_started_it(tmp_path: Path) -> None:
     options = [*TINY, "trainer.max_epochs=500", "hydra.run.dir=0", "hydra.job.num=0"]
-    (tmp_path / "0").mkdir()
-    job.write(tmp_path / "0", job.Job(0, options, {}))
+    options.append(processes.ENDS_WITH_STDIN)
+    started = job.Job(tmp_path / "0", 0, options, {})
+    started.write()
+    assert started.state == "waiting"
     process = subprocess.Popen(
         [sys.executable, str(PROJECT / "train.py"), *options],
         cwd=tmp_path,
-        env={**os.environ, job.ENDS_WITH_STDIN: "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -357,13 +340,11 @@ def test_a_job_ends_with_the_sweep_that_started_it(tmp_path: Path) -> None:
         while not (tmp_path / "0/checkpoints/last.ckpt").is_file():
             assert process.poll() is None
             time.sleep(0.05)
-        assert job.is_running(tmp_path / "0")
+        assert started.state == "running"
         process.stdin.close()
         process.stdout.read()
         said = process.stderr.read()
     assert process.returncode == 1
     assert said.startswith("error: stopped in epoch ")
-    record = job.read(tmp_path / "0")
-    assert record is not None
-    assert record.state == "stopped"
-    assert not job.is_running(tmp_path / "0")
+    assert started.state == "stopped"
+    assert not rundir.is_running(tmp_path / "0")

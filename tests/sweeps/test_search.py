@@ -11,19 +11,20 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf, open_dict
 from optuna.trial import TrialState
 
-from mnist_lit.sweeps import trials
-from mnist_lit.sweeps.processes import Processes
-from mnist_lit.training import job
-from mnist_lit.training.study import opened_study
+from mnist_lit.config.schema import Search
+from mnist_lit.sweeps import job
+from mnist_lit.sweeps.processes import Processes, came_to
+from mnist_lit.sweeps.study import begun, count, opened_study, take_back, write
+from mnist_lit.training import rundir
 from mnist_lit.training.train import train
 from tests.conftest import PROJECT, TINY, Here
 
@@ -35,23 +36,23 @@ LR = "optimizer.lr=tag(log, interval(0.01, 0.1))"
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train in this process what a launcher starts a process for, which would take ten seconds."""
 
-    def run(self: Processes, task: Any) -> JobReturn:
-        with self.composing:
-            composed = self.loader.load_sweep_config(self.config, list(task.overrides))
-            with open_dict(composed):
-                composed.hydra.job.id = composed.hydra.job.num = task.number
-            HydraConfig.instance().set_config(composed)
-            config = composed.copy()
-            OmegaConf.set_readonly(config, False)
-            with open_dict(config):
-                del config["hydra"]
-                config.run_dir = str(task.folder)
-            with suppress(Exception), job.recorded(task.folder):
-                train(config)
-        (task.folder / "output.log").touch()
-        return self._returned(task, 1)
+    def train_here(self: Processes, number: int, overrides: Any) -> float:
+        loader = GlobalHydra.instance().config_loader()
+        words = [*overrides, f"hydra.job.num={number}", f"hydra.job.id={number}"]
+        composed = loader.load_sweep_config(self.config, words)
+        HydraConfig.instance().set_config(composed)
+        folder = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir)
+        config = composed.copy()
+        OmegaConf.set_readonly(config, False)
+        with open_dict(config):
+            del config["hydra"]
+            config.run_dir = str(folder)
+        with suppress(Exception), rundir.recorded(folder):
+            train(config)
+        (folder / "output.log").touch()
+        return came_to(folder, 1)
 
-    monkeypatch.setattr(Processes, "_run", run)
+    monkeypatch.setattr(Processes, "train", train_here)
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
 
 
@@ -150,14 +151,14 @@ def test_a_folder_with_files_of_somebody_else_is_no_search(
 def test_a_study_that_is_removed_ends_the_search_in_a_line(
     in_process: None, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_it = Processes._run
+    train_it = Processes.train
 
-    def removed(self: Processes, task: Any) -> JobReturn:
+    def removed(self: Processes, number: int, overrides: Any) -> float:
         (tmp_path / "s/study.db").unlink()
-        return train_it(self, task)
+        return train_it(self, number, overrides)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Processes, "_run", removed)
+        patch.setattr(Processes, "train", removed)
         done = here(*SEARCH, LR, "search.n_trials=3")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -191,19 +192,31 @@ def test_what_was_killed_is_tried_again_and_counts_once(
     assert found[2].state is TrialState.FAIL
     assert found[3].params == killed.params, "the same is tried again"
     assert [one.state for one in found[3:]] == [TrialState.COMPLETE] * 2
-    assert trials.ended(study()) == 4
     assert "default: 4 complete" in done.stdout
 
 
+def searched(tmp_path: Path, pruner: Any = "median") -> Search:
+    return Search(
+        study="a",
+        storage=f"sqlite:///{tmp_path / 'a.db'}",
+        n_trials=1,
+        timeout=None,
+        repeats=1,
+        over="seed",
+        pruner=pruner,
+        params={},
+    )
+
+
 def test_what_is_stopped_twice_is_still_one_trial(tmp_path: Path) -> None:
-    found = optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}")
     rate: Any = {"optimizer.lr": optuna.distributions.FloatDistribution(0.01, 0.1)}
-    for _ in range(3):
-        trials.take_back(found, found.ask(rate).number)
-        assert trials.count(found) == "1 waiting"
-    assert len({one.params["optimizer.lr"] for one in found.trials[:-1]}) == 1
-    assert trials.missing(found, 1) == 1
-    assert "failed" not in trials.write(found, tmp_path, ["train"])
+    with opened_study(searched(tmp_path), 1) as (found, _):
+        for _ in range(3):
+            take_back(found, found.ask(rate).number)
+            assert count(found) == "1 waiting"
+        assert len({one.params["optimizer.lr"] for one in found.trials[:-1]}) == 1
+        assert begun(found) == 0
+        assert "failed" not in write(found, tmp_path, ["train"])
 
 
 def test_a_study_is_of_one_search(in_process: None, here: Here, study: Study) -> None:
@@ -267,7 +280,6 @@ def test_a_trial_may_be_the_mean_of_several_trainings(
     values = []
     for number in (0, 1, 2):
         record = job.read(tmp_path / f"s/0/{number}")
-        assert record is not None
         assert record.config["data.fold"] == 1 + number
         text = (tmp_path / f"s/0/{number}/report.json").read_text()
         values.append(float(json.loads(text)["last_val_accuracy"]))
@@ -368,22 +380,6 @@ def test_what_cannot_be_searched_is_refused_in_a_line(
 
 
 def test_hyperband_and_a_search_without_pruning_are_what_they_say(tmp_path: Path) -> None:
-    from mnist_lit.config.schema import Search
-
-    names: dict[Literal["hyperband", "none", "median"], str]
-    names = {"hyperband": "Hyperband", "none": "Nop", "median": "Median"}
-    for pruner, kind in names.items():
-        search = Search(
-            study="a",
-            storage=f"sqlite:///{tmp_path / 'a.db'}",
-            n_trials=1,
-            timeout=None,
-            repeats=1,
-            over="seed",
-            pruner=pruner,
-            params={},
-            trial=None,
-            earlier=[],
-        )
-        with opened_study(search, 20) as found:
+    for pruner, kind in {"hyperband": "Hyperband", "none": "Nop", "median": "Median"}.items():
+        with opened_study(searched(tmp_path, pruner), 20) as (found, _):
             assert type(found.pruner).__name__ == f"{kind}Pruner"

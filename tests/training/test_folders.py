@@ -18,7 +18,7 @@ from mnist_lit import compose, train
 from mnist_lit.errors import ConfigError
 from mnist_lit.evaluation.origin import override
 from mnist_lit.files import UNFINISHED
-from mnist_lit.training import hydra, job
+from mnist_lit.training import hydra, rundir
 from tests.conftest import PROJECT, TINY, Here
 from tests.own import Boom
 
@@ -114,7 +114,7 @@ def test_a_file_of_yaml_that_cannot_be_read_is_named(here: Here, tmp_path: Path)
 
 
 def test_what_a_user_has_in_a_folder_is_not_replaced(here: Here, tmp_path: Path) -> None:
-    for name in (*job.WRITTEN, job.HYDRAS):
+    for name in (*rundir.WRITTEN, rundir.HYDRAS):
         file = tmp_path / "mine" / name.replace("*", "notes")
         file.parent.mkdir(exist_ok=True)
         file.write_text("mine")
@@ -144,8 +144,8 @@ def test_train_claims_its_folder_itself(tiny: Callable[..., DictConfig]) -> None
     before = {path: path.read_bytes() for path in done.run_dir.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match=r"run_dir=.*: another run lies there; give another"):
         train(tiny("seed=1"))
-    (done.run_dir / job.OURS / "lock").unlink(missing_ok=True)
-    (done.run_dir / job.OURS).rmdir()  # as an earlier version left it
+    (done.run_dir / rundir.OURS / "lock").unlink(missing_ok=True)
+    (done.run_dir / rundir.OURS).rmdir()  # as an earlier version left it
     with pytest.raises(ConfigError, match=r"it is no run of mnist-lit and holds checkpoints, a "):
         train(tiny("seed=1"))
     after = {path: path.read_bytes() for path in done.run_dir.rglob("*") if path.is_file()}
@@ -194,8 +194,8 @@ def test_a_folder_has_one_process(here: Here, tmp_path: Path) -> None:
     code = """if True:
         import sys
         from pathlib import Path
-        from mnist_lit.training import job
-        with job.claim(Path("run"), "run/checkpoints/last.ckpt"):
+        from mnist_lit.training import rundir
+        with rundir.claim(Path("run"), "run/checkpoints/last.ckpt"):
             print(flush=True)
             sys.stdin.read()
     """

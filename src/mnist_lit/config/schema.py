@@ -1,8 +1,7 @@
 """The keys of a run that are ours, with their types and bounds."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict
 
 from mnist_lit.validation import Name, Positive, Seed, Share, Switch
@@ -31,7 +30,7 @@ class Requirements(Keys):
 
 
 class Search(Keys):
-    """A search for the best settings, and which of its trainings this is."""
+    """A search for the best settings."""
 
     study: str
     storage: str
@@ -41,8 +40,6 @@ class Search(Keys):
     over: str
     pruner: Literal["median", "hyperband", "none"]
     params: dict[str, Any]
-    trial: Annotated[int, Ge(0)] | None
-    earlier: list[float]
 
 
 class Config(Keys):

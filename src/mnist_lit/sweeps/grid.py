@@ -2,45 +2,28 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import count, islice, pairwise
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count, islice, pairwise, product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override
 
-from mnist_lit.config.check import parse
 from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.origin import flat, override
 from mnist_lit.files import write_text
-from mnist_lit.sweeps import results
-from mnist_lit.sweeps.results import identity
+from mnist_lit.sweeps.job import CONFIG, FILE, MISSED, Job, identity, jobs, refuse_others
 from mnist_lit.text import show
-from mnist_lit.training import job
-from mnist_lit.training.hydra import check, free
+from mnist_lit.training.hydra import check, free, parsed
 
 # Launchers whose jobs may have several processes: theirs is started with a command of its own.
 SEVERAL = ("Processes", "SlurmLauncher")
 MOST = 10_000  # jobs of a sweep, and values of a key
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A job, its place in the sweep's folder, its overrides, and its state if it is to be run."""
-
-    place: Path
-    job: job.Job
-    overrides: list[str]
-    before: str | None = "new"
 
 
 class Grid:
@@ -58,11 +41,6 @@ class Grid:
     def __init__(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
         self.config, self.loader, self.launcher = config, loader, launcher
         self.built: set[str] = set()
-        # With the files that hydra.searchpath adds.
-        _, self.files = cast(ConfigLoaderImpl, loader)._parse_overrides_and_create_caching_repo(
-            config.hydra.job.config_name, list(config.hydra.overrides.hydra)
-        )
-        self.chosen = lru_cache(50)(lambda *words: loader.load_sweep_config(config, list(words)))
 
     def run(self, arguments: Sequence[str]) -> None:
         """Check all jobs, run those that are to be run, and write what they came to.
@@ -75,89 +53,88 @@ class Grid:
         hydras = self.config.hydra.overrides.hydra
         self.named = any(word.startswith("hydra.sweep.dir=") for word in hydras)
         if self.named:
-            results.refuse_others(wanted)
-        planned = self._plan(arguments, wanted, results.jobs(wanted) if self.named else {})
+            refuse_others(wanted)
+        planned = self._plan(arguments, wanted, jobs(wanted) if self.named else [])
         folder = free("hydra.sweep.dir", wanted, self.named).resolve()
         with flag_override(self.config.hydra, "readonly", False):
             self.config.hydra.sweep.dir = str(folder)
-        write_text(folder / results.CONFIG, OmegaConf.to_yaml(self.config))
-        todo = [_prepared(folder, one) for one in planned if one.before is not None]
+        write_text(folder / CONFIG, OmegaConf.to_yaml(self.config))
+        planned = [replace(one, folder=folder / one.folder) for one in planned]
+        todo = [one for one in planned if one.state in ("waiting", "stopped", "failed")]
         done = f", {len(planned) - len(todo)} of them done or under way"
-        jobs = f"{len(planned)} job" + "s" * (len(planned) > 1)
-        show(f"{jobs}{done * (len(todo) < len(planned))}: {folder}")
+        many = f"{len(planned)} job" + "s" * (len(planned) > 1)
+        show(f"{many}{done * (len(todo) < len(planned))}: {folder}")
+        words = [_prepared(folder, one) for one in todo]
         try:
             if todo:
-                self.launcher.launch(todo, initial_job_idx=0)
+                self.launcher.launch(words, initial_job_idx=0)
         except Exception as error:  # of a launcher, as when one of its workers is killed
             show(f"error: hydra/launcher: {reason(error)}")
         finally:
+            from mnist_lit.sweeps import results
+
             show(results.write(folder))
-            mine = {folder / one.place for one in planned}
-            everything = [one for one in results.gather(folder) if one.folder in mine]
-            states = [one.state for one in results.unfinished(everything)]
-            if {*states} - {results.MISSED}:
+            mine = {one.folder for one in planned}
+            states = [one.state for one in jobs(folder) if one.folder in mine]
+            bad = [state for state in states if state != "finished"]
+            if {*bad} - {MISSED}:
                 again = override("hydra.sweep.dir", folder)
                 show(f"the same command with {again} goes on with what is not finished")
-        if states:
-            each = ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states))
-            raise RunError(f"of {jobs} {each}")
+        if bad:
+            each = ", ".join(f"{bad.count(one)} {one}" for one in dict.fromkeys(bad))
+            raise RunError(f"of {many} {each}")
 
-    def _jobs(self, arguments: Sequence[str]) -> list[list[str]]:
+    def _combinations(self, arguments: Sequence[str]) -> list[list[str]]:
         """Return the overrides of every job."""
         parser = OverridesParser.create(self.loader)
         given = {one.get_key_element(): one for one in parser.parse_overrides(list(arguments))}
         swept = [one for one in given.values() if one.is_sweep_override()]
         for one in swept:
             if not one.is_discrete_sweep():
-                raise ConfigError(
-                    f"{one.input_line}: a grid needs values to choose from, as choice(…) or "
-                    "range(…); an interval is searched: hparams_search=default"
-                )
+                words = "a grid needs values to choose from; an interval needs hparams_search="
+                raise ConfigError(f"{one.input_line}: {words}")
         if (number := math.prod(len(values(one)) for one in swept)) > MOST:
             words = " ".join(str(one.input_line) for one in swept)
             raise ConfigError(f"{words}: these are {number:,} jobs; at most {MOST:,} are possible")
-        [combinations] = BasicSweeper.split_arguments(list(given.values()), None)
+        choices = [
+            [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+            if one.is_sweep_override()
+            else [str(one.input_line)]
+            for one in given.values()
+        ]
         # A job's place in the grid, which is not that among the jobs that are still to be run.
         return [
-            [word.replace("${hydra:job.num}", str(number)) for word in words]
-            for number, words in enumerate(combinations)
+            [word.replace("${hydra:job.num}", str(number)) for word in combination]
+            for number, combination in enumerate(product(*choices))
         ]
 
-    def _plan(
-        self, arguments: Sequence[str], root: Path, found: Mapping[Path, job.Job]
-    ) -> list[_Planned]:
-        """Return every job, checked, with what is to become of it."""
-        jobs = self._jobs(arguments)
-        if any("scheduler.interval" in one.config for one in found.values()):
-            raise ConfigError(
-                f"hydra.sweep.dir={root}: begun with the config of an earlier version, whose keys "
-                "were others; finish it with that version, or give another folder"
-            )
-        known = {_key(one.config): (folder, one) for folder, one in found.items()}
-        numbers = count(max((one.number for one in found.values()), default=-1) + 1)
-        planned: dict[str, _Planned] = {}
-        if len(jobs) > 20:
-            show(f"checking {len(jobs):,} jobs …")
-        for number, overrides in enumerate(jobs):
-            composed = self._compose(overrides, number)
+    def _plan(self, arguments: Sequence[str], root: Path, found: Sequence[Job]) -> list[Job]:
+        """Return every job, checked, with its place in the sweep's folder."""
+        combinations = self._combinations(arguments)
+        if any("scheduler.interval" in one.config for one in found):
+            words = "begun with an earlier version; finish it with that, or give another folder"
+            raise ConfigError(f"hydra.sweep.dir={root}: {words}")
+        known = {_key(one.config): one for one in found}
+        numbers = count(max((one.number for one in found), default=-1) + 1)
+        planned: dict[str, Job] = {}
+        if len(combinations) > 20:
+            show(f"checking {len(combinations):,} jobs …")
+        for place, overrides in enumerate(combinations):
+            numbered = [*overrides, f"hydra.job.num={place}", f"hydra.job.id={place}"]
+            composed = self.loader.load_sweep_config(self.config, numbered)
             config = self._checked(composed)
             if (key := _key(config)) in planned:
-                raise ConfigError(
-                    f"{' '.join(overrides)}: the same training as "
-                    f"{' '.join(planned[key].overrides)}; a sweep needs jobs that differ"
-                )
-            folder, old = known.get(key, (None, None))
-            said = [word for word in overrides if not word.startswith("hydra.")]
-            new = job.Job(old.number if old else next(numbers), said, config)
-            if folder is None or old is None:
-                planned[key] = _Planned(self._place(composed, new.number, root), new, overrides)
+                words = f"the same training as {' '.join(planned[key].overrides)}"
+                raise ConfigError(f"{' '.join(overrides)}: {words}; a sweep needs jobs that differ")
+            if key in known:
+                number, folder = known[key].number, known[key].folder.relative_to(root)
             else:
-                kept = old.state == "finished" or job.is_running(folder)
-                before = None if kept else old.state
-                planned[key] = _Planned(folder.relative_to(root), new, overrides, before)
-        for one, two in pairwise(sorted(one.place for one in planned.values())):
-            if one == two or one in two.parents:
-                raise ConfigError(f"hydra.sweep.subdir: two jobs would have the folder {one}")
+                number = next(numbers)
+                folder = self._place(composed, number, root)
+            planned[key] = Job(folder, number, overrides, config)
+        for outer, inner in pairwise(sorted(job.folder for job in planned.values())):
+            if outer == inner or outer in inner.parents:
+                raise ConfigError(f"hydra.sweep.subdir: two jobs would have the folder {outer}")
         return list(planned.values())
 
     def _place(self, composed: DictConfig, number: int, root: Path) -> Path:
@@ -172,52 +149,19 @@ class Grid:
             raise ConfigError(f"{folder}: holds something else; give another hydra.sweep.dir")
         return folder.relative_to(sweep)
 
-    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        """Compose a job as Hydra does, but read the files once for each choice of groups."""
-        given = OverridesParser.create().parse_overrides(list(overrides))
-        values = [
-            one
-            for one in given
-            if isinstance(one.value(), dict) or not self.files.group_exists(one.key_or_group)
-        ]
-        composed = self.chosen(*(one.input_line for one in given if one not in values)).copy()
-        ConfigLoaderImpl._apply_overrides_to_config(values, composed)
-        with open_dict(composed):
-            composed.hydra.overrides.task = list(overrides)
-            composed.hydra.job.num = composed.hydra.job.id = number
-            composed.hydra.job.override_dirname = get_overrides_dirname(
-                given, **composed.hydra.job.config.override_dirname
-            )
-        return composed
-
     def _checked(self, composed: DictConfig) -> dict[str, Any]:
         """Return what makes a job this one; of jobs that differ in seeds alone one is built."""
-        HydraConfig.instance().set_config(composed)
-        run = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-        run.run_dir = "not made yet"
-        config = parse(run)
+        config = parsed(composed)
         setting = _key(flat(config.model_dump(exclude={"seed": True, "data": {"split_seed"}})))
         if setting not in self.built:
-            self._check_processes(composed)
+            strategy = str(composed.trainer.get("strategy", ""))
+            launcher = str(composed.hydra.launcher._target_).rpartition(".")[2]
+            if strategy.startswith("ddp") and launcher not in SEVERAL:
+                words = f"{launcher} trains a job in one process; take hydra/launcher=processes"
+                raise ConfigError(f"trainer.strategy={strategy}: {words}")
             check(composed)
             self.built.add(setting)
         return identity(config)
-
-    def _check_processes(self, composed: DictConfig) -> None:
-        strategy = str(composed.trainer.get("strategy", ""))
-        launcher = str(composed.hydra.launcher._target_).rpartition(".")[2]
-        if strategy.startswith("ddp") and launcher not in SEVERAL:
-            raise ConfigError(
-                f"trainer.strategy={strategy}: {launcher} trains a job in one process; "
-                "hydra/launcher=processes can train it in several, and submitit_slurm with "
-                "tasks_per_node"
-            )
-        nodes = composed.trainer.get("num_nodes") or 1
-        if nodes != 1 and launcher != "SlurmLauncher":
-            raise ConfigError(
-                f"trainer.num_nodes={nodes}: {launcher} trains a job on this machine alone; "
-                "hydra/launcher=submitit_slurm can train it on several"
-            )
 
 
 def _key(config: dict[str, Any]) -> str:
@@ -227,7 +171,7 @@ def _key(config: dict[str, Any]) -> str:
 def values(given: Override) -> list[Any]:
     """Return the values of a sweep; raises :class:`ConfigError` if there are none or too many."""
     sweep: Any = given.value()
-    each = sweep.range() if isinstance(sweep, RangeSweep) else given.sweep_iterator()
+    each = sweep.range() if given.is_range_sweep() else given.sweep_iterator()
     found = list(islice(each, MOST + 1))
     if not 0 < len(found) <= MOST:
         many = f"more than {MOST:,}" if found else "no"
@@ -235,24 +179,18 @@ def values(given: Override) -> list[Any]:
     return found
 
 
-def _prepared(sweep: Path, one: _Planned) -> list[str]:
+def _prepared(sweep: Path, one: Job) -> list[str]:
     """Make a job's folder ready, and return what the job is launched with.
 
     What a job that begins anew has left keeps lying there, under another name.
     """
-    folder = sweep / one.place
-    words = [
-        *one.overrides,
-        override("hydra.sweep.dir", sweep),
-        override("hydra.sweep.subdir", one.place),
-    ]
-    last = folder / "checkpoints" / "last.ckpt"
-    if one.before in ("running", "stopped") and last.is_file():
-        job.write(folder, replace(one.job, state="stopped"))  # should it not come to its start
-        return [*words, override("ckpt_path", last)]
-    if one.before in ("running", "stopped", "failed"):
-        aside = (folder.with_name(f"{folder.name}-old-{number}") for number in count(1))
-        kept = folder.rename(next(path for path in aside if not path.exists()))
-        (kept / job.FILE).rename(kept / f"old-{job.FILE}")  # no longer a job of this sweep
-    job.write(folder, one.job)
+    words = one.words(sweep)
+    last = one.folder / "checkpoints" / "last.ckpt"
+    if one.state == "stopped" and last.is_file():
+        words.append(override("ckpt_path", last))
+    elif one.state != "waiting":
+        aside = (one.folder.with_name(f"{one.folder.name}-old-{number}") for number in count(1))
+        kept = one.folder.rename(next(path for path in aside if not path.exists()))
+        (kept / FILE).rename(kept / f"old-{FILE}")  # no longer a job of this sweep
+    one.write()
     return words

@@ -1,56 +1,40 @@
 """``python train.py hparams_search=NAME``: Optuna proposes the trials, processes train them."""
 
-import json
 import math
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from filelock import FileLock, Timeout
+import optuna
+from filelock import FileLock
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from hydra.core.utils import JobStatus
+from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override
+from optuna import TrialPruned, distributions
+from optuna.trial import Trial, TrialState
 
-from mnist_lit.errors import ConfigError, RunError, need
-from mnist_lit.evaluation.origin import flat, masked, override
+from mnist_lit.errors import ConfigError, RunError
+from mnist_lit.evaluation.origin import flat, masked
 from mnist_lit.files import write_text
-from mnist_lit.sweeps import results
+from mnist_lit.sweeps import study
 from mnist_lit.sweeps.grid import values
+from mnist_lit.sweeps.job import CONFIG, WRITTEN, Job, identity, refuse_others
 from mnist_lit.sweeps.processes import Processes
-from mnist_lit.sweeps.results import identity
 from mnist_lit.text import show
-from mnist_lit.training import job
 from mnist_lit.training.hydra import check
+from mnist_lit.training.resume import differing, options_of
+from mnist_lit.training.rundir import line
 
 HOPELESS = 3  # trials of which none succeeds
-
-
-class PrunedError(Exception):
-    """A trial that was ended early."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """What is searched: a key with its values.
-
-    Attributes:
-        name: The key.
-        distribution: What Optuna takes its values from.
-        examples: Values at the ends, to be checked before anything is trained.
-    """
-
-    name: str
-    distribution: Any
-    examples: Sequence[Any]
+REPORT = "mnist_lit.sweeps.study.ReportTrial"  # a callback of every training
 
 
 class Search:
@@ -68,17 +52,15 @@ class Search:
         ConfigError: The launcher is another.
     """
 
-    search: Any  # the keys, once they are checked
-    repeated: Any  # where `search.over` starts
-
     def __init__(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
         self.config, self.loader = config, loader
         if not isinstance(launcher, Processes):
-            raise ConfigError(
-                f"hydra/launcher: {type(launcher).__name__} does not train the trials of a search; "
-                "hydra/launcher=processes does, and the same command on another machine helps"
-            )
+            words = f"{type(launcher).__name__} does not train the trials of a search"
+            raise ConfigError(f"hydra/launcher: {words}; hydra/launcher=processes does")
         self.launcher = launcher
+        # Hydra composes with global state, and a trial is begun after those before it are counted.
+        self.one_at_a_time = threading.Lock()
+        self.running: set[int] = set()  # the numbers of the trials that are trained here
         self.succeeded: list[bool] = []  # of each trial that has ended here
 
     def run(self, arguments: Sequence[str]) -> None:
@@ -88,55 +70,47 @@ class Search:
             UserError: The search cannot be run; nothing has been started.
             RunError: The trials have all failed.
         """
-        need("optuna", "search")
-        from mnist_lit.sweeps import trials
-        from mnist_lit.training.study import opened_study, quiet_optuna
-
         self.folder = Path(self.config.hydra.sweep.dir).expanduser().resolve()
         with flag_override(self.config.hydra, "readonly", False):
             self.config.hydra.sweep.dir = str(self.folder)
         numbered = [place.name for place in self.folder.glob("[0-9]*") if place.name.isdecimal()]
-        results.refuse_others(self.folder, [*results.WRITTEN, "study.db", *numbered])
-        self.fixed, self.parameters = self._space(arguments)
+        refuse_others(self.folder, [*WRITTEN, "study.db", *numbered])
+        self.fixed, self.space = self._space(arguments)
         self.base = self._checked([])
         self.search = self.base.search
-        self.repeated = flat(self.base.model_dump()).get(self.search.over)
+        over = self.search.over
+        self.repeated: Any = flat(self.base.model_dump()).get(over)
         if type(self.repeated) is not int:
-            raise ConfigError(
-                f"search.over={self.search.over}: a key with a whole number is expected, as seed"
-            )
-        for one in self.parameters:
-            for value in one.examples:
-                self._checked([f"{one.name}={value}"])
+            raise ConfigError(f"search.over={over}: a key with a whole number is expected, as seed")
+        for name, one in self.space.items():
+            for value in getattr(one, "choices", None) or (one.low, one.high):
+                self._checked([f"{name}={value}"])
         self.folder.mkdir(parents=True, exist_ok=True)
         steps = self.search.repeats * self.base.trainer["max_epochs"]
-        with opened_study(self.search, steps) as self.study:
+        with study.opened_study(self.search, steps) as (self.study, self.storage):
             self._belong()
-            begun = len(self.study.get_trials(deepcopy=False))
+            begun = len(self.study.trials)
             if taken := [name for name in numbered if int(name) >= begun]:
                 raise ConfigError(
                     f"{self.folder / taken[0]}: not of the study {self.search.study}, which has "
                     f"{begun} trials; give another search.study, or another hydra.sweep.dir"
                 )
-            write_text(self.folder / results.CONFIG, OmegaConf.to_yaml(self.config))
+            write_text(self.folder / CONFIG, OmegaConf.to_yaml(self.config))
             show(
                 f"study {self.search.study} in {masked(self.search.storage)}: "
-                f"{trials.count(self.study)}; {self.search.n_trials} wanted. "
+                f"{study.count(self.study)}; {self.search.n_trials} wanted. "
                 "Its trainings look at held-out images and do not test (test=false)."
             )
             try:
-                with quiet_optuna():
-                    self._train_all()
+                self._train_all()
             finally:
-                show(trials.write(self.study, self.folder, self._again()))
-                if trials.missing(self.study, self.search.n_trials) > 0:
+                show(study.write(self.study, self.folder, self._again()))
+                if study.begun(self.study) < self.search.n_trials:
                     show("the same command goes on with what is missing")
-            if not any(self.succeeded) and (self.succeeded or trials.best(self.study) == "none"):
+            if not any(self.succeeded) and (self.succeeded or not study.best_first(self.study)):
                 first = f"first {number} " if (number := len(self.succeeded)) > 1 else ""
-                raise RunError(
-                    f"the {first}trials have all failed; mend the cause, and raise search.n_trials "
-                    "or give the search a new name: search.study=NAME"
-                )
+                words = "mend the cause, and raise search.n_trials or give another search.study"
+                raise RunError(f"the {first}trials have all failed; {words}")
 
     def _belong(self) -> None:
         """See that the trials of the study differ only in what is searched.
@@ -144,39 +118,30 @@ class Search:
         Raises:
             ConfigError: It was begun with other options.
         """
-        from optuna.distributions import check_distribution_compatibility
-
-        from mnist_lit.training.resume import differing, options_of
-
         options = {
             **options_of(self.base),
             **{f"search.{key}": getattr(self.search, key) for key in ("repeats", "over")},
             "optimized_metric": self.base.optimized_metric,
         }
-        options = json.loads(json.dumps(options))  # as the database gives them back
-        begun = self.study.user_attrs.get("options")
-        if begun is None:
-            self.study.set_user_attr("options", begun := options)
-        searched = {one.name for one in self.parameters}
-        searched |= {name for one in self.study.get_trials(deepcopy=False) for name in one.params}
-        here, there = (
-            {key: value for key, value in one.items() if key not in searched}
-            for one in (options, begun)
-        )
-        if words := differing(here, there):
+        if "options" not in self.study.user_attrs:
+            self.study.set_user_attr("options", options)
+        begun, trials = self.study.user_attrs["options"], self.study.trials
+        for key in {*self.space, *(name for one in trials for name in one.params)}:
+            options.pop(key, None)
+            begun.pop(key, None)
+        if words := differing(options, begun):
             raise ConfigError(
                 f"search.study={self.search.study}: {words}; the trials of a study differ only in "
                 "what is searched: give the options that it was begun with, or another name"
             )
-        for one in self.parameters:
-            for trial in self.study.get_trials(deepcopy=False):
-                was = trial.distributions.get(one.name, one.distribution)
+        for was in (one.distributions for one in trials):
+            for name in was.keys() & self.space.keys():
                 try:
-                    check_distribution_compatibility(was, one.distribution)
+                    distributions.check_distribution_compatibility(was[name], self.space[name])
                 except ValueError:
                     raise ConfigError(
-                        f"search.study={self.search.study}: {one.name} was {was}, and now is "
-                        f"{one.distribution}; give another name"
+                        f"search.study={self.search.study}: {name} was {was[name]}, and now is "
+                        f"{self.space[name]}; give another name"
                     ) from None
 
     def _again(self) -> list[str]:
@@ -186,203 +151,148 @@ class Search:
         named = any(word.startswith("data=") for word in said)
         return ["python", "train.py", *said, *([] if named else ["data=mnist_holdout"])]
 
-    def _space(self, arguments: Sequence[str]) -> tuple[list[str], list[Parameter]]:
+    def _space(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         """Tell what is fixed from what is searched."""
         searched = self.config.search
         written = OmegaConf.to_yaml(searched)
         if masked(written) != written:
-            raise ConfigError(
-                "search.storage: a password in a file would go into the folder of every training; "
-                "give the address on the command line, or as ${oc.env:NAME}"
-            )
+            words = "give a password on the command line, or as ${oc.env:NAME}; files are copied"
+            raise ConfigError(f"search.storage: {words}")
         parser = OverridesParser.create(self.loader)
         params = [f"{key}={value}" for key, value in (searched.params or {}).items()]
         # What the command line says of a key counts, be it one value or many.
         said = {one.get_key_element(): one for one in parser.parse_overrides([*params, *arguments])}
-        space = [parameter(one) for one in said.values() if one.is_sweep_override()]
+        space = {name: distribution(one) for name, one in said.items() if one.is_sweep_override()}
         if not space:
-            raise ConfigError(
-                "nothing to search: give values to choose from, as "
-                "'optimizer.lr=tag(log, interval(0.01, 1))'"
-            )
+            words = "give values to choose from, as 'optimizer.lr=tag(log, interval(0.01, 1))'"
+            raise ConfigError(f"nothing to search: {words}")
         return [str(one.input_line) for one in said.values() if not one.is_sweep_override()], space
 
     def _checked(self, overrides: Sequence[str]) -> Any:
         """Return the config of a training, composed and checked."""
-        with self.launcher.composing:
-            composed = self.loader.load_sweep_config(self.config, [*self.fixed, *overrides])
-            with open_dict(composed):
-                composed.hydra.job.num = composed.hydra.job.id = 0
-            config = check(composed).config
-        data, metric = config.data, config.optimized_metric
-        if metric == "test_accuracy" or config.test:
-            key = "test=true" if config.test else f"optimized_metric={metric}"
-            raise ConfigError(f"{key}: a search does not look at test images")
-        if data.get("validation") == "test" and data.get("folds") is None:
-            raise ConfigError(
-                "data.validation=test: a search does not look at test images; data=mnist_holdout "
-                "and data=idx_holdout hold training images out"
-            )
+        every = [*self.fixed, *overrides, "hydra.job.num=0", "hydra.job.id=0"]
+        config = check(self.loader.load_sweep_config(self.config, every)).config
+        validates = config.data.get("validation") == "test" and config.data.get("folds") is None
+        if config.test or validates:
+            said = "test=true" if config.test else "data.validation=test"
+            words = "a search does not look at test images; data=mnist_holdout holds others out"
+            raise ConfigError(f"{said}: {words}")
         return config
 
     def _train_all(self) -> None:
-        from mnist_lit.sweeps import trials
+        """Train as many trials at a time as the launcher has slots, and give signs of life."""
+        self.deadline = time.monotonic() + (self.search.timeout or math.inf)
+        with self.launcher.pool() as pool:
+            left = {pool.submit(self._work) for _ in range(self.launcher.n_jobs)}
+            while left:
+                done, left = wait(left, study.BEAT, FIRST_EXCEPTION)
+                for worker in done:
+                    worker.result()
+                for number in list(self.running):
+                    self.storage.record_heartbeat(study.trial_id(self.study, self.storage, number))
 
-        deadline = time.monotonic() + (self.search.timeout or math.inf)
-        self.running: dict[Future[float], Any] = {}
-        self.ended = threading.Event()
-        threading.Thread(target=self._beat, daemon=True).start()
-        pool = ThreadPoolExecutor(self.launcher.n_jobs)
-        try:
-            while True:
+    def _work(self) -> None:
+        """Train one trial after the other until there are enough, or the search ends."""
+        while not self.launcher.stopped:
+            trial = None
+            with self.one_at_a_time:
                 self._take_back()
-                left = trials.missing(self.study, self.search.n_trials)
                 hopeless = len(self.succeeded) >= HOPELESS and not any(self.succeeded)
-                on = time.monotonic() < deadline and not hopeless
-                while on and left > 0 and len(self.running) < self.launcher.n_jobs:
-                    trial = self.study.ask()
-                    self.running[pool.submit(self._objective, trial)] = trial
-                    left -= 1
-                if not self.running:
-                    if not (on and trials.elsewhere(self.study)):
-                        break
-                    time.sleep(1)  # others train the last ones, or have been killed
-                for future in wait(self.running, 1, FIRST_COMPLETED)[0]:
-                    self._tell(self.running[future], future)
-                    del self.running[future]
-        except BaseException:
-            self.launcher.stop()
-            for trial in self.running.values():  # the same command tries them again
-                trials.take_back(self.study, trial.number)
-            raise
-        finally:
-            self.ended.set()
-            pool.shutdown(cancel_futures=True)
+                over = hopeless or time.monotonic() > self.deadline
+                if not over and study.begun(self.study) < self.search.n_trials:
+                    trial = self.study.ask(self.space)
+                    self.running.add(trial.number)
+            if trial is not None:
+                self._finish(trial)
+                self.running.remove(trial.number)
+                continue
+            running = self.study.get_trials(states=(TrialState.RUNNING,))
+            if over or {one.number for one in running} <= self.running:
+                return
+            time.sleep(1)  # others train the last ones, or have been killed
 
-    def _objective(self, trial: Any) -> float:
+    def _finish(self, trial: Trial) -> None:
+        """Train a trial and tell the study what it came to; one that is stopped is taken back."""
+        value, state = None, TrialState.FAIL
+        try:
+            value = self._objective(trial)
+            state, said = TrialState.COMPLETE, f"{value:.4f}"
+        except TrialPruned as pruned:
+            state, said = TrialState.PRUNED, f"pruned after {pruned}"
+        except Exception as error:
+            if self.launcher.stopped:  # the same command tries it again
+                study.take_back(self.study, trial.number)
+                return
+            trial.set_user_attr("error", line(error))
+            said = f"failed: {line(error)}"
+        self.study.tell(trial, value, state)
+        self.succeeded.append(state is not TrialState.FAIL)
+        ended = sum(one.state.is_finished() for one in study.counted(self.study))
+        best = [f"{one.value:.4f}, #{one.number}" for one in study.best_first(self.study)[:1]]
+        show(
+            f"{ended} of {self.search.n_trials}: #{trial.number} {said}  "
+            f"{study.shown(trial.params)}  (best {(best or ['none'])[0]})"
+        )
+
+    def _objective(self, trial: Trial) -> float:
         """Train a trial, once or several times; returns the mean."""
-        chosen = [
-            f"{one.name}={trial._suggest(one.name, one.distribution)}" for one in self.parameters
-        ]
         place = self.folder / str(trial.number)
         place.mkdir(parents=True, exist_ok=True)
-        values: list[float] = []
+        came_to: list[float] = []
         with FileLock(place / ".search"):
             # Said once the lock is held, by which another worker here knows that it runs.
             trial.set_user_attr("place", f"{socket.gethostname()}:{place}")
-            for number in range(self.search.repeats):
-                values.append(self._train(trial, chosen, place, values, number))
-                if self._pruned(trial) or self._prune(trial, values):
-                    raise PrunedError
-        return sum(values) / len(values)
+            for _ in range(self.search.repeats):
+                came_to.append(self._train(trial, place, came_to))
+                # The trial's own attributes are those of when it began.
+                words = self.study.trials[trial.number].user_attrs.get("pruned")
+                if words is not None:
+                    raise TrialPruned(words)
+        return statistics.mean(came_to)
 
-    def _train(
-        self, trial: Any, chosen: list[str], place: Path, earlier: list[float], number: int
-    ) -> float:
+    def _train(self, trial: Trial, place: Path, earlier: Sequence[float]) -> float:
+        number = len(earlier)
+        words = [f"{name}={value}" for name, value in trial.params.items()]
+        if number:
+            words.append(f"{self.search.over}={self.repeated + number}")
+        with self.one_at_a_time:
+            config = identity(self._checked(words))
         folder = place / str(number) if self.search.repeats > 1 else place
-        repeated = [f"{self.search.over}={self.repeated + number}"] if number else []
-        config = identity(self._checked([*chosen, *repeated]))
-        words = [*chosen, *repeated]
-        job.write(folder, job.Job(trial.number, [*self.fixed, *words], config))
-        [result] = self.launcher.launch(
-            [
-                [
-                    *(*self.fixed, *words, f"search.trial={trial.number}"),
-                    f"search.earlier=[{','.join(map(str, earlier))}]",
-                    override("hydra.sweep.dir", self.folder),
-                    override("hydra.sweep.subdir", folder.relative_to(self.folder)),
-                ]
-            ],
-            initial_job_idx=trial.number,
-        )
-        if result.status is not JobStatus.COMPLETED:
-            raise result._return_value
-        return float(result.return_value)
-
-    def _pruned(self, trial: Any) -> str:
-        """Return what a trial was ended after, by its training or between two; else nothing."""
-        # The trial's own attributes are those of when it began.
-        found: str = self.study.get_trials(deepcopy=False)[trial.number].user_attrs.get(
-            "pruned", ""
-        )
-        return found
-
-    def _prune(self, trial: Any, values: list[float]) -> bool:
-        """Say whether a trial is to be ended between two of its trainings."""
-        if len(values) == self.search.repeats or not trial.should_prune():
-            return False
-        trial.set_user_attr("pruned", f"training {len(values)} of {self.search.repeats}")
-        return True
-
-    def _tell(self, trial: Any, future: "Future[float]") -> None:
-        from optuna.trial import TrialState
-
-        from mnist_lit.sweeps import trials
-
-        error = future.exception()
-        self.succeeded.append(error is None or isinstance(error, PrunedError))
-        if error is None:
-            self.study.tell(trial, future.result())
-            said = f"{future.result():.4f}"
-        elif isinstance(error, PrunedError):
-            self.study.tell(trial, state=TrialState.PRUNED)
-            said = f"pruned after {self._pruned(trial)}"
-        else:
-            said = job.line(error)
-            trial.set_user_attr("error", said)
-            self.study.tell(trial, state=TrialState.FAIL)
-            said = f"failed: {said}"
-        words = " ".join(f"{name}={value}" for name, value in trials.shown(trial.params).items())
-        show(
-            f"{trials.ended(self.study)} of {self.search.n_trials}: #{trial.number} {said}  {words}"
-            f"  (best {trials.best(self.study)})"
+        one = Job(folder, trial.number, [*self.fixed, *words], config)
+        one.write()
+        report = f"trial: {trial.number}, earlier: [{', '.join(map(str, earlier))}]"
+        node = f"{{_target_: {REPORT}, search: ${{search}}, {report}}}"
+        return self.launcher.train(
+            trial.number, [*one.words(self.folder), f"callbacks.search={node}"]
         )
 
     def _take_back(self) -> None:
         """Have repeated what was killed: here at once, elsewhere after a minute without a sign."""
-        import optuna
-
-        from mnist_lit.sweeps import trials
-
-        for number, place in trials.running_on(self.study, socket.gethostname()):
-            try:
-                with FileLock(place / ".search", timeout=0):
-                    if number not in {one.number for one in self.running.values()}:
-                        trials.take_back(self.study, number)
-            except (Timeout, OSError):  # it runs; or the folder is gone
-                continue
+        for one in self.study.get_trials(states=(TrialState.RUNNING,)):
+            host, _, place = one.user_attrs.get("place", "").partition(":")
+            if host == socket.gethostname() and one.number not in self.running:
+                # It runs, or the folder is gone.
+                with suppress(OSError), FileLock(Path(place, ".search"), timeout=0):
+                    study.take_back(self.study, one.number)
         optuna.storages.fail_stale_trials(self.study)
 
-    def _beat(self) -> None:
-        from mnist_lit.training.study import BEAT
 
-        while not self.ended.wait(BEAT):
-            with suppress(Exception):  # the search itself says that the storage is gone
-                for trial in list(self.running.values()):
-                    self.study._storage.record_heartbeat(trial._trial_id)
-
-
-def parameter(given: Override) -> Parameter:
-    """Translate a sweep of Hydra's grammar to a distribution: interval, range or choice."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    name = given.get_key_element()
+def distribution(given: Override) -> distributions.BaseDistribution:
+    """Translate a sweep of Hydra's grammar to Optuna's: interval, range or choice."""
     sweep: Any = given.value()
     log = "log" in getattr(sweep, "tags", ())
-    if isinstance(sweep, IntervalSweep):
-        step = None
-        low, high = cast("tuple[float, float]", (sweep.start, sweep.end))
-    elif isinstance(sweep, RangeSweep) and not sweep.shuffle:
+    if given.is_interval_sweep():
+        low, high, step = sweep.start, sweep.end, None
+    elif given.is_range_sweep() and not sweep.shuffle:
         whole = sweep.range()
         numbers = whole if isinstance(whole, range) and whole else values(given)
         low, high, step = numbers[0], numbers[-1], sweep.step
     else:
         values(given)
-        choices = list(given.sweep_string_iterator())
-        return Parameter(name, CategoricalDistribution(choices), choices)
+        return distributions.CategoricalDistribution(list(given.sweep_string_iterator()))
     if not low < high or (log and low <= 0):
         above = ", and both above 0" if log else ""
         raise ConfigError(f"{given.input_line}: the second number should be above the first{above}")
     if isinstance(low, int) and isinstance(high, int):
-        return Parameter(name, IntDistribution(low, high, log, int(step or 1)), (low, high))
-    return Parameter(name, FloatDistribution(float(low), float(high), log, step), (low, high))
+        return distributions.IntDistribution(low, high, log, int(step or 1))
+    return distributions.FloatDistribution(float(low), float(high), log, step)

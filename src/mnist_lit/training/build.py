@@ -34,10 +34,9 @@ from mnist_lit.targets import build, check, find, parameters
 from mnist_lit.training.callbacks.history import RecordHistory
 from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
 from mnist_lit.training.callbacks.stop import StopAtOnce
-from mnist_lit.training.callbacks.trial import ReportTrial
 from mnist_lit.training.classifier import LitClassifier
-from mnist_lit.training.job import goes_on
 from mnist_lit.training.resume import check_resumable, last_of, options_of, start_from
+from mnist_lit.training.rundir import goes_on
 
 OF_A_RUN = ("accuracy", "loss", "errors", "rank")  # what validation logs as `val/NAME`
 SOME = 1000  # steps of an epoch, where their number is not known before the images are read
@@ -114,8 +113,6 @@ def prepare(config: Config) -> Run:
     folder, resumed = run_dir / "checkpoints", config.ckpt_path
     best = BestCheckpoint(folder, resumed)
     callbacks = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
-    if config.search is not None and config.search.trial is not None:
-        callbacks.append(ReportTrial(config.search))
     trainer = build_trainer(config, [*callbacks, *build_callbacks(config)], data)
     checks = check_before(module.network, config.trainer["max_epochs"], config.requirements)
     if config.requirements.enforce:
@@ -307,12 +304,13 @@ def build_trainer(
         )
     cluster = getattr(trainer.strategy, "cluster_environment", None)
     alone = isinstance(cluster, LightningEnvironment) and "MASTER_ADDR" not in os.environ
-    # The launcher of a sweep may start its jobs in a cluster.
+    # SLURM may start the jobs of a sweep in a cluster.
     swept = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
-    if trainer.num_nodes > 1 and alone and not swept:  # it would wait for ever
+    slurm = swept and str(HydraConfig.get().launcher._target_).endswith("SlurmLauncher")
+    if trainer.num_nodes > 1 and alone and not slurm:  # it would wait for ever
         raise ConfigError(
             f"trainer.num_nodes={trainer.num_nodes}: this is no cluster; start the same command on "
-            "every node with srun or torchrun"
+            "every node with srun or torchrun, or a sweep with hydra/launcher=submitit_slurm"
         )
     number, cores = trainer.num_devices, os.cpu_count() or 1
     if trainer.strategy.root_device.type == "cpu" and number > cores:

@@ -32,10 +32,11 @@ from mnist_lit import folders
 from mnist_lit.config.check import parse, refuse_unbuilt
 from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.config.mistakes import refuse_options
+from mnist_lit.config.schema import Config
 from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, reason
 from mnist_lit.evaluation.origin import masked, override
 from mnist_lit.text import LONGEST_LINE, for_terminal, show
-from mnist_lit.training import job
+from mnist_lit.training import rundir
 
 if TYPE_CHECKING:
     from mnist_lit.training.build import Run
@@ -86,12 +87,11 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         signal.signal(signal.SIGTERM, _stop)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(signal.SIGHUP, _hang_up)
-        job.end_with_stdin()
         if "${" in str(Path.cwd()):
             raise ConfigError(f"{Path.cwd()}: Hydra reads `${{` in a folder's name; go to another")
         refuse_options(own)
         options = [word for word in own if word.startswith("-")]
-        if not {*options} - {"-m", "--multirun"} and job.is_first():
+        if not {*options} - {"-m", "--multirun"} and rundir.is_first():
             print(LOADING, flush=True)  # the checks, and torch's import, take seconds
         _check_choices(own, {path.name for path in conf.iterdir() if path.is_dir()})
         own = _hidden(_with_the_options_of_the_run(own))
@@ -118,7 +118,7 @@ def _for_itself() -> Iterator[None]:
     except StoppedError as error:
         raise SystemExit(f"error: {for_terminal(error, LONGEST_LINE)}") from None
     except Exception as error:
-        failed = job.line(error)
+        failed = rundir.line(error)
     if failed is not None:  # a new exception, which does not keep the network of the old one
         show(f"error: {failed}", error=True)
         raise RunError(failed)
@@ -126,7 +126,7 @@ def _for_itself() -> Iterator[None]:
 
 def _stop(*_: Any) -> None:
     # No Exception, which an import on trial would swallow.
-    raise SystemExit("error: stopped" if job.is_first() else 1)
+    raise SystemExit("error: stopped" if rundir.is_first() else 1)
 
 
 def _hang_up(*_: Any) -> None:
@@ -214,16 +214,16 @@ def _reserved(config: DictConfig) -> Iterator[None]:
         store = next(rendezvous("env://"))[0]
     folder = Path(config.hydra.run.dir).expanduser()
     made = [path for path in folder.parents if not path.exists()]
-    if job.is_first():
-        named = _is_named(config) or job.goes_on(folder, config.ckpt_path)
+    if rundir.is_first():
+        named = _is_named(config) or rundir.goes_on(folder, config.ckpt_path)
         made = [folder] * (not named or not folder.exists()) + made
         folder = free("hydra.run.dir", folder, named)
     elif store is not None:
         folder = Path(store.get("run_dir").decode())
     with flag_override(config.hydra, "readonly", False):
         config.hydra.run.dir = str(folder)
-        begun = (folder / job.HYDRAS / "overrides.yaml").is_file()
-        if not job.is_first() or (begun and job.goes_on(folder, config.ckpt_path)):
+        begun = (folder / rundir.HYDRAS / "overrides.yaml").is_file()
+        if not rundir.is_first() or (begun and rundir.goes_on(folder, config.ckpt_path)):
             config.hydra.output_subdir = None  # the options with which a run began stay
     try:
         yield
@@ -232,7 +232,7 @@ def _reserved(config: DictConfig) -> Iterator[None]:
             with suppress(OSError):  # something lies there
                 path.rmdir()
         raise
-    if job.is_first() and store is not None:
+    if rundir.is_first() and store is not None:
         store.set("run_dir", str(folder))
 
 
@@ -319,8 +319,33 @@ class CheckConfig(Callback):
                     print(f"{folder}: this run is finished")
                     raise SystemExit
                 # Until the run ends.
-                self.claimed = job.claim(folder, run.config.ckpt_path, "hydra.run.dir")
+                self.claimed = rundir.claim(folder, run.config.ckpt_path, "hydra.run.dir")
                 BUILT.append(run)
+
+
+def parsed(config: DictConfig) -> Config:
+    """Return what Hydra composed, its own ``hydra`` node included, checked without torch.
+
+    Raises:
+        ConfigError: It cannot be run.
+    """
+    if config.hydra.job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir=true: a run stays where it is started; its files go to hydra.run.dir"
+        )
+    if config.hydra.output_subdir not in (rundir.HYDRAS, None):
+        raise ConfigError(
+            f"hydra.output_subdir={config.hydra.output_subdir}: the config of a run goes to "
+            f"{rundir.HYDRAS} in its folder, or with null nowhere"
+        )
+    HydraConfig.instance().set_config(config)
+    run = config.copy()
+    OmegaConf.set_readonly(run, False)
+    with open_dict(run):
+        del run["hydra"]
+        run.run_dir = str(Path(config.hydra.run.dir).resolve())
+    refuse_unbuilt(run, config.hydra.overrides.task)
+    return parse(run)
 
 
 def check(config: DictConfig) -> "Run":
@@ -332,27 +357,11 @@ def check(config: DictConfig) -> "Run":
     Raises:
         UserError: It cannot be run.
     """
-    if config.hydra.job.chdir:
-        raise ConfigError(
-            "hydra.job.chdir=true: a run stays where it is started; its files go to hydra.run.dir"
-        )
-    if config.hydra.output_subdir not in (job.HYDRAS, None):
-        raise ConfigError(
-            f"hydra.output_subdir={config.hydra.output_subdir}: the config of a run goes to "
-            f"{job.HYDRAS} in its folder, or with null nowhere"
-        )
-    HydraConfig.instance().set_config(config)
-    run = config.copy()
-    OmegaConf.set_readonly(run, False)
-    with open_dict(run):
-        del run["hydra"]
-        run.run_dir = str(Path(config.hydra.run.dir).resolve())
-    refuse_unbuilt(run, config.hydra.overrides.task)
-    parsed = parse(run)
+    said = parsed(config)
     from mnist_lit.training.build import prepare
 
     try:
-        return prepare(parsed)
+        return prepare(said)
     except UserError:
         raise
     except Exception as error:  # whatever arguments lead torch, Lightning or a class to

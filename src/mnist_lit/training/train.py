@@ -27,7 +27,7 @@ from mnist_lit.evaluation.requirements import check_accuracy
 from mnist_lit.files import clear, write_bytes, write_text
 from mnist_lit.network import fused, summary
 from mnist_lit.network.compact import CompactCNN, count_parameters
-from mnist_lit.training import job
+from mnist_lit.training import rundir
 from mnist_lit.training.build import (
     Run,
     build_loggers,
@@ -104,7 +104,7 @@ def _folder(run: Run) -> Iterator[Path]:
     run_dir = Path(run.config.run_dir).resolve()
     first = run.trainer.is_global_zero
     with (
-        job.recorded(run_dir, run.config.ckpt_path),
+        rundir.recorded(run_dir, run.config.ckpt_path),
         kept(run_dir / "run.log") if first else nullcontext(),
     ):
         if first:

@@ -1,79 +1,28 @@
-"""The folder of a run: which process has it and, of a sweep's job, how it stands (``job.json``).
+"""The folder of a run: which process has it, and why a run in it failed.
 
 Imports nothing heavy.
 """
 
 import json
 import os
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from mnist_lit.errors import ConfigError, StoppedError, UserError, reason
 from mnist_lit.files import UNFINISHED, write_text
-from mnist_lit.validation import validated
 
-FILE = "job.json"
 OURS = ".mnist-lit"  # a folder in that of a run, made before anything else; it holds the lock
+ERROR = f"{OURS}/error.json"  # the line that says why a run failed
 # What a run writes beside it, and what Hydra writes for it first.
 WRITTEN = (
     *("checkpoints", "figures", "tensorboard", "wandb", "mlflow.db", "metrics.csv", "hparams.yaml"),
     *("report.html", "report.json", "run.log", "packages.txt", "changes.diff", f"{UNFINISHED}*"),
 )
 HYDRAS = ".hydra"
-ENDS_WITH_STDIN = "MNIST_LIT_ENDS_WITH_STDIN"  # set by a sweep for the processes of its jobs
-State = Literal["waiting", "running", "finished", "failed", "stopped"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training of a sweep.
-
-    Attributes:
-        number: Within the sweep; a sweep that grows keeps the numbers it has given.
-        overrides: What the sweep says of it, as ``optimizer=sgd``.
-        config: All that makes it this job and no other, by keys as ``optimizer.lr``.
-        state: How it stands. One that is ``running`` may have been killed.
-        error: Why it failed or stopped, in a line.
-    """
-
-    number: int
-    overrides: list[str]
-    config: dict[str, Any]
-    state: State = "waiting"
-    error: str | None = None
-
-
-def read(folder: Path) -> Job | None:
-    """Return the job whose folder this is, if it is one's.
-
-    Raises:
-        ConfigError: The file is damaged.
-    """
-    try:
-        content = (folder / FILE).read_bytes()
-        found: Job = validated(Job, content)
-    except FileNotFoundError:
-        return None
-    except (OSError, ConfigError) as error:
-        raise ConfigError(
-            f"{folder / FILE}: not of a job of a sweep: {reason(error)}; give another folder or, "
-            "if it was one, remove it to train the job again"
-        ) from None
-    if found.state == "finished" and not (folder / "report.json").is_file():
-        return replace(found, state="stopped", error="its report.json has been removed")
-    return found
-
-
-def write(folder: Path, job: Job) -> None:
-    """Write ``job.json``."""
-    write_text(folder / FILE, json.dumps(asdict(job), indent=1) + "\n")
 
 
 def is_running(folder: Path) -> bool:
@@ -82,10 +31,8 @@ def is_running(folder: Path) -> bool:
         if (folder / OURS).is_dir():
             with FileLock(folder / OURS / "lock", timeout=0):
                 pass
-    except Timeout:
-        return True
-    except OSError:  # something that is no lock of ours; to claim the folder says what
-        return False
+    except OSError as error:  # or something that is no lock of ours; to claim it says what
+        return isinstance(error, Timeout)
     return False
 
 
@@ -130,10 +77,8 @@ def claim(
 
 
 def _refuse(folder: Path, key: str) -> None:
-    """Raise if something would be lost there, unless it is of a job that has been made ready."""
-    ours, job = (folder / OURS).is_dir(), read(folder)
-    if job is not None and job.state == "waiting":
-        return
+    """Raise if something would be lost there."""
+    ours = (folder / OURS).is_dir()
     begun = (folder / "report.json").is_file() or any((folder / "checkpoints").glob("[!.]*"))
     if begun and (ours or (folder / HYDRAS / "overrides.yaml").is_file()):
         raise ConfigError(
@@ -150,34 +95,20 @@ def _refuse(folder: Path, key: str) -> None:
         )
 
 
-def end_with_stdin() -> None:
-    """End as by SIGTERM when standard input ends, if the sweep that started this asks for it."""
-    if os.environ.pop(ENDS_WITH_STDIN, None):
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
-
-
-def _end_with_stdin() -> None:
-    while os.read(0, 1024):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 @contextmanager
 def recorded(folder: Path, ckpt_path: str | None = None) -> Iterator[None]:
-    """Claim the folder of a run, which it gives up; of a job, keep how it stands meanwhile."""
+    """Claim the folder of a run, which it gives up; if the run fails, keep why."""
     with claim(folder, ckpt_path) as lock:
-        job, state, said = read(folder) if lock is not None else None, "finished", None
         try:
-            if job is not None:
-                write(folder, replace(job, state="running", error=None))
+            if lock is not None:
+                (folder / ERROR).unlink(missing_ok=True)
             yield
-        except BaseException as error:
-            stopped = isinstance(error, StoppedError) or not isinstance(error, Exception)
-            state, said = "stopped" if stopped else "failed", line(error)
+        except Exception as error:
+            if lock is not None and not isinstance(error, StoppedError):
+                with suppress(OSError):  # a full disk, which the error tells of
+                    write_text(folder / ERROR, json.dumps(line(error)))
             raise
         finally:
-            if job is not None:
-                write(folder, replace(job, state=cast(State, state), error=said))
             if lock is not None:
                 lock.release(force=True)  # also what was claimed before Hydra wrote its files
 

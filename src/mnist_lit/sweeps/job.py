@@ -1,0 +1,146 @@
+"""The jobs of a sweep or a search: trainings in folders of their own, and how each stands.
+
+What makes it this job is in ``job.json``; how it stands is told from what the run left beside it.
+Imports nothing heavy.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mnist_lit.config.schema import Config
+from mnist_lit.errors import ConfigError, reason
+from mnist_lit.evaluation.origin import flat, override
+from mnist_lit.files import write_text
+from mnist_lit.training import rundir
+from mnist_lit.validation import validated
+
+FILE = "job.json"
+CONFIG = "multirun.yaml"
+WRITTEN = (CONFIG, "results.csv", "results.html")  # into the folder of a sweep
+OURS = "hydra_plugins.mnist_lit_sweeps.Sweep"  # stands in every CONFIG of this project's
+MISSED = "missed requirements"
+# Where a job lies, what it went on from and who watches it are not what it is.
+NOT_COMPARED = ("run_dir", "ckpt_path", "logger")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of a sweep or a search.
+
+    Attributes:
+        folder: Where it is trained.
+        number: Within the sweep; a sweep that grows keeps the numbers it has given.
+        overrides: What the sweep says of it, as ``optimizer=sgd``.
+        config: All that makes it this job and no other, by keys as ``optimizer.lr``.
+    """
+
+    folder: Path
+    number: int
+    overrides: list[str]
+    config: dict[str, Any]
+
+    def write(self) -> None:
+        """Make the folder and, in it, ``job.json``."""
+        (self.folder / rundir.OURS).mkdir(parents=True, exist_ok=True)
+        kept = {key: value for key, value in asdict(self).items() if key != "folder"}
+        write_text(self.folder / FILE, json.dumps(kept, indent=1) + "\n")
+
+    def words(self, sweep: Path) -> list[str]:
+        """Return what the job is launched with, in the folder of its sweep."""
+        place = override("hydra.sweep.subdir", self.folder.relative_to(sweep))
+        return [*self.overrides, override("hydra.sweep.dir", sweep), place]
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """What the training came to, ``report.json``; empty of one that is not finished."""
+        file = self.folder / "report.json"
+        found: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
+        return found
+
+    @property
+    def state(self) -> str:
+        """How it stands, in a word; one that was killed is ``stopped``."""
+        if self.report:
+            missed = not self.report["passed"] and self.config["requirements.enforce"]
+            return MISSED if missed else "finished"
+        if rundir.is_running(self.folder):
+            return "running"
+        if self.error:
+            return "failed"
+        return "stopped" if (self.folder / "run.log").is_file() else "waiting"
+
+    @property
+    def error(self) -> str:
+        """Why it failed, in a line."""
+        file = self.folder / rundir.ERROR
+        return str(json.loads(file.read_bytes())) if file.is_file() else ""
+
+    @property
+    def why(self) -> str:
+        """Why there is no result, or it is not good enough."""
+        if self.state != MISSED:
+            return self.error
+        checks = self.report["requirements"].items()
+        return ", ".join(name for name, check in checks if not check["passed"])
+
+    @property
+    def objective(self) -> str:
+        """What the sweep looks at: the job's ``optimized_metric``."""
+        return str(self.config["optimized_metric"])
+
+    @property
+    def value(self) -> float:
+        """What the objective came to; NaN where it is not known."""
+        stage, _, name = self.objective.partition("/")
+        found = self.report.get("val_metrics", {}) if stage == "val" else self.report
+        value = found.get(name or stage)
+        return math.nan if value is None else float(value)
+
+    @property
+    def said(self) -> dict[str, str]:
+        """The overrides by their keys."""
+        return dict(word.lstrip("+~").partition("=")[::2] for word in self.overrides)
+
+
+def read(folder: Path) -> Job:
+    """Return the job whose folder this is.
+
+    Raises:
+        ConfigError: It is not a job's.
+    """
+    try:
+        kept = json.loads((folder / FILE).read_bytes())
+        found: Job = validated(Job, {**kept, "folder": folder})
+    except (OSError, ValueError, TypeError) as error:
+        words = f"not of a job of a sweep: {reason(error)}; remove it, or give another folder"
+        raise ConfigError(f"{folder / FILE}: {words}") from None
+    return found
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return what makes a job this one and no other, by keys as ``optimizer.lr``."""
+    plain = config.model_dump()
+    return flat({key: value for key, value in plain.items() if key not in NOT_COMPARED})
+
+
+def jobs(sweep: Path) -> list[Job]:
+    """Return the jobs of a sweep in the order of their numbers.
+
+    A sweep within it has jobs of its own.
+    """
+    inner = [file.parent for file in sweep.glob(f"*/**/{CONFIG}")]
+    folders = [file.parent for file in sweep.glob(f"*/**/{FILE}")]
+    own = [one for one in folders if not any(one.is_relative_to(other) for other in inner)]
+    return sorted(map(read, own), key=lambda one: one.number)
+
+
+def refuse_others(sweep: Path, names: Iterable[str] = WRITTEN) -> None:
+    """Raise :class:`ConfigError` if a folder has one of the names, and is no sweep of ours."""
+    there, config = [name for name in names if (sweep / name).exists()], sweep / CONFIG
+    if there and not (config.is_file() and OURS in config.read_text(errors="replace")):
+        raise ConfigError(f"{sweep / there[0]}: not of a sweep; give another hydra.sweep.dir")

@@ -1,0 +1,235 @@
+"""The study of a search: its trials in a database, in Optuna's terms, and what they came to.
+
+Akiba et al., Optuna: A next-generation hyperparameter optimization framework, 2019.
+"""
+
+import logging
+import shlex
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytorch_lightning as pl
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import NullPool
+
+from mnist_lit.config.schema import Search
+from mnist_lit.errors import ConfigError, reason
+from mnist_lit.evaluation import figures
+from mnist_lit.evaluation.origin import masked
+from mnist_lit.sweeps.results import publish, short
+
+# Seconds between signs of life, and without one until a trial counts as killed.
+BEAT, STALE = 15, 60
+SHOWN = 10  # of the best trials
+
+
+@contextmanager
+def opened_study(
+    search: Search, steps: int, begun: bool = False
+) -> Iterator[tuple[optuna.Study, RDBStorage]]:
+    """Yield the study that a search keeps its trials in, and its storage.
+
+    Args:
+        search: The keys of the search.
+        steps: How many values a trial reports.
+        begun: Whether the storage has to be there; else it is made if it is new.
+
+    Raises:
+        ConfigError: The storage cannot be reached, or no longer.
+    """
+    optuna.logging.set_verbosity(logging.ERROR)  # a line for every trial comes from the search
+    # A rate that rises for a third of the epochs says little in the first of them.
+    spared = max(2, steps // search.repeats // 4)
+    pruners: dict[str, Any] = {
+        "none": optuna.pruners.NopPruner,
+        "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=spared),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=2, max_resource=steps),
+    }
+    # A connection that is kept would go on with a file that has been removed.
+    file = {"connect_args": {"timeout": 60}, "poolclass": NullPool}
+    url = search.storage
+    with warnings.catch_warnings():
+        # Optuna says both of its own interface: that of heartbeats is experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with")
+        try:
+            storage = RDBStorage(
+                url,
+                engine_kwargs={"pool_pre_ping": True, **(file if url.startswith("sqlite") else {})},
+                heartbeat_interval=BEAT,
+                grace_period=STALE,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+                skip_table_creation=begun,
+            )
+            study = optuna.create_study(
+                storage=storage,
+                study_name=search.study,
+                direction="maximize",
+                sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
+                pruner=pruners[search.pruner](),
+                load_if_exists=True,
+            )
+        except Exception as error:  # of SQLAlchemy, a driver or Optuna
+            words = f"search.storage={url}: cannot be used: {reason(error)}"
+            raise ConfigError(masked(words)) from None
+        try:
+            yield study, storage
+        except optuna.exceptions.StorageInternalError as error:
+            why = reason(error.__cause__ or error)
+            words = f"search.storage={url}: no longer to be used: {why}"
+            raise ConfigError(masked(words)) from None
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+class ReportTrial(pl.Callback):
+    """Report every epoch's validation accuracy to a search, and stop when it says so.
+
+    Of a trial that trains several times the value reported is the mean of those that have ended
+    and of this one so far.
+
+    Args:
+        search: The keys of the search.
+        trial: The number of the trial.
+        earlier: What its trainings before this one came to.
+    """
+
+    def __init__(self, search: dict[str, Any], trial: int, earlier: list[float]) -> None:
+        self.search, self.trial, self.earlier = Search(**search), trial, earlier
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report, and stop all processes of a training that is not worth going on with."""
+        stop = trainer.is_global_zero and self._reported(trainer)
+        trainer.should_stop = trainer.strategy.broadcast(stop) or trainer.should_stop
+
+    def _reported(self, trainer: pl.Trainer) -> bool:
+        """Report an epoch; returns whether it is to be the last."""
+        epochs = trainer.max_epochs or 1
+        step = len(self.earlier) * epochs + trainer.current_epoch + 1
+        steps = self.search.repeats * epochs
+        value = float(trainer.callback_metrics["val/accuracy"])
+        mean = (sum(self.earlier) + value) / (len(self.earlier) + 1)
+        with opened_study(self.search, steps, begun=True) as (study, storage):
+            trial = optuna.Trial(study, trial_id(study, storage, self.trial))
+            trial.report(mean, step=step)
+            stop = step < steps and trial.should_prune()
+            if stop:
+                trial.set_user_attr("pruned", f"epoch {step} of {steps}")
+        return stop
+
+
+def trial_id(study: optuna.Study, storage: RDBStorage, number: int) -> int:
+    """Return what the storage calls the trial that a person knows by its number."""
+    known = storage.get_study_id_from_name(study.study_name)
+    return storage.get_trial_id_from_study_id_trial_number(known, number)
+
+
+def retried(study: optuna.Study) -> set[int]:
+    """Return the numbers of the trials that were killed, and are tried again."""
+    histories = map(RetryHeartbeatStaleTrialCallback.retry_history, study.trials)
+    return {number for history in histories for number in history}
+
+
+def counted(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials, without those that are tried again."""
+    again = retried(study)
+    return [one for one in study.trials if one.number not in again]
+
+
+def begun(study: optuna.Study) -> int:
+    """Return how many trials have begun; one that is to be tried again has not."""
+    return sum(one.state is not TrialState.WAITING for one in counted(study))
+
+
+def take_back(study: optuna.Study, number: int) -> None:
+    """End a trial that no process trains any more; its parameters will be tried again."""
+    if study.trials[number].state is TrialState.RUNNING:
+        study.tell(number, state=TrialState.FAIL)
+        RetryHeartbeatStaleTrialCallback()(study, study.trials[number])
+
+
+def count(study: optuna.Study) -> str:
+    """Say how many trials are in which state; one that was tried again is counted once."""
+    states = [one.state.name.lower() for one in counted(study)]
+    return ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states)) or "no trials"
+
+
+def best_first(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that have a value."""
+    done = study.get_trials(states=(TrialState.COMPLETE,))
+    return sorted(done, key=lambda one: one.values, reverse=True)
+
+
+def shown(params: dict[str, Any]) -> str:
+    """Return parameters as a person reads them."""
+    return " ".join(f"{name}={short(value)}" for name, value in params.items())
+
+
+def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
+    """Write ``results.csv`` and ``results.html`` into a search's folder; return the table as text.
+
+    Args:
+        study: With its trials.
+        folder: Of the search.
+        command: The words that train a trial again, but for its parameters.
+    """
+    again, trials = retried(study), study.trials
+    names = list(dict.fromkeys(name for one in trials for name in one.params))
+    heads = ["trial", "state", "value", *names, "reports", "seconds", "why", "place"]
+    rows: list[list[Any]] = [heads]
+    failed = []
+    for one in trials:
+        state = "retried" if one.number in again else one.state.name.lower()
+        seconds = round(one.duration.total_seconds(), 1) if one.duration else ""
+        why = one.user_attrs.get("error") or one.user_attrs.get("pruned", "")
+        value = "" if one.value is None else one.value
+        params = [one.params.get(name, "") for name in names]
+        rest = [len(one.intermediate_values), seconds, why, one.user_attrs.get("place", "")]
+        rows.append([one.number, state, value, *params, *rest])
+        if state == "fail":
+            failed.append(f"  failed: {one.number} {shown(one.params)} {why or 'killed'}")
+    best = [["trial", "value", *names]]
+    commands: list[list[Any]] = [["trial", "command"]]
+    for one in best_first(study)[:SHOWN]:
+        values = [short(one.params.get(name, "–")) for name in names]
+        best.append([str(one.number), f"{one.value:.4f}", *values])
+        words = [*command, *(f"{name}={value}" for name, value in one.params.items())]
+        commands.append([str(one.number), (shlex.join(words),)])
+    title, drawn = f"Search {study.study_name}", _figures(study) if best[1:] else {}
+    lines = [
+        f"{count(study)}. A value is the mean of a trial's trainings.",
+        "The best of many trials is optimistic: confirm it on splits and seeds that the search "
+        "has not seen.",
+    ]
+    tables = {"The best": best, "Train one of them again, and test it": commands}
+    said = [f"{study.study_name}: {count(study)}"]
+    said.append(publish(folder, title, lines, tables, rows, drawn))
+    said += [*failed, *(f"the best again: {row[1][0]}" for row in commands[1:2])]
+    return "\n".join([*said, f"{folder / 'results.html'}, results.csv beside it"])
+
+
+def _figures(study: optuna.Study) -> dict[str, bytes]:
+    from optuna.visualization import matplotlib as draw
+
+    drawn = {}
+    for name, plot in (
+        ("History", draw.plot_optimization_history),
+        ("Importances", draw.plot_param_importances),
+        ("Values of each parameter", draw.plot_slice),
+        ("Epochs", draw.plot_intermediate_values),
+    ):
+        # Of too few trials, or of equal values, Optuna raises several kinds.
+        with warnings.catch_warnings(), suppress(Exception):
+            warnings.simplefilter("ignore")  # that these are experimental, and have few trials
+            axes: Any = plot(study)
+            figure: Any = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
+            figure.set_size_inches(9, 4.5)
+            figure.set_layout_engine("constrained")
+            drawn[name] = figures.png(figure)
+    return drawn
