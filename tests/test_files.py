@@ -13,6 +13,7 @@ from mnist_lit.checkpoints import pretrained
 from mnist_lit.errors import WriteError
 from mnist_lit.evaluation import evaluate
 from mnist_lit.sweeps import job
+from mnist_lit.training import rundir
 
 
 def test_drafts_of_others_stay(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_a_sweep_within_a_sweep_has_its_own_jobs(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_jobs_record_is_not_to_be_removed(tmp_path: Path) -> None:
-    (tmp_path / job.FILE).write_text(json.dumps({"name": "of another program"}))
+    (tmp_path / rundir.JOB).write_text(json.dumps({"name": "of another program"}))
     with pytest.raises(ValueError, match=r"job\.json: not of a job of a sweep: .*another folder"):
         job.read(tmp_path)
 

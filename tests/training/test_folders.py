@@ -295,3 +295,31 @@ def test_a_resumed_run_keeps_the_options_it_began_with(here: Here, tmp_path: Pat
     before = {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()}
     assert here("ckpt_path=run", "logger=none", "test=false").returncode == 1
     assert {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()} == before
+
+
+def test_a_finished_run_stays_as_it_is(here: Here, tmp_path: Path) -> None:
+    assert here(*NAMED).returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    done = here("ckpt_path=run", "logger=none")
+    assert done.stderr == f"error: hydra.run.dir={tmp_path / 'run'}: this run is finished\n"
+    done = here(*NAMED, "ckpt_path=run/checkpoints/best.ckpt")
+    assert done.stderr.startswith("error: ")
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_a_run_killed_before_its_first_last_checkpoint_starts_anew(
+    here: Here, tmp_path: Path
+) -> None:
+    assert here(*NAMED).returncode == 0
+    (tmp_path / "run" / "report.json").unlink()
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
+    assert here(*NAMED, "ckpt_path=auto").returncode == 0
+    assert (tmp_path / "run" / "report.json").is_file()
+
+
+def test_a_run_takes_no_folder_of_a_sweeps_job(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "run" / rundir.OURS).mkdir(parents=True)
+    (tmp_path / "run" / rundir.JOB).write_text("{}")
+    done = here(*NAMED)
+    assert done.stderr.startswith("error: hydra.run.dir=run: a job of a sweep lies there; give ano")

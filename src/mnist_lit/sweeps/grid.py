@@ -17,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.origin import flat, override
 from mnist_lit.files import write_text
-from mnist_lit.sweeps.job import CONFIG, FILE, MISSED, Job, identity, jobs, refuse_others
+from mnist_lit.sweeps.job import CONFIG, MISSED, Job, identity, jobs, refuse_others
 from mnist_lit.text import show
 from mnist_lit.training.hydra import check, free, parsed
+from mnist_lit.training.rundir import JOB
 
 # Launchers whose jobs may have several processes: theirs is started with a command of its own.
 SEVERAL = ("Processes", "SlurmLauncher")
@@ -191,6 +192,6 @@ def _prepared(sweep: Path, one: Job) -> list[str]:
     elif one.state != "waiting":
         aside = (one.folder.with_name(f"{one.folder.name}-old-{number}") for number in count(1))
         kept = one.folder.rename(next(path for path in aside if not path.exists()))
-        (kept / FILE).rename(kept / f"old-{FILE}")  # no longer a job of this sweep
+        (kept / JOB).rename(kept / f"old-{JOB}")  # no longer a job of this sweep
     one.write()
     return words

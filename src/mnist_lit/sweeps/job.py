@@ -19,7 +19,6 @@ from mnist_lit.files import write_text
 from mnist_lit.training import rundir
 from mnist_lit.validation import validated
 
-FILE = "job.json"
 CONFIG = "multirun.yaml"
 WRITTEN = (CONFIG, "results.csv", "results.html")  # into the folder of a sweep
 OURS = "hydra_plugins.mnist_lit_sweeps.Sweep"  # stands in every CONFIG of this project's
@@ -48,7 +47,7 @@ class Job:
         """Make the folder and, in it, ``job.json``."""
         (self.folder / rundir.OURS).mkdir(parents=True, exist_ok=True)
         kept = {key: value for key, value in asdict(self).items() if key != "folder"}
-        write_text(self.folder / FILE, json.dumps(kept, indent=1) + "\n")
+        write_text(self.folder / rundir.JOB, json.dumps(kept, indent=1) + "\n")
 
     def words(self, sweep: Path) -> list[str]:
         """Return what the job is launched with, in the folder of its sweep."""
@@ -114,11 +113,11 @@ def read(folder: Path) -> Job:
         ConfigError: It is not a job's.
     """
     try:
-        kept = json.loads((folder / FILE).read_bytes())
+        kept = json.loads((folder / rundir.JOB).read_bytes())
         found: Job = validated(Job, {**kept, "folder": folder})
     except (OSError, ValueError, TypeError) as error:
         words = f"not of a job of a sweep: {reason(error)}; remove it, or give another folder"
-        raise ConfigError(f"{folder / FILE}: {words}") from None
+        raise ConfigError(f"{folder / rundir.JOB}: {words}") from None
     return found
 
 
@@ -134,7 +133,7 @@ def jobs(sweep: Path) -> list[Job]:
     A sweep within it has jobs of its own.
     """
     inner = [file.parent for file in sweep.glob(f"*/**/{CONFIG}")]
-    folders = [file.parent for file in sweep.glob(f"*/**/{FILE}")]
+    folders = [file.parent for file in sweep.glob(f"*/**/{rundir.JOB}")]
     own = [one for one in folders if not any(one.is_relative_to(other) for other in inner)]
     return sorted(map(read, own), key=lambda one: one.number)
 

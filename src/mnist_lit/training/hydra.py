@@ -267,7 +267,7 @@ def _command(program: str, arguments: Sequence[str]) -> str:
     """Return what was typed or, of a job of a sweep, what trains the same again."""
     name = "python train.py" if Path(program).name == "train.py" else "mnist-lit train"
     hydra_says = HydraConfig.get()
-    if not OmegaConf.is_missing(hydra_says.job, "num"):
+    if rundir.in_a_sweep():
         task = [word for word in hydra_says.overrides.task if not word.startswith("ckpt_path=")]
         return f"{name} {shlex.join(task)}  # job {hydra_says.job.num} of {hydra_says.sweep.dir}"
     return f"{name} {shlex.join(arguments)}".rstrip()
@@ -386,7 +386,7 @@ def _unclipped(*, _root_: DictConfig) -> bool:
 def _shared_dir(form: str = "path", *, _root_: DictConfig) -> str:
     """Return the folder of the sweep or, of a single run, its own; quoted where form is `url`."""
     folder = str(_root_.run_dir)
-    if HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num"):
+    if rundir.in_a_sweep():
         folder = str(Path(HydraConfig.get().sweep.dir).resolve())
     return quote(folder) if form == "url" else folder
 

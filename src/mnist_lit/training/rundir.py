@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from mnist_lit.errors import ConfigError, StoppedError, UserError, reason
 from mnist_lit.files import UNFINISHED, write_text
@@ -23,6 +25,7 @@ WRITTEN = (
     *("report.html", "report.json", "run.log", "packages.txt", "changes.diff", f"{UNFINISHED}*"),
 )
 HYDRAS = ".hydra"
+JOB = "job.json"  # in the folder of a sweep's job: what makes it this job
 
 
 def is_running(folder: Path) -> bool:
@@ -34,6 +37,11 @@ def is_running(folder: Path) -> bool:
     except OSError as error:  # or something that is no lock of ours; to claim it says what
         return isinstance(error, Timeout)
     return False
+
+
+def in_a_sweep() -> bool:
+    """Say whether this run is a job of a sweep."""
+    return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
 
 
 def is_first() -> bool:
@@ -57,14 +65,17 @@ def claim(
     The process that has it may claim it again. Of several processes of a run the first claims.
 
     Raises:
-        ConfigError: Another process trains there, another run or a file lies there that this one
-            would replace, or it cannot be made.
+        ConfigError: Another process trains there, the run is finished, another run or a file lies
+            there that this one would replace, or it cannot be made.
     """
     lock = _lock(folder)
     if lock.is_locked or not is_first():
         return lock.acquire() if lock.is_locked else nullcontext()
     try:
-        if folder.is_dir() and not is_running(folder) and not goes_on(folder, ckpt_path):
+        if goes_on(folder, ckpt_path):
+            if (folder / "report.json").is_file():
+                raise ConfigError(f"{key}={folder}: this run is finished")
+        elif folder.is_dir() and not is_running(folder):
             _refuse(folder, key)
         (folder / OURS).mkdir(parents=True, exist_ok=True)
         return lock.acquire()
@@ -79,7 +90,9 @@ def claim(
 def _refuse(folder: Path, key: str) -> None:
     """Raise if something would be lost there."""
     ours = (folder / OURS).is_dir()
-    begun = (folder / "report.json").is_file() or any((folder / "checkpoints").glob("[!.]*"))
+    if (folder / JOB).is_file() and not in_a_sweep():
+        raise ConfigError(f"{key}={folder}: a job of a sweep lies there; give another folder")
+    begun = any((folder / name).is_file() for name in ("report.json", "checkpoints/last.ckpt"))
     if begun and (ours or (folder / HYDRAS / "overrides.yaml").is_file()):
         raise ConfigError(
             f"{key}={folder}: another run lies there; give another folder, or go on with that "
