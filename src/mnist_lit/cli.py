@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,14 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[:1] == ["train"]:  # the rest is Hydra's
         _train(given[1:])
         return
-    options = vars(read(given))
-    run = options.pop("run")
+    options = read(given)
     # Classes that are trusted are importable from the folder in which the command is started.
     sys.path.append("")
     if sys.stderr.isatty():
         print("loading PyTorch …", file=sys.stderr)
     with errors_as_lines():
-        run(**options)
+        options.run(options)
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2."""
-        line = for_terminal(f"{message}; {self.prog} --help lists all", LONGEST_LINE)
+        line = for_terminal(f"{message}; --help lists what there is", LONGEST_LINE)
         self.exit(2, f"error: {line}\n")
 
 
@@ -59,13 +59,10 @@ def _type(make: Callable[[str], Any], accepted: Callable[[Any], bool], words: st
     """Return a type of an option: what makes a value, whether that will do, and what it is."""
 
     def read(text: str) -> Any:
-        try:
-            value = make(text)
-        except ValueError:
-            value = None
-        if value is None or not accepted(value):
-            raise argparse.ArgumentTypeError(f"{text!r}: {words} is expected")
-        return value
+        with suppress(ValueError):
+            if accepted(value := make(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r}: {words} is expected")
 
     return read
 
@@ -105,7 +102,7 @@ def _train(arguments: Sequence[str]) -> None:
 
 
 def _list(add: Add) -> None:
-    def run() -> None:
+    def run(options: argparse.Namespace) -> None:
         from mnist_lit.checkpoints.pretrained import table
 
         print(table())
@@ -115,10 +112,10 @@ def _list(add: Add) -> None:
 
 
 def _evaluate(add: Add) -> None:
-    def run(**options: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
         from mnist_lit.evaluation.commands import count
 
-        count(**options)
+        count(options)
 
     parser = add(
         "evaluate",
@@ -138,14 +135,14 @@ def _evaluate(add: Add) -> None:
     place.add_argument("--data-root", **DATA_ROOT)
     words = "of other images in MNIST's layout: four files, or the two of the split"
     place.add_argument("--images", type=Path, metavar="FOLDER", help=words)
-    parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _predict(add: Add) -> None:
-    def run(**options: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
         from mnist_lit.inference.lines import read_files
 
-        read_files(**options)
+        read_files(options)
 
     parser = add(
         "predict",
@@ -163,10 +160,8 @@ def _predict(add: Add) -> None:
         "pictures", nargs="+", metavar="FILE|FOLDER|GLOB", help="PNG, JPEG, …; - is standard input"
     )
     form = parser.add_mutually_exclusive_group()
-    for name, words in (("json", "one JSON list"), ("csv", "comma-separated values")):
-        form.add_argument(
-            f"--{name}", action="store_const", const=name, dest="form", help=f"print {words}"
-        )
+    form.add_argument("--json", action="store_true", help="print one JSON list")
+    form.add_argument("--csv", action="store_true", help="print comma-separated values")
     parser.add_argument(
         "--top", type=COUNT, default=1, metavar="N", help="the N most probable classes"
     )
@@ -181,14 +176,14 @@ def _predict(add: Add) -> None:
         help="the least probability of the whole, from 0 to 1; exits with 1 below it (default: 0)",
     )
     words = "draw the pictures, the prepared digits and the predictions into a file"
-    parser.add_argument("--show", type=PNG, metavar="FILE.png", dest="sheet", help=words)
+    parser.add_argument("--show", type=PNG, metavar="FILE.png", help=words)
 
 
 def _export(add: Add) -> None:
-    def run(**options: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
         from mnist_lit.export.run import command
 
-        command(**options)
+        command(options)
 
     formats = "\n".join(f"  {name:<13}{form.words}" for name, form in FORMATS.items())
     parser = add(
@@ -201,9 +196,7 @@ def _export(add: Add) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "--to", required=True, choices=FORMATS, dest="form", help="the format; see below"
-    )
+    parser.add_argument("--to", required=True, choices=FORMATS, help="the format; see below")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: MODEL and an ending")
     parser.add_argument(
         "--name", help="of the functions in C (default: that of the file, without its ending)"
@@ -212,13 +205,14 @@ def _export(add: Add) -> None:
 
 
 def _demo(add: Add) -> None:
-    def run(trust: list[str], **options: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
         print("starting the demo …", file=sys.stderr, flush=True)
         # Gradio would ask its makers for news, and send them word of each start.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from mnist_lit.inference.demo import serve
 
-        serve(trust=tuple(trust), **options)
+        place = options.model, options.host, options.port
+        serve(*place, trust=tuple(options.trust), browser=options.browser)
 
     words = "draw digits on a local page and watch them being read"
     parser = add("demo", parents=[TRUST], help=words)
@@ -236,10 +230,10 @@ def _demo(add: Add) -> None:
 
 
 def _pages(add: Add) -> None:
-    def run(**options: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
         from mnist_lit.evaluation.commands import write_page
 
-        write_page(**options)
+        write_page(options)
 
     several = "make a page of several runs or checkpoints side by side"
     one = "make a page of a run or a checkpoint: requirements, curves, mistakes …"

@@ -76,8 +76,7 @@ def _words(error: Exception) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8; see :func:`whole`."""
-    with whole(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ import torch
 from mnist_lit import MNIST, MNISTDataModule
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
-from mnist_lit.errors import ExportError
+from mnist_lit.errors import UserError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.export.c import load, make
 from mnist_lit.export.run import export
@@ -162,10 +162,10 @@ def test_what_the_engine_cannot_hold_is_said(mnist: MNISTDataModule, tmp_path: P
     torch.manual_seed(0)
     residual = CompactCNN([{"channels": 1, "residual": True}, {"channels": 4}]).eval()
     source = Source(residual, MNIST, 1, 1, calibration=lambda: mnist.train.images[:50])
-    with pytest.raises(ExportError, match="first block with residual=true cannot be exported to C"):
+    with pytest.raises(UserError, match="first block with residual=true cannot be exported to C"):
         make(source, False)
     other = CompactCNN([{"channels": 4}], align=True, paper=1.0).eval()
-    with pytest.raises(ExportError, match="not written, for it differs from the network"):
+    with pytest.raises(UserError, match="not written, for it differs from the network"):
         export(Trained(other, MNIST), "c", tmp_path / "other.h")
 
 

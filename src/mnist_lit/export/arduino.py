@@ -5,7 +5,6 @@ import zipfile
 from dataclasses import replace
 from importlib.metadata import version
 
-from mnist_lit.errors import ExportError
 from mnist_lit.export import c
 from mnist_lit.export.source import Run, Source, rendered
 from mnist_lit.text import for_c
@@ -14,8 +13,6 @@ from mnist_lit.text import for_c
 def make(source: Source, int8: bool) -> bytes:
     """Return the library as a zip archive, which holds nothing of the machine that made it."""
     name, side = source.name, source.facts.side
-    if side > 48:
-        raise ExportError(f"images of {side} pixels a side: the sketch's picture is too large")
     properties = rendered(
         "library.properties",
         name=name,

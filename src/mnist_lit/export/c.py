@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from mnist_lit.errors import ExportError, reason
+from mnist_lit.errors import UserError, reason
 from mnist_lit.export.layers import Layer, layers_of, linear_of
 from mnist_lit.export.source import Run, Source, rendered
 from mnist_lit.facts import Facts
@@ -48,7 +47,7 @@ def make(source: Source, int8: bool) -> bytes:
     """Return the header.
 
     Raises:
-        ExportError: The engine cannot hold the network.
+        UserError: The engine cannot hold the network.
     """
     facts, layers = source.facts, _layers(source)
     border = (layers[0].size - facts.side) // 2
@@ -88,14 +87,14 @@ def _layers(source: Source) -> list[Layer]:
     """Return the layers, of which the first has its padding in the map that comes in.
 
     Raises:
-        ExportError: The engine cannot hold them, or not straighten the images.
+        UserError: The engine cannot hold them, or not straighten the images.
     """
     described, side = source.compact.description, source.facts.side
     if described["align"] and side > LARGEST_ALIGNED:
-        raise ExportError(f"the C code straightens images of up to {LARGEST_ALIGNED} pixels")
+        raise UserError(f"the C code straightens images of up to {LARGEST_ALIGNED} pixels")
     first, *others = layers_of(source.compact, side)
     if first.residual:
-        raise ExportError("a first block with residual=true cannot be exported to C")
+        raise UserError("a first block with residual=true cannot be exported to C")
     # Pixels of 0 are not 0 once normalised, so the first map comes in with its padding.
     return [replace(first, size=side + 2 * first.padding, padding=0), *others]
 
@@ -118,7 +117,7 @@ def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
             compile_c([*OPTIONS, *to_library], around)
             code = ctypes.CDLL(library)
         except (CompileError, OSError) as error:  # libraries may be forbidden to load there
-            raise ExportError(f"the export cannot be checked: {reason(error)}") from None
+            raise UserError(f"the export cannot be checked: {reason(error)}") from None
         values = np.ctypeslib.ndpointer(flags="C_CONTIGUOUS")
         code.many.argtypes = [values, ctypes.c_int, ctypes.c_int, values, ctypes.c_int]
         notes = [f"constants {code.constants():,} bytes, memory {code.memory():,} bytes"]
@@ -138,9 +137,8 @@ def _flash(folder: Path, name: str) -> int:
     """Return how many bytes code and constants take that are compiled for a Cortex-M3."""
     program, code = folder / "network.o", f"-D{name.upper()}_IMPLEMENTATION"
     options = ["-mcpu=cortex-m3", "-mthumb", "-std=c99", "-O2", "-c", "-x", "c", code]
-    subprocess.run([ARM, *options, folder / "network.h", "-o", program], check=True)
-    size = ARM.replace("gcc", "size")
-    said = subprocess.run([size, program], check=True, stdout=subprocess.PIPE, text=True).stdout
+    subprocess.check_call([ARM, *options, folder / "network.h", "-o", program])
+    said = subprocess.check_output([ARM.replace("gcc", "size"), program], text=True)
     text, data, *_ = said.splitlines()[1].split()
     return int(text) + int(data)
 
@@ -203,28 +201,25 @@ def _by_place(weight: ndarray) -> ndarray:
     return np.pad(weight.transpose(2, 3, 1, 0), 3 * [(0, 0)] + [(0, -len(weight) % LANES)])
 
 
-def _from_pixels(layer: Layer, facts: Facts) -> tuple[float, ndarray]:
-    """Return what a pixel counts for and, of each filter, what all its weights come to at paper.
+def _from_pixels(layer: Layer, facts: Facts) -> tuple[float, float, ndarray]:
+    """Return what the first layer has to know of pixels, which it gets as they are.
 
-    Outside the picture is what is 0 once normalised, :func:`_outside`; that it is 0 there and a
-    pixel of 0 is not goes into the shift of the first norm.
+    Returns:
+        What a pixel counts for; the pixel that is 0 once normalised, as everything outside the
+        picture is; of each filter what all its weights come to there, which goes into the shift of
+        the norm, for a pixel of 0 is not 0 once normalised.
     """
-    unit = 1 / (255 * facts.std)
+    unit, outside = 1 / (255 * facts.std), facts.mean * 255
     weights = layer.weight.sum((2, 3))
     if layer.depthwise is not None:
         weights = weights * layer.depthwise.sum((1, 2))
-    return unit, weights.sum(1) * unit * _outside(facts)
-
-
-def _outside(facts: Facts) -> float:
-    """Return the pixel that is 0 when it is normalised, as everything outside the picture is."""
-    return facts.mean * 255
+    return unit, outside, weights.sum(1) * unit * outside
 
 
 def _floating(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict[str, Any]]:
     """Return arrays and last fields of a network in floats, and what else the header needs."""
     arrays: Arrays = {}
-    unit, paper = _from_pixels(layers[0], source.facts)
+    unit, outside, paper = _from_pixels(layers[0], source.facts)
     for number, layer in enumerate(layers, 1):
         scale, shift = layer.scale, layer.shift
         if number == 1:
@@ -241,16 +236,16 @@ def _floating(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], d
         {"norm_before_pool": int(layer.norm_before_pool), "residual": int(layer.residual)}
         for layer in layers
     ]
-    return arrays, rows, {"outside": _literal(_outside(source.facts))}
+    return arrays, rows, {"outside": _literal(outside)}
 
 
 def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict[str, Any]]:
     """Return the same of a network in whole numbers."""
     arrays: Arrays = {}
     rows: list[Row] = []
-    facts = source.facts
-    coming, paper = _from_pixels(layers[0], facts)  # what 1 of the map that comes in stands for
-    negative = False
+    turned = []  # whether a scale of the layer is below 0
+    # What 1 of the map that comes in stands for comes first.
+    coming, outside, paper = _from_pixels(layers[0], source.facts)
     for number, (layer, top) in enumerate(zip(layers, _tops(source), strict=True), 1):
         key, unit, depthwise_shift = layer.block, coming, 0
         if layer.depthwise is not None:
@@ -262,16 +257,16 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
         rounded = np.round(layer.weight / weight_unit[:, None, None, None])
         most = 255 if layer.depthwise is None else 32767
         if float(np.abs(rounded).sum((1, 2, 3)).max()) * most > 2**30:
-            raise ExportError(f"block {key}: its sums need more than 32 bits")
+            raise UserError(f"block {key}: its sums need more than 32 bits")
         arrays[f"conv{key}"] = _by_place(rounded).astype(np.int8)
         scale, shift = layer.scale * unit * weight_unit, layer.shift
         if number == 1 and layer.depthwise is not None:
             shift = shift - layer.scale * paper
         elif number == 1:
-            shift = shift - scale * rounded.sum((1, 2, 3)) * _outside(facts)
+            shift = shift - scale * rounded.sum((1, 2, 3)) * outside
         norm, before, after, residual = _norm(layer, scale, shift, coming, top / 255)
         arrays[f"norm{number}"] = norm.astype(np.int32)
-        negative = negative or bool((scale < 0).any())
+        turned.append(bool((scale < 0).any()))
         row = {"before": before, "after": after, "depthwise_shift": depthwise_shift}
         rows.append(row | {"norm_before_pool": int(layer.norm_before_pool), "residual": residual})
         coming = top / 255
@@ -282,7 +277,7 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
     unit = max(float(largest), float(np.abs(real).max()) / 32767)
     arrays["linear"] = np.round(real / unit).astype(np.int16)
     arrays["linear_bias"] = np.round(bias / unit).astype(np.int32)
-    more = {"outside": round(_outside(facts)), "unit": f"{unit:.9g}", "negative": negative}
+    more = {"outside": round(outside), "unit": f"{unit:.9g}", "negative": any(turned)}
     return arrays, rows, more
 
 
@@ -298,15 +293,15 @@ def _depthwise(weight: ndarray, block: int) -> tuple[ndarray, ndarray, int, floa
     to_one = np.round(most / most.max() * 1024).clip(1)
     largest = float((np.abs(rounded).sum((1, 2, 3), keepdims=True) * 255 * to_one).max())
     if largest > 2**31 - 2**17:
-        raise ExportError(f"block {block}: its depthwise sums need more than 32 bits")
+        raise UserError(f"block {block}: its depthwise sums need more than 32 bits")
     shift = max(1, math.ceil(math.log2(largest / 32767)))
     return rounded, to_one, shift, float(most.max()) / 1024 * 2**shift
 
 
 def _norm(
     layer: Layer, scale: ndarray, shift: ndarray, coming: float, going: float
-) -> tuple[Float[ndarray, "f 3"], int, int, int]:
-    """Return of each filter what is added to its sum, what that is multiplied by, and up to where.
+) -> tuple[ndarray, int, int, int]:
+    """Return of each filter what is added to its sum, its factor, and up to where: ``[F, 3]``.
 
     The sum, moved right by ``before`` bits, times the second and moved right by ``after`` bits, is
     a byte. These two numbers of bits follow, and what a map that is added is multiplied by.

@@ -4,6 +4,7 @@ import copy
 import itertools
 import re
 import timeit
+from argparse import Namespace
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,7 +18,7 @@ from mnist_lit import files
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.data.reopen import reopen, split
-from mnist_lit.errors import ExportError, UserError, reason
+from mnist_lit.errors import UserError, reason
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.export.source import CALIBRATION, Run, Source
@@ -54,27 +55,15 @@ class Exported:
     notes: list[str]
 
 
-def command(
-    model: str,
-    form: str,
-    output: Path | None,
-    name: str | None,
-    data_root: Path | None,
-    trust: Collection[str],
-) -> None:
-    """Export a network of the package, a run or a checkpoint, and print what it came to.
-
-    Args:
-        model: Its name or path.
-        output: The file; None for the model's name with the format's ending.
-        form, name, data_root, trust: As in :func:`export`.
-    """
-    trained = pretrained.load(model, trust=trust)
-    there = Path(model).resolve()
-    stem = there.name if there.is_dir() else there.stem  # lr0.1 is the whole name of a folder
-    path = output or Path(stem + FORMATS[form].ending)
-    named = files.named(path, model, pretrained.checkpoint_of(model), data_root)
-    done = export(trained, form, path, data_root, trust, name)
+def command(options: Namespace) -> None:
+    """Do what the command ``export`` says in its options, and print what came of it."""
+    trained = pretrained.load(options.model, trust=options.trust)
+    model, form, root = Path(options.model).resolve(), options.to, options.data_root
+    stem = model.name if model.is_dir() else model.stem  # lr0.1 is the whole name of a folder
+    path = options.output or Path(stem + FORMATS[form].ending)
+    read = (options.model, pretrained.checkpoint_of(options.model), root)
+    named = files.named(path, *read)
+    done = export(trained, form, path, root, options.trust, options.name)
     show(
         f"{named}: {done.size:,} bytes; {done.correct:,} of {done.total:,} test "
         f"{trained.facts.noun} (the network: {done.reference:,}), logits differ by "
@@ -105,7 +94,7 @@ def export(
 
     Raises:
         MissingPackageError: A package that the format needs is not installed.
-        ExportError: The network cannot be exported so, it does not answer with finite numbers, the
+        UserError: The network cannot be exported so, it does not answer with finite numbers, the
             C compiler is missing, or the export reads the test images otherwise than it should.
         WriteError: The file cannot be written.
     """
@@ -119,7 +108,7 @@ def export(
     wanted = _answers(lambda x: classify(network, torch.from_numpy(x), facts).numpy(), images)
     if not np.isfinite(wanted).all():
         why = "the network's answers are not finite numbers; train it again, with a lower rate"
-        raise ExportError(f"{path}: not written, for {why}")
+        raise UserError(f"{path}: not written, for {why}")
     source = Source(
         network,
         facts,
@@ -161,7 +150,7 @@ def _made(
     except Exception as error:
         why = f"{type(source.network).__name__} cannot be exported to {form}"
         words = f"{path}: not written, for {why}: {reason(error.__cause__ or error)}"
-        raise ExportError(words) from error
+        raise UserError(words) from error
 
 
 def _answers(run: Run, images: ndarray) -> ndarray:
@@ -177,11 +166,11 @@ def _time(run: Run, images: ndarray) -> float:
 
 
 def _check(result: Exported, int8: bool) -> None:
-    """Raise an ExportError if a file differs from its network by more than is allowed."""
+    """Raise a UserError if a file differs from its network by more than is allowed."""
     lost, allowed = result.reference - result.correct, round(ALLOWED_LOSS * result.total)
     differs = result.largest_difference
     if lost > allowed or not differs < (np.inf if int8 else TOLERANCE):
-        raise ExportError(
+        raise UserError(
             f"{result.path}: not written, for it differs from the network: it reads "
             f"{result.correct:,} of {result.total:,} test images right and the network "
             f"{result.reference:,} ({allowed} fewer are allowed), logits differ by {differs:.2g}"

@@ -9,7 +9,7 @@ import jinja2
 from numpy import ndarray
 from torch import Tensor, nn
 
-from mnist_lit.errors import ExportError
+from mnist_lit.errors import UserError
 from mnist_lit.facts import Facts
 from mnist_lit.network.compact import CompactCNN, count_parameters
 
@@ -41,10 +41,10 @@ class Source:
 
     @property
     def compact(self) -> CompactCNN:
-        """The network, for a format that takes no other class; an ExportError if it is one."""
+        """The network, for a format that takes no other class; a UserError if it is one."""
         if not isinstance(self.network, CompactCNN):
             kind, others = type(self.network).__name__, "onnx and torch take any network"
-            raise ExportError(f"{kind}: this format needs a CompactCNN; {others}")
+            raise UserError(f"{kind}: this format needs a CompactCNN; {others}")
         return self.network
 
     @property

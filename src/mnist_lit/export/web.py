@@ -6,7 +6,7 @@ import json
 import numpy as np
 from numpy import ndarray
 
-from mnist_lit.errors import ExportError, need
+from mnist_lit.errors import UserError, need
 from mnist_lit.evaluation.page import filled
 from mnist_lit.export.layers import layers_of, linear_of
 from mnist_lit.export.source import Run, Source
@@ -24,11 +24,11 @@ def make(source: Source, int8: bool) -> bytes:
     """Return the page.
 
     Raises:
-        ExportError: The network was trained on what nobody draws.
+        UserError: The network was trained on what nobody draws.
     """
     network, facts = source.compact, source.facts
     if not facts.centred:
-        raise ExportError(f"{facts.name}: a page to draw on needs images laid out as MNIST's are")
+        raise UserError(f"{facts.name}: a page to draw on needs images laid out as MNIST's are")
     layers = layers_of(network, facts.side)
     parts: list[ndarray] = []
 

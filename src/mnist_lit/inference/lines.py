@@ -3,9 +3,10 @@
 import csv
 import json
 import sys
-from collections.abc import Collection, Sequence
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
@@ -22,62 +23,42 @@ from mnist_lit.text import for_terminal, show
 SHOWN = 200  # pictures on a sheet, at most
 
 
-def read_files(
-    model: str,
-    pictures: Sequence[str],
-    form: Literal["json", "csv"] | None,
-    top: int,
-    single: bool,
-    min_confidence: float,
-    sheet: Path | None,
-    device: str,
-    trust: Collection[str],
-) -> None:
-    """Read pictures and print what is on them; exits with 1 if some cannot be read.
-
-    Args:
-        model: A network of the package, a run's folder or a checkpoint.
-        pictures: Files, folders and patterns; ``-`` is standard input.
-        form: JSON or CSV; None for lines of text.
-        top: How many classes are said of a picture of one digit.
-        single: There is one digit on each picture, whatever else is on it.
-        min_confidence: The least probability of the whole; what has less is an error.
-        sheet: A PNG to draw the pictures into.
-        device: ``auto``, ``cpu``, ``cuda``, …
-        trust: Classes that the checkpoint may name, beside those of this project.
-    """
-    place, trained = pick_device(device), pretrained.load(model, trust=trust)
-    sources, errors = _sources(pictures)
-    if sheet:
+def read_files(options: Namespace) -> None:
+    """Read pictures and print what is on them; exits with 1 if some cannot be read."""
+    device = pick_device(options.device)
+    trained = pretrained.load(options.model, trust=options.trust)
+    sources, errors = _sources(options.pictures)
+    if options.show:
         paths = [source for source in sources if isinstance(source, Path)]
-        drawn = files.named(sheet, model, pretrained.checkpoint_of(model), *paths)
+        read = (options.model, pretrained.checkpoint_of(options.model), *paths)
+        drawn = files.named(options.show, *read)
     readings: list[tuple[predict.Page, Reading]] = []
     with tqdm(total=len(sources), unit="picture", disable=None, leave=False) as bar:
-        for batch in predict.prepare_files(trained.facts, sources, single):
+        for batch in predict.prepare_files(trained.facts, sources, options.single):
             errors += [item.error for item in batch if item.error]
             decoded = [item for item in batch if not item.error]
-            found = read_all(trained, [item.found for item in decoded], place)
+            found = read_all(trained, [item.found for item in decoded], device)
             readings += zip((item.page for item in decoded), found, strict=True)
             bar.update(len({item.page.source for item in batch}))
     what = "digit" if trained.facts.noun == "digits" else "class"
-    rows = [_row(page.name, reading, what, top) for page, reading in readings]
-    if form == "json":
+    rows = [_row(page.name, reading, what, options.top) for page, reading in readings]
+    if options.json:
         print(json.dumps(rows, indent=1))
-    elif form == "csv":
-        _print_table(rows, what, min(top, len(trained.facts.classes)))
+    elif options.csv:
+        _print_table(rows, what, min(options.top, len(trained.facts.classes)))
     else:
         _print_lines(rows, what)
     for page, reading in readings:
         name, sure = for_terminal(page.name), reading.probability
         if reading.status == "none":
             errors.append(f"{name}: {reading.why}")
-        elif sure < min_confidence:
-            words = f"{sure:.1%} sure, less than --min-confidence {min_confidence:g}"
+        elif sure < options.min_confidence:
+            words = f"{sure:.1%} sure, less than --min-confidence {options.min_confidence:g}"
             errors.append(f"{name}: {words}")
     for message in errors:
         show(f"error: {message}", error=True)
-    if sheet and readings:
-        files.write_bytes(sheet, figures.png(predict.sheet(readings[:SHOWN]), dpi=100))
+    if options.show and readings:
+        files.write_bytes(options.show, figures.png(predict.sheet(readings[:SHOWN]), dpi=100))
         show(drawn, error=True)
     if errors:
         raise SystemExit(1)
