@@ -219,15 +219,14 @@ def _from_pixels(layer: Layer, facts: Facts) -> tuple[float, float, ndarray]:
 def _floating(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict[str, Any]]:
     """Return arrays and last fields of a network in floats, and what else the header needs."""
     arrays: Arrays = {}
-    unit, outside, paper = _from_pixels(layers[0], source.facts)
-    for number, layer in enumerate(layers, 1):
-        scale, shift = layer.scale, layer.shift
-        if number == 1:
-            scale, shift = scale * unit, shift - scale * paper
+    first = layers[0]
+    unit, outside, paper = _from_pixels(first, source.facts)
+    adapted = replace(first, scale=first.scale * unit, shift=first.shift - first.scale * paper)
+    for number, layer in enumerate([adapted, *layers[1:]], 1):
         if layer.depthwise is not None:
             arrays[f"depthwise{layer.block}"] = _by_place(layer.depthwise[:, None])
         arrays[f"conv{layer.block}"] = _by_place(layer.weight)
-        arrays[f"norm{number}"] = np.stack([scale, shift])
+        arrays[f"norm{number}"] = np.stack([layer.scale, layer.shift])
     weight, bias = linear_of(source.compact)
     weight = weight / layers[-1].out ** 2
     arrays["linear"] = np.pad(weight, ((0, 0), (0, layers[-1].filters - weight.shape[1])))

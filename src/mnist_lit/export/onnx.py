@@ -85,7 +85,6 @@ def _traced(source: Source) -> Any:
             input_names=["pixels"],
             output_names=["logits"],
             dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-            external_data=False,
             verbose=False,
         )
     assert program is not None

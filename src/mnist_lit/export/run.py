@@ -167,12 +167,12 @@ def _time(run: Run, images: ndarray) -> float:
 
 def _check(result: Exported, int8: bool) -> None:
     """Raise a UserError if a file differs from its network by more than is allowed."""
-    lost, allowed = result.reference - result.correct, round(ALLOWED_LOSS * result.total)
-    differs = result.largest_difference
-    if lost > allowed or not differs < (np.inf if int8 else TOLERANCE):
+    lost, differs = result.reference - result.correct, result.largest_difference
+    allowed, most = (round(ALLOWED_LOSS * result.total), np.inf) if int8 else (0, TOLERANCE)
+    if lost > allowed or not differs < most:
         raise UserError(
             f"{result.path}: not written, for it differs from the network: it reads "
             f"{result.correct:,} of {result.total:,} test images right and the network "
-            f"{result.reference:,} ({allowed} fewer are allowed), logits differ by {differs:.2g}"
-            + ("" if int8 else f" ({TOLERANCE:g} is allowed)")
+            f"{result.reference:,}, {allowed} fewer are allowed; logits differ by {differs:.2g}, "
+            f"less than {most:g} is allowed"
         )
