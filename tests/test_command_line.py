@@ -236,9 +236,9 @@ def test_a_runs_folder_stands_for_its_best_epoch(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["evalute", "final"], "error: evalute: no such command; did you mean evaluate?"),
-        (["evaluate", "final", "--jsn"], "error: --jsn: no such option; did you mean --json?"),
-        (["export", "final", "--to", "onx"], "error: onx: no such --to; did you mean onnx?"),
+        (["evalute", "final"], "error: argument COMMAND: invalid choice: 'evalute'"),
+        (["evaluate", "final", "--jsn"], "error: unrecognized arguments: --jsn"),
+        (["export", "final", "--to", "onx"], "error: argument --to: invalid choice: 'onx'"),
         (["predict", "final"], "error: the following arguments are required: FILE|FOLDER|GLOB"),
         (["evaluate", "final", "--batch-size", "0"], "error: argument --batch-size: '0': a whole"),
         (

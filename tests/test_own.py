@@ -315,7 +315,9 @@ def test_a_network_of_ones_own_is_rebuilt_only_if_trusted(
     assert "First layer" not in Path(page).read_text("utf-8")
     cli.main(["export", str(checkpoint), *trust, "--to", "onnx", "--output", file])
     assert runtime.InferenceSession(file).get_outputs()[0].shape[1] == 10
-    with pytest.raises(SystemExit, match=r"error: Net: c needs a CompactCNN; onnx and torch take"):
+    with pytest.raises(
+        SystemExit, match=r"error: Net: this format needs a CompactCNN; onnx and torch take"
+    ):
         cli.main(["export", str(checkpoint), *trust, "--to", "c"])
 
 

@@ -1,4 +1,4 @@
-"""A user's mistakes: a class for each kind, and the words that they have in common.
+"""A user's mistakes: a class for each kind that is caught apart, and the words they share.
 
 The message of each is one line that names the value, the place and the remedy.
 """
@@ -32,10 +32,6 @@ class DataError(UserError, RuntimeError):
     """Images that are not there, damaged, or not what was expected."""
 
 
-class RequirementsError(UserError, ValueError):
-    """A run that is over budget before it starts."""
-
-
 class StoppedError(UserError, RuntimeError):
     """A training that was stopped from outside; the message says how to go on with it."""
 
@@ -54,18 +50,6 @@ class RunError(UserError, RuntimeError):
 
 class PictureError(UserError, ValueError):
     """A picture that cannot be read."""
-
-
-class ExportError(UserError, ValueError):
-    """An export that cannot be made or does not agree with its network."""
-
-
-class DemoError(UserError, ValueError):
-    """The page cannot be opened."""
-
-
-class PageError(UserError, ValueError):
-    """There is nothing to make a page of."""
 
 
 class MissingPackageError(UserError, ImportError):

@@ -12,6 +12,12 @@ from mnist_lit.errors import WriteError
 
 UNFINISHED = ".unfinished-"  # how the name of a file begins that is not whole yet
 HOUR = 3600.0  # seconds, of which no file takes one
+# Of the folder of a run: all but its page; of a folder of images: the files in MNIST's layout.
+KEPT = (
+    *("checkpoints/*", "report.json", ".hydra/*", "figures/*", ".mnist-lit/*", "tensorboard/*"),
+    *("run.log", "packages.txt", "changes.diff", "metrics.csv", "hparams.yaml", "job.json"),
+    *("*-ubyte*", "raw/*-ubyte*", "MNIST/raw/*-ubyte*"),
+)
 
 
 def clear(folder: Path, age: float = 0) -> None:
@@ -75,11 +81,29 @@ def _words(error: Exception) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8; see :func:`whole`."""
-    with whole(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes; see :func:`whole`."""
     with whole(path) as draft:
         draft.write_bytes(content)
+
+
+def named(path: Path, *read: str | Path | None) -> str:
+    """Return how a line names a file that will be written, and whether one is replaced.
+
+    Args:
+        path: Of the file.
+        read: Files, and folders of runs and of images, whose files it must not replace.
+
+    Raises:
+        WriteError: It is one of them.
+    """
+    if not os.path.isfile(there := os.path.expanduser(path)):  # noqa: PTH111, PTH113  # never raise
+        return str(path)
+    for one in (Path(os.path.expanduser(name)) for name in read if name is not None):  # noqa: PTH111
+        parts = (part for pattern in KEPT for part in one.glob(pattern))
+        if any(file.exists() and file.samefile(there) for file in (one, *parts)):
+            raise WriteError(f"{path}: cannot be written: it is read as well; give another name")
+    return f"{path} (replaced)"

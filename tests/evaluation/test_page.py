@@ -19,7 +19,7 @@ from mnist_lit import MNISTDataModule, compose
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import read_file
 from mnist_lit.cli import main
-from mnist_lit.errors import PageError
+from mnist_lit.errors import UserError
 from mnist_lit.evaluation.history import Epoch, History
 from mnist_lit.evaluation.page import open_subject
 from mnist_lit.training.train import train
@@ -185,7 +185,7 @@ def test_an_altered_folder_is_a_line(
         copy: Callable[..., object] = shutil.copytree if (run / part).is_dir() else shutil.copy
         copy(run / part, tmp_path / part)
     change(tmp_path)
-    with pytest.raises(PageError, match="not the folder of a finished run") as caught:
+    with pytest.raises(UserError, match="not the folder of a finished run") as caught:
         open_subject(str(tmp_path))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000

@@ -1,7 +1,7 @@
 import pytest
 
 from mnist_lit.config.schema import Requirements
-from mnist_lit.errors import RequirementsError
+from mnist_lit.errors import UserError
 from mnist_lit.evaluation.requirements import check_accuracy, check_before, refuse
 from mnist_lit.network.compact import CompactCNN
 
@@ -44,7 +44,7 @@ def test_a_layer_that_is_not_asked_for_may_be_missing() -> None:
 
 def test_refusal_names_everything_that_is_over_budget() -> None:
     network = CompactCNN([{"channels": 64}, {"channels": 64}])
-    with pytest.raises(RequirementsError) as caught:
+    with pytest.raises(UserError) as caught:
         refuse(check_before(network, 30, LIMITS))
     message = str(caught.value)
     for part in ("max_parameters=20000", "max_epochs=20, but this run has 30", "dropout=True"):

@@ -13,7 +13,8 @@ import torch
 
 from mnist_lit import MNIST, MNISTDataModule
 from mnist_lit.checkpoints import pretrained
-from mnist_lit.errors import ExportError
+from mnist_lit.checkpoints.read import Trained
+from mnist_lit.errors import UserError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.export.c import load, make
 from mnist_lit.export.run import export
@@ -137,8 +138,8 @@ def test_digits_are_read_as_by_the_network_in_whole_numbers(mnist: MNISTDataModu
         source = Source(
             *(trained.network, MNIST, 1, 1), calibration=lambda: mnist.train.images[:1000]
         )
-        with load(make(source, True), source) as (answer, _):
-            digits = torch.from_numpy(answer(mnist.test.images[:2000].numpy())).argmax(1)
+        answer, _ = load(make(source, True), source)
+        digits = torch.from_numpy(answer(mnist.test.images[:2000].numpy())).argmax(1)
         same = digits == classify(trained.network, mnist.test.images[:2000]).argmax(1)
         assert int((~same).sum()) <= 6
 
@@ -156,15 +157,16 @@ def test_names_are_made_of_what_is_given(tmp_path: Path) -> None:
     assert "int other_predict(" in done.path.read_text()
 
 
-def test_what_the_engine_cannot_hold_is_said(mnist: MNISTDataModule) -> None:
+@pytest.mark.usefixtures("few_images")
+def test_what_the_engine_cannot_hold_is_said(mnist: MNISTDataModule, tmp_path: Path) -> None:
     torch.manual_seed(0)
     residual = CompactCNN([{"channels": 1, "residual": True}, {"channels": 4}]).eval()
     source = Source(residual, MNIST, 1, 1, calibration=lambda: mnist.train.images[:50])
-    with pytest.raises(ExportError, match="first block with residual=true cannot be exported to C"):
+    with pytest.raises(UserError, match="first block with residual=true cannot be exported to C"):
         make(source, False)
     other = CompactCNN([{"channels": 4}], align=True, paper=1.0).eval()
-    with pytest.raises(ExportError, match="whose paper is the pixel 0 alone"):
-        make(replace(source, network=other), True)
+    with pytest.raises(UserError, match="not written, for it differs from the network"):
+        export(Trained(other, MNIST), "c", tmp_path / "other.h")
 
 
 @pytest.mark.slow

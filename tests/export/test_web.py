@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from mnist_lit import MNIST, MNISTDataModule, predict
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
-from mnist_lit.errors import ExportError
+from mnist_lit.errors import UserError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.export.run import export
 from mnist_lit.export.source import Source
@@ -91,7 +91,7 @@ def test_every_kind_of_block_is_read_in_a_page(odd_network: CompactCNN, tmp_path
 def test_what_nobody_draws_is_refused(odd_network: CompactCNN, mnist: MNISTDataModule) -> None:
     facts = MNIST.of({**MNIST.plain(), "name": "shoes", "centred": False})
     source = Source(odd_network, facts, 1, 1, calibration=lambda: torch.zeros(1))
-    with pytest.raises(ExportError, match="shoes: a page to draw on needs images laid out as"):
+    with pytest.raises(UserError, match="shoes: a page to draw on needs images laid out as"):
         web.make(source, False)
 
 

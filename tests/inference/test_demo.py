@@ -28,7 +28,7 @@ from scipy import ndimage
 import mnist_lit
 from mnist_lit import MNISTDataModule
 from mnist_lit.checkpoints import pretrained
-from mnist_lit.errors import DemoError, MissingPackageError
+from mnist_lit.errors import MissingPackageError, UserError
 from mnist_lit.inference import demo
 
 # Strokes on a paper of 1×1, from the top left.
@@ -532,7 +532,7 @@ def test_pictures_are_swept_from_the_temporary_folder(
     ],
 )
 def test_an_address_that_is_not_to_be_had(host: str, port: int | None, words: str) -> None:
-    with pytest.raises(DemoError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         demo.serve("final", host, port)
     assert "\n" not in str(caught.value)
 
@@ -541,10 +541,10 @@ def test_a_port_that_is_taken_and_the_next_one() -> None:
     port = demo._free("127.0.0.1", None)
     with socket.create_server(("127.0.0.1", port)):
         assert demo._free("127.0.0.1", None) > port
-        with pytest.raises(DemoError, match="in use"):
+        with pytest.raises(UserError, match="in use"):
             demo._free("127.0.0.1", port)
     if socket.has_ipv6:
-        with contextlib.suppress(DemoError):
+        with contextlib.suppress(UserError):
             assert demo._free("::1", None) in demo.PORTS
 
 

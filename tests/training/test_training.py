@@ -23,8 +23,8 @@ from mnist_lit.errors import (
     CheckpointError,
     ConfigError,
     DivergedError,
-    RequirementsError,
     StoppedError,
+    UserError,
 )
 from mnist_lit.evaluation import page
 from mnist_lit.training.build import build_loggers, build_module, prepare, quiet_lightning
@@ -437,7 +437,7 @@ def test_over_budget_is_refused_before_data_is_touched(
         "model.dropout=0": "dropout=True",
     }
     for override, message in cases.items():
-        with pytest.raises(RequirementsError, match=message):
+        with pytest.raises(UserError, match=message):
             train(tiny(override, "requirements.enforce=true"))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained, read, read_file
 from mnist_lit.data.reopen import reopen, split
-from mnist_lit.errors import CheckpointError, ConfigError, PageError, TrustError, reason
+from mnist_lit.errors import TrustError, UserError, reason
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.evaluation.history import History
@@ -101,7 +101,7 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
     """Read what a run's folder, a checkpoint's path or the name of a shipped model stands for.
 
     Raises:
-        PageError: The folder is not a finished run's, or not as a run leaves it.
+        UserError: The folder is not a finished run's, or not as a run leaves it.
         CheckpointError: The file is no checkpoint, or names a class that is not trusted.
     """
     path = pretrained.checkpoint_of(name)
@@ -114,34 +114,34 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
         kept = read_file(folder / "checkpoints" / "last.ckpt")
         history = History.of(kept["callbacks"]["History"])
         if not history.validated or report.test_metrics.keys() - report.val_metrics.keys():
-            raise PageError("no epoch was validated, or a metric was not")
+            raise UserError("no epoch was validated, or a metric was not")
     except TrustError:
         raise
     except (KeyError, TypeError):
         raise _unfinished(name, "last.ckpt has no History") from None
-    except (OSError, CheckpointError, ConfigError, PageError) as error:
+    except (OSError, UserError) as error:
         raise _unfinished(name, reason(error)) from None
     config = augmentation = None
-    with suppress(OSError, PageError):
+    with suppress(OSError, UserError):
         config = _content(folder / ".hydra" / "config.yaml").decode("utf-8", "replace")
-    with suppress(OSError, PageError):
+    with suppress(OSError, UserError):
         augmentation = _content(folder / "figures" / "augmentation.png")
     return Subject(name, trained, report.model_dump(), history, config, augmentation)
 
 
-def _unfinished(name: str, why: str) -> PageError:
-    return PageError(
+def _unfinished(name: str, why: str) -> UserError:
+    return UserError(
         f"{name}: not the folder of a finished run, which has report.json and checkpoints ({why})"
     )
 
 
 def _content(file: Path) -> bytes:
     if not file.is_file():
-        raise PageError(f"{file} is not there, or no file")
+        raise UserError(f"{file} is not there, or no file")
     with file.open("rb") as opened:
         content = opened.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise PageError(f"{file} is larger than {MOST_BYTES // 2**20} MB")
+        raise UserError(f"{file} is larger than {MOST_BYTES // 2**20} MB")
     return content
 
 
@@ -156,13 +156,13 @@ def page(
         trust: Data modules that may be imported, beside those of this project.
 
     Raises:
-        PageError: They were trained on different data.
+        UserError: They were trained on different data.
     """
     facts = subjects[0].trained.facts
     for subject in subjects[1:]:
         other = subject.trained.facts
         if (other.name, other.classes) != (facts.name, facts.classes):
-            raise PageError(
+            raise UserError(
                 f"{subject.name}: trained on {other.name}, {subjects[0].name} on {facts.name}; "
                 "only networks for the same images can be compared"
             )

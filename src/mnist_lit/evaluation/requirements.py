@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from mnist_lit.config.schema import Requirements
-from mnist_lit.errors import RequirementsError
+from mnist_lit.errors import UserError
 from mnist_lit.network.compact import count_parameters
 
 
@@ -93,14 +93,14 @@ def check_accuracy(accuracy: float, limits: Requirements) -> list[Check]:
 
 
 def refuse(checks: Iterable[Check]) -> None:
-    """Raise :class:`RequirementsError` naming every check that failed, if one did."""
+    """Raise :class:`UserError` naming every check that failed, if one did."""
     failed = [
         f"{check.name}={check.limit}, but this run has {check.value}"
         for check in checks
         if not check.passed
     ]
     if failed:
-        raise RequirementsError(
+        raise UserError(
             "requirements." + "; requirements.".join(failed) + "; change the run, or train it "
             "all the same with requirements.enforce=false"
         )

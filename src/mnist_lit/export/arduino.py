@@ -2,43 +2,31 @@
 
 import io
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 
-from mnist_lit.errors import ExportError
 from mnist_lit.export import c
-from mnist_lit.export.source import Run, Source
-from mnist_lit.export.templates import rendered
-from mnist_lit.network.alignment import Alignment
-from mnist_lit.network.compact import CompactCNN
+from mnist_lit.export.source import Run, Source, rendered
 from mnist_lit.text import for_c
 
 
 def make(source: Source, int8: bool) -> bytes:
     """Return the library as a zip archive, which holds nothing of the machine that made it."""
-    name, side, network = source.name, source.facts.side, source.network
-    assert isinstance(network, CompactCNN)
-    if side > 48:
-        raise ExportError(f"images of {side} pixels a side: the sketch's picture is too large")
+    name, side = source.name, source.facts.side
     properties = rendered(
         "library.properties",
         name=name,
         version=version("mnist-lit"),
         sentence=for_c(source.about["task"].partition(";")[0]),
     )
-    sketch = rendered(
-        "sketch.ino",
-        name=name,
-        side=side,
-        picture=source.calibration()[0, 0].tolist(),
-        align=isinstance(network.alignment, Alignment),
-    )
-    files: dict[str, str | bytes] = {
-        "library.properties": properties,
+    picture = source.calibration()[0, 0].tolist()
+    align = source.compact.description["align"]
+    files = {
+        "library.properties": properties.encode(),
         f"src/{name}.h": c.make(replace(source, file=f"{name}.h"), int8),
-        "examples/picture/picture.ino": sketch,
+        "examples/picture/picture.ino": rendered(
+            "sketch.ino", name=name, side=side, picture=picture, align=align
+        ).encode(),
     }
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -49,11 +37,7 @@ def make(source: Source, int8: bool) -> bytes:
     return file.getvalue()
 
 
-@contextmanager
-def load(content: bytes, source: Source) -> Iterator[tuple[Run, list[str]]]:
+def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
     """Open the header of the library as that of the C code."""
-    name = source.name
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        header = archive.read(f"{name}/src/{name}.h")
-    with c.load(header, source) as loaded:
-        yield loaded
+        return c.load(archive.read(f"{source.name}/src/{source.name}.h"), source)

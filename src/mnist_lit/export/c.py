@@ -15,25 +15,20 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy import ndarray
-from torch import Tensor, nn
+from torch import Tensor
 
-from mnist_lit.errors import ExportError, reason
-from mnist_lit.export.layers import Layer, layers_of
-from mnist_lit.export.source import Logits, Run, Source
-from mnist_lit.export.templates import rendered
+from mnist_lit.errors import UserError, reason
+from mnist_lit.export.layers import Layer, layers_of, linear_of
+from mnist_lit.export.source import Run, Source, rendered
 from mnist_lit.facts import Facts
 from mnist_lit.network.alignment import STEEPEST, Alignment
-from mnist_lit.network.compact import CompactCNN, ConvBlock
 from mnist_lit.network.fused import CompileError, compile_c
 from mnist_lit.text import for_c
 
@@ -52,24 +47,13 @@ def make(source: Source, int8: bool) -> bytes:
     """Return the header.
 
     Raises:
-        ExportError: The engine cannot hold the network.
+        UserError: The engine cannot hold the network.
     """
-    network, facts = source.network, source.facts
-    assert isinstance(network, CompactCNN)
-    layers = layers_of(network, facts.side)
-    if aligned := isinstance(network.alignment, Alignment):
-        if facts.side > LARGEST_ALIGNED:
-            raise ExportError(f"the C code straightens images of up to {LARGEST_ALIGNED} pixels")
-        if abs(network.alignment.paper - facts.paper) > 1e-5:
-            raise ExportError("the C code straightens images whose paper is the pixel 0 alone")
-    if layers[0].residual:
-        raise ExportError("a first block with residual=true cannot be exported to C")
-    # Pixels of 0 are not 0 once normalised, so the first map comes in with its padding.
-    border = layers[0].padding
-    layers[0] = replace(layers[0], size=facts.side + 2 * border, padding=0)
+    facts, layers = source.facts, _layers(source)
+    border = (layers[0].size - facts.side) // 2
     if not int8:
         layers = [_widened(layer) for layer in layers]
-    arrays, rows, more = (_whole if int8 else _floating)(source, network, layers)
+    arrays, rows, more = (_whole if int8 else _floating)(source, layers)
     table, length = _table(layers, rows)
     under = [layer.weight[0].size for layer in layers]  # a filter
     entries = max(under + [_up(one.channels) for one in layers if one.depthwise is not None])
@@ -80,7 +64,7 @@ def make(source: Source, int8: bool) -> bytes:
         int8=int8,
         about={key: for_c(words) for key, words in source.about.items()},
         facts=facts,
-        align=aligned,
+        align=source.compact.description["align"],
         layers=layers,
         table=table,
         fields={name: _unsigned(max(row[name] for row in table)) for name in table[0]},
@@ -99,8 +83,23 @@ def make(source: Source, int8: bool) -> bytes:
     return text.encode()
 
 
-@contextmanager
-def load(content: bytes, source: Source) -> Iterator[tuple[Run, list[str]]]:
+def _layers(source: Source) -> list[Layer]:
+    """Return the layers, of which the first has its padding in the map that comes in.
+
+    Raises:
+        UserError: The engine cannot hold them, or not straighten the images.
+    """
+    described, side = source.compact.description, source.facts.side
+    if described["align"] and side > LARGEST_ALIGNED:
+        raise UserError(f"the C code straightens images of up to {LARGEST_ALIGNED} pixels")
+    first, *others = layers_of(source.compact, side)
+    if first.residual:
+        raise UserError("a first block with residual=true cannot be exported to C")
+    # Pixels of 0 are not 0 once normalised, so the first map comes in with its padding.
+    return [replace(first, size=side + 2 * first.padding, padding=0), *others]
+
+
+def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
     """Compile a header into a library of its own, which answers images with logits."""
     classes, side, text = len(source.facts.classes), source.facts.side, content.decode()
     unit = re.search(r"^#define \w+_LOGIT (\S+)f$", text, flags=re.MULTILINE)
@@ -118,29 +117,28 @@ def load(content: bytes, source: Source) -> Iterator[tuple[Run, list[str]]]:
             compile_c([*OPTIONS, *to_library], around)
             code = ctypes.CDLL(library)
         except (CompileError, OSError) as error:  # libraries may be forbidden to load there
-            raise ExportError(f"the export cannot be checked: {reason(error)}") from None
-
-        def run(pixels: ndarray) -> Logits:
-            logits = np.empty((len(pixels), classes), np.int32 if unit else np.float32)
-            given = np.ascontiguousarray(pixels)
-            to, start = (ctypes.c_void_p(one.ctypes.data) for one in (logits, given))
-            code.many(start, len(given), side * side, to, classes)
-            return logits.astype(np.float32) * np.float32(unit[1] if unit else 1)
-
+            raise UserError(f"the export cannot be checked: {reason(error)}") from None
+        values = np.ctypeslib.ndpointer(flags="C_CONTIGUOUS")
+        code.many.argtypes = [values, ctypes.c_int, ctypes.c_int, values, ctypes.c_int]
         notes = [f"constants {code.constants():,} bytes, memory {code.memory():,} bytes"]
         if shutil.which(ARM):
             flash = _flash(Path(folder), source.name)
             notes.append(f"flash {flash:,} bytes on a Cortex-M3 ({ARM} -O2)")
-        yield run, notes
+
+    def run(pixels: ndarray) -> ndarray:
+        logits = np.empty((len(pixels), classes), np.int32 if unit else np.float32)
+        code.many(pixels, len(pixels), side * side, logits, classes)
+        return logits.astype(np.float32) * np.float32(unit[1] if unit else 1)
+
+    return run, notes
 
 
 def _flash(folder: Path, name: str) -> int:
     """Return how many bytes code and constants take that are compiled for a Cortex-M3."""
     program, code = folder / "network.o", f"-D{name.upper()}_IMPLEMENTATION"
     options = ["-mcpu=cortex-m3", "-mthumb", "-std=c99", "-O2", "-c", "-x", "c", code]
-    subprocess.run([ARM, *options, folder / "network.h", "-o", program], check=True)
-    size = ARM.replace("gcc", "size")
-    said = subprocess.run([size, program], check=True, stdout=subprocess.PIPE, text=True).stdout
+    subprocess.check_call([ARM, *options, folder / "network.h", "-o", program])
+    said = subprocess.check_output([ARM.replace("gcc", "size"), program], text=True)
     text, data, *_ = said.splitlines()[1].split()
     return int(text) + int(data)
 
@@ -203,44 +201,33 @@ def _by_place(weight: ndarray) -> ndarray:
     return np.pad(weight.transpose(2, 3, 1, 0), 3 * [(0, 0)] + [(0, -len(weight) % LANES)])
 
 
-def _from_pixels(layer: Layer, facts: Facts) -> tuple[float, ndarray]:
-    """Return what a pixel counts for and, of each filter, what all its weights come to at paper.
+def _from_pixels(layer: Layer, facts: Facts) -> tuple[float, float, ndarray]:
+    """Return what the first layer has to know of pixels, which it gets as they are.
 
-    Outside the picture is what is 0 once normalised, :func:`_outside`; that it is 0 there and a
-    pixel of 0 is not goes into the shift of the first norm.
+    Returns:
+        What a pixel counts for; the pixel that is 0 once normalised, as everything outside the
+        picture is; of each filter what all its weights come to there, which goes into the shift of
+        the norm, for a pixel of 0 is not 0 once normalised.
     """
-    unit = 1 / (255 * facts.std)
+    unit, outside = 1 / (255 * facts.std), facts.mean * 255
     weights = layer.weight.sum((2, 3))
     if layer.depthwise is not None:
         weights = weights * layer.depthwise.sum((1, 2))
-    return unit, weights.sum(1) * unit * _outside(facts)
+    return unit, outside, weights.sum(1) * unit * outside
 
 
-def _outside(facts: Facts) -> float:
-    """Return the pixel that is 0 when it is normalised, as everything outside the picture is."""
-    return facts.mean * 255
-
-
-def _linear(network: CompactCNN) -> tuple[ndarray, ndarray]:
-    weight, bias = network.linear.weight, network.linear.bias
-    return weight.detach().double().numpy(), bias.detach().double().numpy()
-
-
-def _floating(
-    source: Source, network: CompactCNN, layers: list[Layer]
-) -> tuple[Arrays, list[Row], dict[str, Any]]:
+def _floating(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict[str, Any]]:
     """Return arrays and last fields of a network in floats, and what else the header needs."""
     arrays: Arrays = {}
-    unit, paper = _from_pixels(layers[0], source.facts)
-    for number, layer in enumerate(layers, 1):
-        scale, shift = layer.scale, layer.shift
-        if number == 1:
-            scale, shift = scale * unit, shift - scale * paper
+    first = layers[0]
+    unit, outside, paper = _from_pixels(first, source.facts)
+    adapted = replace(first, scale=first.scale * unit, shift=first.shift - first.scale * paper)
+    for number, layer in enumerate([adapted, *layers[1:]], 1):
         if layer.depthwise is not None:
             arrays[f"depthwise{layer.block}"] = _by_place(layer.depthwise[:, None])
         arrays[f"conv{layer.block}"] = _by_place(layer.weight)
-        arrays[f"norm{number}"] = np.stack([scale, shift])
-    weight, bias = _linear(network)
+        arrays[f"norm{number}"] = np.stack([layer.scale, layer.shift])
+    weight, bias = linear_of(source.compact)
     weight = weight / layers[-1].out ** 2
     arrays["linear"] = np.pad(weight, ((0, 0), (0, layers[-1].filters - weight.shape[1])))
     arrays["linear_bias"] = bias
@@ -248,59 +235,49 @@ def _floating(
         {"norm_before_pool": int(layer.norm_before_pool), "residual": int(layer.residual)}
         for layer in layers
     ]
-    return arrays, rows, {"outside": _literal(_outside(source.facts))}
+    return arrays, rows, {"outside": _literal(outside)}
 
 
-def _whole(
-    source: Source, network: CompactCNN, layers: list[Layer]
-) -> tuple[Arrays, list[Row], dict[str, Any]]:
+def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict[str, Any]]:
     """Return the same of a network in whole numbers."""
     arrays: Arrays = {}
     rows: list[Row] = []
-    facts = source.facts
-    coming, paper = _from_pixels(layers[0], facts)  # what 1 of the map that comes in stands for
-    negative = False
+    turned = []  # whether a scale of the layer is below 0
+    # What 1 of the map that comes in stands for comes first.
+    coming, outside, paper = _from_pixels(layers[0], source.facts)
     for number, (layer, top) in enumerate(zip(layers, _tops(source), strict=True), 1):
         key, unit, depthwise_shift = layer.block, coming, 0
         if layer.depthwise is not None:
             rounded, to_one, depthwise_shift, factor = _depthwise(layer.depthwise[:, None], key)
             unit *= factor
-            arrays[f"depthwise{key}"] = _rounded(_by_place(rounded), np.int8)
-            arrays[f"depthwise{key}_scale"] = _rounded(_by_place(to_one), np.int16)
+            arrays[f"depthwise{key}"] = _by_place(rounded).astype(np.int8)
+            arrays[f"depthwise{key}_scale"] = _by_place(to_one).astype(np.int16)
         weight_unit = np.abs(layer.weight).max((1, 2, 3)).clip(1e-9) / 127
         rounded = np.round(layer.weight / weight_unit[:, None, None, None])
         most = 255 if layer.depthwise is None else 32767
         if float(np.abs(rounded).sum((1, 2, 3)).max()) * most > 2**30:
-            raise ExportError(f"block {key}: its sums need more than 32 bits")
-        arrays[f"conv{key}"] = _rounded(_by_place(rounded), np.int8)
+            raise UserError(f"block {key}: its sums need more than 32 bits")
+        arrays[f"conv{key}"] = _by_place(rounded).astype(np.int8)
         scale, shift = layer.scale * unit * weight_unit, layer.shift
         if number == 1 and layer.depthwise is not None:
             shift = shift - layer.scale * paper
         elif number == 1:
-            shift = shift - scale * rounded.sum((1, 2, 3)) * _outside(facts)
+            shift = shift - scale * rounded.sum((1, 2, 3)) * outside
         norm, before, after, residual = _norm(layer, scale, shift, coming, top / 255)
-        arrays[f"norm{number}"] = _rounded(norm, np.int32)
-        negative = negative or bool((scale < 0).any())
+        arrays[f"norm{number}"] = norm.astype(np.int32)
+        turned.append(bool((scale < 0).any()))
         row = {"before": before, "after": after, "depthwise_shift": depthwise_shift}
         rows.append(row | {"norm_before_pool": int(layer.norm_before_pool), "residual": residual})
         coming = top / 255
-    weight, bias = _linear(network)
+    weight, bias = linear_of(source.compact)
     places = layers[-1].out ** 2
     real = weight * coming / places
     largest = (np.abs(real).sum(1) * 255 * places + np.abs(bias)).max() / 2**30
     unit = max(float(largest), float(np.abs(real).max()) / 32767)
-    arrays["linear"] = _rounded(real / unit, np.int16)
-    arrays["linear_bias"] = _rounded(bias / unit, np.int32)
-    more = {"outside": round(_outside(facts)), "unit": f"{unit:.9g}", "negative": negative}
+    arrays["linear"] = np.round(real / unit).astype(np.int16)
+    arrays["linear_bias"] = np.round(bias / unit).astype(np.int32)
+    more = {"outside": round(outside), "unit": f"{unit:.9g}", "negative": any(turned)}
     return arrays, rows, more
-
-
-def _rounded(values: ndarray, dtype: type[np.signedinteger[Any]]) -> ndarray:
-    """Return values as whole numbers of a type that holds them."""
-    values = np.round(values)
-    assert np.iinfo(dtype).min <= values.min(initial=0)
-    assert np.iinfo(dtype).max >= values.max(initial=0)
-    return values.astype(dtype)
 
 
 def _depthwise(weight: ndarray, block: int) -> tuple[ndarray, ndarray, int, float]:
@@ -315,15 +292,15 @@ def _depthwise(weight: ndarray, block: int) -> tuple[ndarray, ndarray, int, floa
     to_one = np.round(most / most.max() * 1024).clip(1)
     largest = float((np.abs(rounded).sum((1, 2, 3), keepdims=True) * 255 * to_one).max())
     if largest > 2**31 - 2**17:
-        raise ExportError(f"block {block}: its depthwise sums need more than 32 bits")
+        raise UserError(f"block {block}: its depthwise sums need more than 32 bits")
     shift = max(1, math.ceil(math.log2(largest / 32767)))
     return rounded, to_one, shift, float(most.max()) / 1024 * 2**shift
 
 
 def _norm(
     layer: Layer, scale: ndarray, shift: ndarray, coming: float, going: float
-) -> tuple[Float[ndarray, "f 3"], int, int, int]:
-    """Return of each filter what is added to its sum, what that is multiplied by, and up to where.
+) -> tuple[ndarray, int, int, int]:
+    """Return of each filter what is added to its sum, its factor, and up to where: ``[F, 3]``.
 
     The sum, moved right by ``before`` bits, times the second and moved right by ``after`` bits, is
     a byte. These two numbers of bits follow, and what a map that is added is multiplied by.
@@ -352,21 +329,18 @@ def _norm(
 def _tops(source: Source) -> list[float]:
     """Return of each layer's map which value is its 255: the one with the least squared error."""
     # In float64, as the layers are.
-    network = copy.deepcopy(source.network).double()
-    assert isinstance(network, CompactCNN)
+    network: Any = copy.deepcopy(source.compact).double()
     if isinstance(align := network.alignment, Alignment):
         align.basis, align.places = align.basis.double(), align.places.double()
     x = network.alignment(source.facts.standardise(source.calibration().double() / 255))
     tops = []
     for block in network.blocks:
-        assert isinstance(block, ConvBlock)
         for norm in block.norms:
-            assert isinstance(norm, nn.BatchNorm2d)
             y = block.apply_once(x, norm)
             x = x + y if block.residual else y
             tops.append(_top(x.flatten()))
         if block.pool == "after_activation":
-            x = nn.functional.max_pool2d(x, 2)
+            x = torch.max_pool2d(x, 2)
     return tops
 
 
@@ -375,12 +349,12 @@ def _top(values: Tensor) -> float:
     some = some[:: 1 + len(some) // 300_000]
     if not len(some):
         return 1.0
-    best = (math.inf, 1.0)
-    for share in np.linspace(0.4, 1, 31):
-        top = float(some.max()) * float(share)
+
+    def error(top: float) -> float:
         rounded = (some * (255 / top)).round().clamp(max=255) * (top / 255)
-        best = min(best, (float((rounded - some).square().mean()), top))
-    return best[1]
+        return float((rounded - some).square().mean())
+
+    return min((float(some.max()) * np.linspace(0.4, 1, 31)).tolist(), key=error)
 
 
 def _text(values: ndarray) -> str:

@@ -10,13 +10,11 @@ class Format(NamedTuple):
         words: What it is, for a person.
         ending: Of its file's name.
         int8: Whether the weights are rounded to 8 bits; a few images may then be read otherwise.
-        compact: Whether only a :class:`~mnist_lit.network.compact.CompactCNN` can be written so.
     """
 
     words: str
     ending: str
     int8: bool = False
-    compact: bool = False
 
 
 # The module of this name, without -int8, has `make` and `load`.
@@ -25,10 +23,8 @@ FORMATS = {
     "onnx-int8": Format("the same with 8-bit weights", "-int8.onnx", int8=True),
     "safetensors": Format("weights to share", ".safetensors"),
     "torch": Format("a torch.export program: PyTorch alone", ".pt2"),
-    "c": Format("a C99 header that needs no library", ".h", compact=True),
-    "c-int8": Format("the same in whole numbers alone", "-int8.h", int8=True, compact=True),
-    "arduino": Format(
-        "a library for the Arduino IDE, with a sketch", ".zip", int8=True, compact=True
-    ),
-    "web": Format("a page to draw on, with the network inside", ".html", compact=True),
+    "c": Format("a C99 header that needs no library", ".h"),
+    "c-int8": Format("the same in whole numbers alone", "-int8.h", int8=True),
+    "arduino": Format("a library for the Arduino IDE, with a sketch", ".zip", int8=True),
+    "web": Format("a page to draw on, with the network inside", ".html"),
 }

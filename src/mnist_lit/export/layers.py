@@ -1,8 +1,8 @@
 """The layers of a network for C, the page and ONNX: each batch norm is a scale and a shift."""
 
-import copy
 from dataclasses import dataclass
 
+import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor, nn
@@ -60,10 +60,8 @@ class Layer:
 
 
 def layers_of(network: CompactCNN, side: int) -> list[Layer]:
-    """Return the layers; behind them stand the mean over the last map and the linear layer."""
+    """Return the layers; behind them stand the mean over the last map and :func:`linear_of`."""
     layers: list[Layer] = []
-    # In float64, so that what is rounded once at the end is the same on every processor.
-    network = copy.deepcopy(network).double()
     for number, block in enumerate(network.blocks, 1):
         assert isinstance(block, ConvBlock)
         wide = block.depthwise if isinstance(block.depthwise, nn.Conv2d) else block.conv
@@ -76,10 +74,10 @@ def layers_of(network: CompactCNN, side: int) -> list[Layer]:
             layers.append(
                 Layer(
                     block=number,
-                    weight=block.conv.weight.detach().numpy(),
-                    depthwise=None if wide is block.conv else wide.weight.detach().numpy()[:, 0],
-                    scale=scale.numpy(),
-                    shift=shift.numpy(),
+                    weight=_exact(block.conv.weight),
+                    depthwise=None if wide is block.conv else _exact(wide.weight)[:, 0],
+                    scale=scale,
+                    shift=shift,
                     size=layers[-1].out if layers else side,
                     padding=int(wide.padding[0]),
                     pool=pool != "none",
@@ -90,12 +88,21 @@ def layers_of(network: CompactCNN, side: int) -> list[Layer]:
     return layers
 
 
+def linear_of(network: CompactCNN) -> tuple[Float[ndarray, "d f"], Float[ndarray, " d"]]:
+    """Return weight and bias of the linear layer, in float64."""
+    return _exact(network.linear.weight), _exact(network.linear.bias)
+
+
+def _exact(values: Tensor) -> ndarray:
+    """Return float64, so that what is rounded once at the end is the same on every processor."""
+    return values.detach().double().numpy()
+
+
 def _fold(
     norm: nn.BatchNorm2d, bias: Tensor | None
-) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+) -> tuple[Float[ndarray, " c"], Float[ndarray, " c"]]:
     """Return what a batch norm, after a convolution's bias, multiplies by and adds."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    mean = norm.running_mean if bias is None else norm.running_mean - bias
-    return scale.detach(), (norm.bias - mean * scale).detach()
+    own = {name: _exact(values) for name, values in norm.state_dict().items()}
+    scale = own["weight"] / np.sqrt(own["running_var"] + norm.eps)
+    mean = own["running_mean"] - (0 if bias is None else _exact(bias))
+    return scale, own["bias"] - mean * scale

@@ -3,8 +3,6 @@
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +11,14 @@ import numpy as np
 import torch
 
 from mnist_lit.errors import need
-from mnist_lit.export.layers import layers_of
-from mnist_lit.export.source import FromPixels, Run, Source
-from mnist_lit.export.templates import rendered
+from mnist_lit.export.layers import layers_of, linear_of
+from mnist_lit.export.source import FromPixels, Run, Source, rendered
 from mnist_lit.network.alignment import STEEPEST, Alignment
 from mnist_lit.network.compact import CompactCNN
 
-onnx, _, runtime = (need(name, "export") for name in ("onnx", "onnxscript", "onnxruntime"))
+onnx, passes, runtime = (
+    need(name, "export") for name in ("onnx", "onnx_ir.passes.common", "onnxruntime")
+)
 
 
 def make(source: Source, int8: bool) -> bytes:
@@ -27,11 +26,10 @@ def make(source: Source, int8: bool) -> bytes:
     model = _folded(source) if isinstance(source.network, CompactCNN) else _traced(source)
     if int8:
         model = _quantise(source, model)
-    used = _strip(model)
-    unused = [opset for opset in model.opset_import if opset.domain not in used]
-    for opset in unused:
-        model.opset_import.remove(opset)
-    _without_defaults(model.graph)
+    used = {node.domain for node in model.graph.node}
+    opsets = [opset for opset in model.opset_import if opset.domain in used]
+    del model.opset_import[:], model.graph.value_info[:]
+    model.opset_import.extend(opsets)
     onnx.helper.set_model_props(model, source.about)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString()
@@ -39,8 +37,7 @@ def make(source: Source, int8: bool) -> bytes:
 
 def _folded(source: Source) -> Any:
     """Return a compact network, its norms and the scaling of pixels folded into convolutions."""
-    network, facts = source.network, source.facts
-    assert isinstance(network, CompactCNN)
+    network, facts = source.compact, source.facts
     layers = layers_of(network, facts.side)
     weights = {"outside": np.array(facts.mean * 255)}  # the pixel that is 0 when it is normalised
     for number, layer in enumerate(layers, 1):
@@ -55,15 +52,14 @@ def _folded(source: Source) -> Any:
             weight = weight * layer.scale[:, None, None, None]
             weights[f"bias{number}"] = layer.shift
         weights[f"weight{number}"] = weight
-    weights["linear"] = network.linear.weight.detach().numpy()
-    weights["linear_bias"] = network.linear.bias.detach().numpy()
-    if aligned := isinstance(network.alignment, Alignment):
+    weights["linear"], weights["linear_bias"] = linear_of(network)
+    if isinstance(network.alignment, Alignment):
         weights["basis"] = network.alignment.basis.numpy()
     text = rendered(
         "network.onnxtxt",
         side=facts.side,
         classes=len(facts.classes),
-        align=aligned,
+        align="basis" in weights,
         steepest=STEEPEST,
         layers=layers,
         weights=weights,
@@ -78,7 +74,7 @@ def _folded(source: Source) -> Any:
 
 
 def _traced(source: Source) -> Any:
-    """Return any other network as torch exports it."""
+    """Return any other network as torch exports it, without its remarks: lines of source code."""
     side = source.facts.side
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
@@ -89,37 +85,12 @@ def _traced(source: Source) -> Any:
             input_names=["pixels"],
             output_names=["logits"],
             dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-            external_data=False,
             verbose=False,
         )
     assert program is not None
-    program.model_proto.producer_version = ""  # of torch
+    passes.ClearMetadataAndDocStringPass()(program.model)
+    program.model.producer_version = None  # of torch
     return program.model_proto
-
-
-def _strip(message: Any) -> set[str]:
-    """Take the exporter's remarks out, source lines among them; return the operators' domains."""
-    domains = {message.domain} if isinstance(message, onnx.NodeProto) else set()
-    for field, value in message.ListFields():
-        if field.name in ("metadata_props", "doc_string", "value_info"):
-            message.ClearField(field.name)
-        elif field.message_type is not None:
-            for part in [value] if hasattr(value, "ListFields") else value:
-                domains |= _strip(part)
-    return domains
-
-
-def _without_defaults(graph: Any) -> None:
-    """Take out attributes that say what goes without saying; some readers know no others."""
-    usual = {"dilations": {1}, "strides": {1}, "pads": {0}}  # which the schema does not say
-    for node in graph.node:
-        known = onnx.defs.get_schema(node.op_type).attributes
-        for attribute in list(node.attribute):
-            default = known[attribute.name].default_value
-            value = onnx.helper.get_attribute_value(attribute)
-            said = default.type and onnx.helper.get_attribute_value(default) == value
-            if said or (attribute.name in usual and set(value) == usual[attribute.name]):
-                node.attribute.remove(attribute)
 
 
 def _quantise(source: Source, model: Any) -> Any:
@@ -150,10 +121,9 @@ def _quantise(source: Source, model: Any) -> Any:
         logging.disable(logging.NOTSET)
 
 
-@contextmanager
-def load(content: bytes, source: Source) -> Iterator[tuple[Run, list[str]]]:
+def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
     """Open the file in onnxruntime, on one thread."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    yield lambda pixels: session.run(["logits"], {"pixels": pixels})[0], []
+    return lambda pixels: session.run(["logits"], {"pixels": pixels})[0], []

@@ -1,29 +1,28 @@
 """A trained network in another format, checked on the test images before it gets its name."""
 
 import copy
+import itertools
 import re
-import time
+import timeit
+from argparse import Namespace
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from numpy import ndarray
 
 from mnist_lit import files
+from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
-from mnist_lit.data.batches import Images
 from mnist_lit.data.reopen import reopen, split
-from mnist_lit.errors import ExportError, UserError, reason
+from mnist_lit.errors import UserError, reason
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.export.formats import FORMATS
-from mnist_lit.export.source import CALIBRATION, Logits, Run, Source
-from mnist_lit.facts import Facts
-from mnist_lit.network.compact import CompactCNN
-from mnist_lit.text import LONGEST
+from mnist_lit.export.source import CALIBRATION, Run, Source
+from mnist_lit.text import LONGEST, show
 
 TOLERANCE = 1e-4  # of a float format's logits
 ALLOWED_LOSS = 0.001  # share of the test images that an int8 format may read wrong besides
@@ -56,6 +55,24 @@ class Exported:
     notes: list[str]
 
 
+def command(options: Namespace) -> None:
+    """Do what the command ``export`` says in its options, and print what came of it."""
+    trained = pretrained.load(options.model, trust=options.trust)
+    model, form, root = Path(options.model).resolve(), options.to, options.data_root
+    stem = model.name if model.is_dir() else model.stem  # lr0.1 is the whole name of a folder
+    path = options.output or Path(stem + FORMATS[form].ending)
+    read = (options.model, pretrained.checkpoint_of(options.model), root)
+    named = files.named(path, *read)
+    done = export(trained, form, path, root, options.trust, options.name)
+    show(
+        f"{named}: {done.size:,} bytes; {done.correct:,} of {done.total:,} test "
+        f"{trained.facts.noun} (the network: {done.reference:,}), logits differ by "
+        f"{done.largest_difference:.1g} at most; {done.milliseconds:.3f} ms an image"
+    )
+    for note in done.notes:
+        show(f"  {note}")
+
+
 def export(
     trained: Trained,
     form: str,
@@ -77,109 +94,85 @@ def export(
 
     Raises:
         MissingPackageError: A package that the format needs is not installed.
-        ExportError: The network cannot be exported so, it does not answer with finite numbers, the
+        UserError: The network cannot be exported so, it does not answer with finite numbers, the
             C compiler is missing, or the export reads the test images otherwise than it should.
         WriteError: The file cannot be written.
     """
     facts = trained.facts
-    module = _module(form, trained.network)
     # The exporters warn of weights in another order than the usual.
     network = copy.deepcopy(trained.network).float().to(memory_format=torch.contiguous_format)
+    network.eval()
     data = reopen(facts, data_root, trust)
     test = split(data, "test", facts)
-    wanted = _answers(network.eval(), test, facts, path)
+    images, labels = test.images.numpy(), test.labels.numpy()
+    wanted = _answers(lambda x: classify(network, torch.from_numpy(x), facts).numpy(), images)
+    if not np.isfinite(wanted).all():
+        why = "the network's answers are not finite numbers; train it again, with a lower rate"
+        raise UserError(f"{path}: not written, for {why}")
     source = Source(
         network,
         facts,
-        correct=_right(wanted, test),
-        total=len(test.labels),
+        correct=int((wanted.argmax(1) == labels).sum()),
+        total=len(labels),
         calibration=lambda: split(data, "train", facts).images[:CALIBRATION],
-        name=_identifier(path.stem if name is None else name),
+        name=re.sub(r"^(?=\d)|\W", "_", name or path.stem, flags=re.ASCII)[:LONGEST],
         file=path.name,
     )
     with files.whole(path) as draft:
-        content = _made(module, source, form, path)
-        with module.load(content, source) as (run, notes):
-            got = np.concatenate([run(x.numpy()) for x in torch.split(test.images, BATCH)])
-            milliseconds = _time(run, test)
+        content, run, notes, got = _made(source, form, images, path)
         result = Exported(
             path=path,
             size=len(content),
-            correct=_right(got, test),
+            correct=int((got.argmax(1) == labels).sum()),
             reference=source.correct,
             total=source.total,
             largest_difference=float(np.abs(got - wanted).max()),
-            milliseconds=milliseconds,
+            milliseconds=_time(run, images),
             notes=notes,
         )
-        _check(result, got, wanted, exact=not FORMATS[form].int8)
+        _check(result, FORMATS[form].int8)
         draft.write_bytes(content)
     return result
 
 
-def _module(form: str, network: nn.Module) -> Any:
-    """Import the file of a format; no sooner than now, for its packages may be missing."""
-    if FORMATS[form].compact and not isinstance(network, CompactCNN):
-        kind = type(network).__name__
-        raise ExportError(f"{kind}: {form} needs a CompactCNN; onnx and torch take any network")
-    return import_module(f"mnist_lit.export.{form.removesuffix('-int8')}")
-
-
-def _made(module: Any, source: Source, form: str, path: Path) -> bytes:
-    """Return what the format's module makes; whatever else it raises becomes an ExportError."""
+def _made(
+    source: Source, form: str, images: ndarray, path: Path
+) -> tuple[bytes, Run, list[str], ndarray]:
+    """Make the content of a file, open it again and let it read the images."""
+    # No sooner than now, for the packages that it needs may be missing.
+    module = import_module(f"mnist_lit.export.{form.removesuffix('-int8')}")
     try:
-        return module.make(source, FORMATS[form].int8)
+        content = module.make(source, FORMATS[form].int8)
+        run, notes = module.load(content, source)
+        return content, run, notes, _answers(run, images)
     except UserError:
         raise
     except Exception as error:
-        kind, why = type(source.network).__name__, reason(error.__cause__ or error)
-        raise ExportError(
-            f"{path}: not written, for {kind} cannot be exported to {form}: {why}"
-        ) from error
+        why = f"{type(source.network).__name__} cannot be exported to {form}"
+        words = f"{path}: not written, for {why}: {reason(error.__cause__ or error)}"
+        raise UserError(words) from error
 
 
-def _answers(network: nn.Module, test: Images, facts: Facts, path: Path) -> Logits:
-    """Return the logits of the network itself."""
-    batches = torch.split(test.images, BATCH)
-    logits = torch.cat([classify(network, batch, facts) for batch in batches]).numpy()
-    if diverged := int((~np.isfinite(logits)).any(axis=1).sum()):
-        raise ExportError(
-            f"{path}: not written, for the network answers {diverged:,} of {len(logits):,} test "
-            "images with what is not a finite number; train it again, with a lower rate"
+def _answers(run: Run, images: ndarray) -> ndarray:
+    """Return the logits of all images, of which some are read at a time."""
+    starts = range(0, len(images), BATCH)
+    return np.concatenate([run(images[start : start + BATCH]) for start in starts])
+
+
+def _time(run: Run, images: ndarray) -> float:
+    """Return the median of the milliseconds that one image takes."""
+    each = itertools.cycle(images[:, None])
+    return 1000 * np.median(timeit.repeat(lambda: run(next(each)), number=1, repeat=TIMED))
+
+
+def _check(result: Exported, int8: bool) -> None:
+    """Raise a UserError if a file differs from its network by more than is allowed."""
+    lost, differs = result.reference - result.correct, result.largest_difference
+    allowed, most = (round(ALLOWED_LOSS * result.total), np.inf) if int8 else (0, TOLERANCE)
+    if lost > allowed or not differs < most:
+        raise UserError(
+            f"{result.path}: not written, for it differs from the network: it reads "
+            f"{result.correct:,} of {result.total:,} test images right and the network "
+            f"{result.reference:,}, {allowed} fewer are allowed; logits differ by {differs:.2g}, "
+            f"less than {most:g} is allowed"
         )
-    return logits
-
-
-def _right(logits: Logits, test: Images) -> int:
-    return int((logits.argmax(1) == test.labels.numpy()).sum())
-
-
-def _identifier(words: str) -> str:
-    name = re.sub(r"[^0-9A-Za-z_]", "_", words)[:LONGEST] or "_"
-    return f"_{name}" if name[0].isdigit() else name
-
-
-def _check(result: Exported, got: Logits, wanted: Logits, exact: bool) -> None:
-    allowed = round(ALLOWED_LOSS * result.total)
-    if exact:
-        others = int((got.argmax(1) != wanted.argmax(1)).sum())
-        if others or not result.largest_difference <= TOLERANCE:
-            raise ExportError(
-                f"{result.path}: not written, for it differs from the network: "
-                f"{others} predictions, logits by up to {result.largest_difference:.2g} "
-                f"({TOLERANCE:g} is allowed)"
-            )
-    elif result.correct < result.reference - allowed or not np.isfinite(got).all():
-        raise ExportError(
-            f"{result.path}: not written, for it reads {result.correct:,} of {result.total:,} test "
-            f"images right and the network {result.reference:,}; {allowed} fewer are allowed"
-        )
-
-
-def _time(run: Run, test: Images) -> float:
-    times = []
-    for image in test.images[:TIMED].numpy():
-        started = time.perf_counter()
-        run(image[None])
-        times.append(time.perf_counter() - started)
-    return 1000 * float(np.median(times))

@@ -2,8 +2,6 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,11 +21,10 @@ def make(source: Source, int8: bool) -> bytes:
     return save(tensors, {METADATA: json.dumps(about, allow_nan=False)})
 
 
-@contextmanager
-def load(content: bytes, source: Source) -> Iterator[tuple[Run, list[str]]]:
+def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
     """Read the file as every command does."""
     trust = [str(vars(source.network)["description"].get("_target_"))]
     with tempfile.TemporaryDirectory() as folder:
         (file := Path(folder) / "network").write_bytes(content)
         there = read(file, trust=trust)
-    yield lambda x: classify(there.network, torch.from_numpy(x), there.facts).numpy(), []
+    return lambda x: classify(there.network, torch.from_numpy(x), there.facts).numpy(), []

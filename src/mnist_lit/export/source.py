@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from jaxtyping import Float, UInt8
+import jinja2
 from numpy import ndarray
 from torch import Tensor, nn
 
+from mnist_lit.errors import UserError
 from mnist_lit.facts import Facts
-from mnist_lit.network.compact import count_parameters
+from mnist_lit.network.compact import CompactCNN, count_parameters
 
 CALIBRATION = 1000  # training images
-
-Logits = Float[ndarray, "n classes"]
-Run = Callable[[UInt8[ndarray, "n 1 h w"]], Logits]
+Run = Callable[[ndarray], ndarray]  # from uint8 [N, 1, side, side] to logits, float32 [N, classes]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class Source:
     calibration: Callable[[], Tensor]
     name: str = "network"
     file: str = "network.h"
+
+    @property
+    def compact(self) -> CompactCNN:
+        """The network, for a format that takes no other class; a UserError if it is one."""
+        if not isinstance(self.network, CompactCNN):
+            kind, others = type(self.network).__name__, "onnx and torch take any network"
+            raise UserError(f"{kind}: this format needs a CompactCNN; {others}")
+        return self.network
 
     @property
     def about(self) -> dict[str, str]:
@@ -66,3 +75,15 @@ class FromPixels(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Map ``uint8 [B, 1, side, side]`` to ``float32 [B, classes]``."""
         return self.network(self.facts.normalize(pixels))
+
+
+def rendered(template: str, **values: Any) -> str:
+    """Return a template of this folder with values in it, as they are: nothing is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(**values)

@@ -1,13 +1,11 @@
 """A program of ``torch.export``."""
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from numpy import ndarray
 
-from mnist_lit.export.source import FromPixels, Logits, Run, Source
+from mnist_lit.export.source import FromPixels, Run, Source
 
 RELEASE = ".".join(torch.__version__.split(".")[:2])  # earlier ones may refuse the file
 NEEDED = {"val", "nn_module_stack"}  # to run a program, and to unflatten it into modules
@@ -30,13 +28,12 @@ def make(source: Source, int8: bool) -> bytes:
     return file.getvalue()
 
 
-@contextmanager
-def load(content: bytes, source: Source) -> Iterator[tuple[Run, list[str]]]:
+def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
     """Open the file in torch."""
     module = torch.export.load(io.BytesIO(content)).module()
 
     @torch.inference_mode()
-    def run(pixels: ndarray) -> Logits:
+    def run(pixels: ndarray) -> ndarray:
         return module(torch.from_numpy(pixels)).numpy()
 
-    yield run, [f"needs PyTorch {RELEASE} or later"]
+    return run, [f"needs PyTorch {RELEASE} or later"]

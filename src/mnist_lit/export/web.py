@@ -2,19 +2,17 @@
 
 import base64
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 from numpy import ndarray
 
-from mnist_lit.errors import ExportError, need
+from mnist_lit.errors import UserError, need
 from mnist_lit.evaluation.page import filled
-from mnist_lit.export.layers import layers_of
-from mnist_lit.export.source import Logits, Run, Source
+from mnist_lit.export.layers import layers_of, linear_of
+from mnist_lit.export.source import Run, Source
 from mnist_lit.facts import THINNEST
-from mnist_lit.network.alignment import STEEPEST, Alignment
-from mnist_lit.network.compact import CompactCNN, count_parameters
+from mnist_lit.network.alignment import STEEPEST
+from mnist_lit.network.compact import count_parameters
 
 racer = need("py_mini_racer", "export")  # V8, which runs the page's code here
 # Of a layer, the numbers by which the page knows it.
@@ -26,16 +24,16 @@ def make(source: Source, int8: bool) -> bytes:
     """Return the page.
 
     Raises:
-        ExportError: The network was trained on what nobody draws, or cannot be written so.
+        UserError: The network was trained on what nobody draws.
     """
-    network, facts = source.network, source.facts
-    assert isinstance(network, CompactCNN)
+    network, facts = source.compact, source.facts
     if not facts.centred:
-        raise ExportError(f"{facts.name}: a page to draw on needs images laid out as MNIST's are")
+        raise UserError(f"{facts.name}: a page to draw on needs images laid out as MNIST's are")
     layers = layers_of(network, facts.side)
     parts: list[ndarray] = []
 
     def put(values: ndarray) -> int:
+        """Add numbers to those of the page, and return where they begin."""
         parts.append(np.ascontiguousarray(values, np.float32).ravel())
         return sum(map(len, parts)) - len(parts[-1])
 
@@ -44,15 +42,12 @@ def make(source: Source, int8: bool) -> bytes:
         if layer.block not in filters:
             depthwise = layer.depthwise
             first = -1 if depthwise is None else put(depthwise.transpose(1, 2, 0))
-            filters[layer.block] = {
-                "depthwise": first,
-                "weights": put(layer.weight.transpose(2, 3, 1, 0)),
-            }
+            weights = put(layer.weight.transpose(2, 3, 1, 0))
+            filters[layer.block] = {"depthwise": first, "weights": weights}
         fields = {name: int(getattr(layer, name)) for name in (*SHAPE, *ORDER)}
         norm = put(np.concatenate([layer.scale, layer.shift]))
         described.append({**fields, **filters[layer.block], "norm": norm})
-    weight, bias = (p.detach().numpy() for p in (network.linear.weight, network.linear.bias))
-    linear = put(np.concatenate([weight.ravel(), bias]))
+    linear = put(np.concatenate([values.ravel() for values in linear_of(network)]))
     numbers = np.concatenate(parts)
     page = filled(
         "export/web.html",
@@ -64,7 +59,7 @@ def make(source: Source, int8: bool) -> bytes:
         classes=facts.classes,
         numbers=base64.b64encode(numbers.astype("<f4").tobytes()).decode(),
         count=len(numbers),
-        align=isinstance(network.alignment, Alignment),
+        align=network.description["align"],
         steepest=STEEPEST,
         mean=facts.mean,
         std=facts.std,
@@ -73,16 +68,15 @@ def make(source: Source, int8: bool) -> bytes:
     return (page + "\n").encode()
 
 
-@contextmanager
-def load(content: bytes, source: Source) -> Iterator[tuple[Run, list[str]]]:
+def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
     """Run the network's part of the page in V8."""
     _, _, script = content.decode().partition('<script id="network">')
-    with racer.mini_racer() as engine:
-        engine.eval(script.partition("</script>")[0])
+    engine = racer.MiniRacer()
+    engine.eval(script.partition("</script>")[0])
 
-        def run(pixels: ndarray) -> Logits:
-            rows = json.dumps(pixels.reshape(len(pixels), -1).tolist())
-            answer = engine.eval(f"JSON.stringify({rows}.map((pixels) => logits(pixels)))")
-            return np.array(json.loads(answer), np.float32)
+    def run(pixels: ndarray) -> ndarray:
+        rows = json.dumps(pixels.reshape(len(pixels), -1).tolist())
+        answer = engine.eval(f"JSON.stringify({rows}.map((pixels) => logits(pixels)))")
+        return np.array(json.loads(answer), np.float32)
 
-        yield run, []
+    return run, []

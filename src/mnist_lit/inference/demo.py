@@ -26,7 +26,7 @@ from PIL import Image
 
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
-from mnist_lit.errors import DemoError, PictureError, need, reason
+from mnist_lit.errors import PictureError, UserError, need, reason
 from mnist_lit.inference.files import open_picture
 from mnist_lit.inference.pictures import prepare_for, to_gray
 from mnist_lit.inference.predict import boxed, montage
@@ -317,14 +317,14 @@ def serve(
 
     Raises:
         MissingPackageError: Gradio is not installed.
-        DemoError: The address is not to be had.
+        UserError: The address is not to be had.
     """
     port = _free(host.strip("[]"), port)
     host = f"[{host.strip('[]')}]" if ":" in host else host  # as it stands in an address
     try:
         kept = TemporaryDirectory(prefix="mnist-lit-demo-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise DemoError(f"no temporary folder: {error.strerror}; set TMPDIR to one") from None
+        raise UserError(f"no temporary folder: {error.strerror}; set TMPDIR to one") from None
     atexit.register(kept.cleanup)
     # Gradio reads its own when it is imported; some of its uploads lie where Python's are.
     tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = kept.name
@@ -376,7 +376,7 @@ def _free(host: str, port: int | None) -> int:
     """Return a port that can be had; Gradio would try a hundred of a wrong host, 5 s each."""
     place = f"--host {for_terminal(host)}, --port {port or 'any'}"
     if port is not None and not 1 <= port <= 65_535:
-        raise DemoError(f"{place}: cannot be opened: a port from 1 to 65535 is expected")
+        raise UserError(f"{place}: cannot be opened: a port from 1 to 65535 is expected")
     error: Exception | None = None
     for one in PORTS if port is None else [port]:
         try:
@@ -390,7 +390,7 @@ def _free(host: str, port: int | None) -> int:
             if getattr(caught, "errno", None) != errno.EADDRINUSE:
                 break
     words = getattr(error, "strerror", None) or error
-    raise DemoError(f"{place}: cannot be opened: {words}; give another")
+    raise UserError(f"{place}: cannot be opened: {words}; give another")
 
 
 def _sweep(folder: Path) -> None:

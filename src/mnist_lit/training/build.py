@@ -90,7 +90,7 @@ def prepare(config: Config) -> Run:
 
     Raises:
         ConfigError: Something cannot be built.
-        RequirementsError: It is over budget, and ``requirements.enforce`` is true.
+        UserError: It is over budget, and ``requirements.enforce`` is true.
         CheckpointError: ``ckpt_path`` or ``init_from`` is not a checkpoint that fits.
         DataError: The images whose facts are needed cannot be read.
     """

@@ -69,7 +69,7 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
 
     Raises:
         ConfigError: The config cannot be run.
-        RequirementsError: The network or the training is over budget, and
+        UserError: The network or the training is over budget, and
             ``requirements.enforce`` is true.
         CheckpointError: ``ckpt_path`` or ``init_from`` is not a checkpoint that fits.
         DataError: The images cannot be read.

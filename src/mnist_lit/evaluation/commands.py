@@ -1,0 +1,53 @@
+"""What the commands ``evaluate``, ``report`` and ``compare`` do."""
+
+import json
+from argparse import Namespace
+
+from mnist_lit import files
+from mnist_lit.checkpoints import pretrained
+from mnist_lit.data import reopen
+from mnist_lit.data.datasets import IdxSet
+from mnist_lit.devices import pick_device
+from mnist_lit.evaluation.evaluate import evaluate
+from mnist_lit.evaluation.page import open_subject, page
+from mnist_lit.text import for_terminal, show
+
+
+def count(options: Namespace) -> None:
+    """Count the images that a network reads right, and print how many."""
+    device = pick_device(options.device)
+    trained = pretrained.load(options.model, trust=options.trust)
+    facts, other = trained.facts, options.images
+    name = str(other or facts.name)
+    data = IdxSet(other) if other else reopen.reopen(facts, options.data_root, options.trust)
+    images = reopen.split(data, options.split, facts)
+    result = evaluate(
+        trained.network, images, facts, options.batch_size, device, name=options.model
+    )
+    if options.json:
+        found = {
+            "model": options.model,
+            "data": name,
+            "split": options.split,
+            "correct": result.correct,
+            "total": result.total,
+            "accuracy": result.accuracy,
+            "loss": result.loss,
+            "accuracy_per_class": result.per_class,
+            "device": str(device),
+        }
+        print(json.dumps(found))
+        return
+    show(f"{options.model} on {for_terminal(name)}, {options.split} images, {device}")
+    print(f"Average loss: {result.loss:.4f}")
+    print(f"Accuracy: {result.correct}/{result.total} ({result.accuracy:.2%})")
+
+
+def write_page(options: Namespace) -> None:
+    """Write a page of runs, and print its name; see :func:`.page.page`."""
+    runs, trust = options.runs, options.trust
+    subjects = [open_subject(run, trust) for run in runs]
+    read = (*runs, *map(pretrained.checkpoint_of, runs), options.data_root)
+    named = files.named(options.output, *read)
+    files.write_text(options.output, page(subjects, options.data_root, trust))
+    show(named)
