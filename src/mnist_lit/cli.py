@@ -197,7 +197,7 @@ def _evaluate(options: argparse.Namespace) -> None:
                     "total": result.total,
                     "accuracy": result.accuracy,
                     "loss": result.loss,
-                    "accuracy_per_class": result.per_class,
+                    "accuracy_per_class": result.accuracy_per_class,
                     "device": str(device),
                 }
             )

@@ -30,15 +30,14 @@ def evaluation(data: MNISTDataModule, wrong: int) -> Evaluation:
 def test_no_figure_is_blank(mnist: MNISTDataModule) -> None:
     distort = RandomDistortion(degrees=15)
     drawn = {
-        **figures.of_training(history()),
-        **figures.of_network(
-            load_pretrained("final"), evaluation(mnist, 40), mnist.test.images, MNIST
+        **figures.drawn(
+            load_pretrained("final"), evaluation(mnist, 40), mnist.test.images, MNIST, history()
         ),
-        "augmentation": figures.augmented_samples(mnist.train, [distort], MNIST),
+        "augmentation": figures.png(figures.augmented_samples(mnist.train, [distort], MNIST)),
     }
     assert len(drawn) == 7
-    for name, figure in drawn.items():
-        pixels = imread(io.BytesIO(figures.png(figure)))
+    for name, picture in drawn.items():
+        pixels = imread(io.BytesIO(picture))
         dark = (np.asarray(pixels)[..., :3].mean(axis=-1) < 0.5).mean()
         assert 0.002 < dark < 0.5, name
 
@@ -47,8 +46,7 @@ def test_names_of_classes_are_drawn_as_they_are(mnist: MNISTDataModule) -> None:
     names = ("$\\foo$", "$x_", "数字", "五", "خمسة", "🂡", "w" * 1000, "{7}", "%s", r"\n")
     facts = replace(MNIST, classes=names)
     said = evaluation(mnist, 40)
-    drawn = figures.of_network(load_pretrained("nano"), said, mnist.test.images, facts)
-    assert all(figures.png(figure) for figure in drawn.values())
+    assert all(figures.drawn(load_pretrained("nano"), said, mnist.test.images, facts).values())
 
 
 @pytest.mark.parametrize("losses", [[0.4, 0.3], [0.31, 0.3, 0.29], [2.0, 0.1, 0.01], [1.0]])
@@ -132,5 +130,5 @@ def test_evaluation_counts(mnist: MNISTDataModule) -> None:
     counts = mnist.test.labels.bincount(minlength=10)
     wrong = mnist.test.labels[:40].bincount(minlength=10)
     torch.testing.assert_close(
-        torch.tensor(result.per_class), (counts - wrong) / counts, rtol=0, atol=1e-6
+        torch.tensor(result.accuracy_per_class), (counts - wrong) / counts, rtol=0, atol=1e-6
     )

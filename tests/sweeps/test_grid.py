@@ -20,7 +20,7 @@ from omegaconf import OmegaConf, open_dict
 
 from mnist_lit import MNISTDataModule
 from mnist_lit.data.batches import folds
-from mnist_lit.evaluation.origin import override
+from mnist_lit.evaluation.provenance import override
 from mnist_lit.sweeps import grid
 from mnist_lit.training import job
 from mnist_lit.training.hydra import check

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_lit.config.check import parse
 from mnist_lit.errors import ConfigError, RunError, reason
-from mnist_lit.evaluation.origin import flat, override
+from mnist_lit.evaluation.provenance import flat, override
 from mnist_lit.files import write_text
 from mnist_lit.sweeps import results
 from mnist_lit.sweeps.results import identity

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from mnist_lit.errors import ConfigError, RunError
-from mnist_lit.evaluation.origin import override
+from mnist_lit.evaluation.provenance import override
 from mnist_lit.text import LONGEST_LINE, for_terminal
 from mnist_lit.training import job
 

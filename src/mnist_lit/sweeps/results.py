@@ -16,7 +16,7 @@ from typing import Any
 
 from mnist_lit.config.schema import Config
 from mnist_lit.errors import ConfigError, UserError
-from mnist_lit.evaluation.origin import flat
+from mnist_lit.evaluation.provenance import flat
 from mnist_lit.files import write_text
 from mnist_lit.text import for_terminal
 from mnist_lit.training import job

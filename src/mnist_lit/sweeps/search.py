@@ -21,13 +21,13 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 
 from mnist_lit.errors import ConfigError, RunError, need
-from mnist_lit.evaluation.origin import flat, masked, override
+from mnist_lit.evaluation.provenance import flat, override
 from mnist_lit.files import write_text
 from mnist_lit.sweeps import results
 from mnist_lit.sweeps.grid import values
 from mnist_lit.sweeps.processes import Processes
 from mnist_lit.sweeps.results import identity
-from mnist_lit.text import show
+from mnist_lit.text import masked, show
 from mnist_lit.training import job
 from mnist_lit.training.hydra import check
 

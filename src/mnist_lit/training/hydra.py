@@ -33,8 +33,8 @@ from mnist_lit.config.check import parse, refuse_unbuilt
 from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, reason
-from mnist_lit.evaluation.origin import masked, override
-from mnist_lit.text import LONGEST_LINE, for_terminal, show
+from mnist_lit.evaluation.provenance import override
+from mnist_lit.text import LONGEST_LINE, for_terminal, masked, show
 from mnist_lit.training import job
 
 if TYPE_CHECKING:

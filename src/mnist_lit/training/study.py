@@ -12,7 +12,7 @@ from typing import Any
 
 from mnist_lit.config.schema import Search
 from mnist_lit.errors import ConfigError, need, reason
-from mnist_lit.evaluation.origin import masked
+from mnist_lit.text import masked
 
 BEAT, STALE = (
     15,
