@@ -7,6 +7,8 @@ import torch
 from matplotlib.image import imread
 
 from mnist_lit import MNIST, MNISTDataModule, load_pretrained
+from mnist_lit.checkpoints import pretrained
+from mnist_lit.checkpoints.read import Trained
 from mnist_lit.data.augmentation import RandomDistortion
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation
@@ -31,7 +33,7 @@ def test_no_figure_is_blank(mnist: MNISTDataModule) -> None:
     distort = RandomDistortion(degrees=15)
     drawn = {
         **figures.drawn(
-            load_pretrained("final"), evaluation(mnist, 40), mnist.test.images, MNIST, history()
+            pretrained.load("final"), evaluation(mnist, 40), mnist.test.images, history()
         ),
         "augmentation": figures.png(figures.augmented_samples(mnist.train, [distort], MNIST)),
     }
@@ -46,7 +48,8 @@ def test_names_of_classes_are_drawn_as_they_are(mnist: MNISTDataModule) -> None:
     names = ("$\\foo$", "$x_", "数字", "五", "خمسة", "🂡", "w" * 1000, "{7}", "%s", r"\n")
     facts = replace(MNIST, classes=names)
     said = evaluation(mnist, 40)
-    assert all(figures.drawn(load_pretrained("nano"), said, mnist.test.images, facts).values())
+    trained = Trained(load_pretrained("nano"), facts)
+    assert all(figures.drawn(trained, said, mnist.test.images).values())
 
 
 @pytest.mark.parametrize("losses", [[0.4, 0.3], [0.31, 0.3, 0.29], [2.0, 0.1, 0.01], [1.0]])

@@ -93,9 +93,10 @@ def build_network(description: Mapping[str, Any], trust: Collection[str] = ()) -
     arguments = {key: value for key, value in description.items() if not key.startswith("_")}
     target = description.get("_target_", OURS)
     validated(Target, target, "model._target_")
-    make = check(
-        {"_target_": target if target == OURS else trusted(target, trust), **arguments}, "model"
-    )
+    node = {"_target_": target, **arguments}
+    if target != OURS:
+        trusted(target, trust)
+    make = check(node, "model")
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)  # whatever the caller's is
     try:
@@ -112,8 +113,7 @@ def build_network(description: Mapping[str, Any], trust: Collection[str] = ()) -
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model={target}: a torch.nn.Module is expected")
     if target != OURS:
-        described = {"_target_": target, **arguments}
-        network.description = described  # type: ignore[assignment]  # plain data, to torch no tensor
+        network.description = node  # type: ignore[assignment]  # plain data, to torch no tensor
     return network
 
 

@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor, nn
 
+from mnist_lit.checkpoints.read import Trained
 from mnist_lit.data.batches import Images
 from mnist_lit.evaluation.evaluate import Evaluation
 from mnist_lit.evaluation.history import History
@@ -39,21 +40,17 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
 
 
 def drawn(
-    network: nn.Module,
-    evaluation: Evaluation,
-    images: Tensor,
-    facts: Facts,
-    history: History | None = None,
+    trained: Trained, evaluation: Evaluation, images: Tensor, history: History | None = None
 ) -> dict[str, bytes]:
     """Draw what is known of a network, as PNG: its epochs, mistakes and first filters.
 
     Args:
-        network: Its filters are drawn if it begins with a convolution of the image.
+        trained: The filters of the network are drawn if it begins with a convolution of the image.
         evaluation: What it said of the test images.
         images: The test images, ``uint8 [N, 1, side, side]``.
-        facts: Of the images.
         history: The epochs, if they are known.
     """
+    network, facts = trained.network, trained.facts
     found: dict[str, Figure] = {}
     if history is not None:
         found |= {"curves": learning_curves(history), "learning_rate": learning_rate(history)}

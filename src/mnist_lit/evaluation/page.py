@@ -158,9 +158,7 @@ def draw(subject: Subject, evaluation: Evaluation, images: Tensor) -> dict[str, 
         evaluation: What its network said of the test images.
         images: The test images, ``uint8 [N, 1, side, side]``.
     """
-    trained = subject.trained
-    found = drawn(trained.network, evaluation, images, trained.facts, subject.history)
-    return {**found, **subject.pictures}
+    return {**drawn(subject.trained, evaluation, images, subject.history), **subject.pictures}
 
 
 def render(

@@ -109,14 +109,9 @@ class CompactCNN(nn.Module):
         stack: list[Block] = validated(Blocks, given, "model.blocks")
         check_blocks(stack, side, classes)
         self.side = side
-        self.description: dict[str, Any] = {
-            "blocks": [asdict(block) for block in stack],
-            "dropout": float(dropout),
-            "classes": classes,
-            "side": side,
-            "align": align,
-            "paper": paper,
-        }
+        self.description: dict[str, Any] = {"blocks": [asdict(block) for block in stack]}
+        self.description |= {"dropout": float(dropout), "classes": classes, "side": side}
+        self.description |= {"align": align, "paper": paper}
         self.alignment: nn.Module = Alignment(side, paper) if align else nn.Identity()
         widths = [1, *(block.channels for block in stack)]
         self.widest = side**2 * max(widths)
