@@ -21,8 +21,7 @@ from torch import Tensor
 from mnist_lit import files, folders
 from mnist_lit.errors import DataError, reason
 
-IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
-LABELS = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
+PREFIXES = {"train": "train", "test": "t10k"}
 # SHA-256 of MNIST's files, without gzip.
 DIGESTS = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from pydantic import Strict
 from torch import Tensor
 
-from mnist_lit.data.archives import DIGESTS, IMAGES, LABELS, REMEDY, find_mnist, folder_of, read
+from mnist_lit.data.archives import DIGESTS, PREFIXES, REMEDY, find_mnist, folder_of, read
 from mnist_lit.data.batches import Images, folds, stratified
 from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.facts import MNIST, Facts
@@ -195,7 +195,8 @@ class IdxSet:
         )
 
     def _read(self, split: Split) -> Images:
-        folder, names = self.folder, (IMAGES[split], LABELS[split])
+        folder, prefix = self.folder, PREFIXES[split]
+        names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
         try:
             images, labels = (read(folder, name, self.digests.get(name)) for name in names)
         except DataError as error:

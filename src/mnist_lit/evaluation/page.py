@@ -79,11 +79,6 @@ class Subject:
     config: str | None = None
     pictures: Mapping[str, bytes] = field(default_factory=dict)
 
-    @property
-    def title(self) -> str:
-        """What was trained, for a heading."""
-        return f"{self.report['model']}, seed {self.report['seed']}" if self.report else self.name
-
 
 def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
     """Read what a run's folder, a checkpoint's path or the name of a shipped model stands for.
@@ -201,14 +196,15 @@ def embedded(png: bytes) -> str:
 def _describe(
     subject: Subject, evaluation: Evaluation, pictures: dict[str, bytes]
 ) -> dict[str, Any]:
-    network, facts = subject.trained.network, subject.trained.facts
+    network, facts, report = subject.trained.network, subject.trained.facts, subject.report
+    title = f"{report['model']}, seed {report['seed']}" if report else subject.name
     return {
         **vars(subject),
-        "title": subject.title,
+        "title": title,
         "evaluation": evaluation,
         "figures": pictures,
         "parameters": count_parameters(network),
-        "layers": summary.table(network, subject.title, facts.side),
+        "layers": summary.table(network, title, facts.side),
         "classes": [_class(evaluation, facts, number) for number in range(len(facts.classes))],
     }
 
