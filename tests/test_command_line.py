@@ -24,7 +24,7 @@ from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import read_file
 from mnist_lit.cli import main
 from mnist_lit.errors import CheckpointError, ConfigError
-from mnist_lit.evaluation.origin import override
+from mnist_lit.evaluation.provenance import override
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.training.classifier import LitClassifier
 from mnist_lit.training.train import TrainingResult, train

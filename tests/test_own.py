@@ -37,7 +37,7 @@ from mnist_lit.errors import (
     UserError,
 )
 from mnist_lit.evaluation.evaluate import evaluate
-from mnist_lit.evaluation.origin import flat
+from mnist_lit.evaluation.provenance import flat
 from mnist_lit.training import hydra
 from mnist_lit.training.build import build_metrics, build_module, prepare
 from mnist_lit.training.train import TrainingResult, train

@@ -42,6 +42,12 @@ def for_c(text: object) -> str:
     return re.sub(r"\*(?=/)|/(?=\*)|\?(?=\?)", r"\g<0> ", line)
 
 
+def masked(text: str) -> str:
+    """Return a text without the passwords of the addresses in it."""
+    text = re.sub(r"(?<=://)[^/@\s:]*:[^/@\s]*@", "***@", text)
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
+
+
 def for_link(address: object) -> str:
     """Return the address of a link: of http or https as it is, anything else as a relative path."""
     words = str(address)

@@ -158,7 +158,7 @@ DOWNLOAD = """
 import os, sys
 from mnist_lit import folders
 from mnist_lit.data import archives
-folders.PACKAGE, archives.MIRRORS = folders.Path("/nowhere/of/it"), (sys.argv[1],)
+folders.PACKAGE, archives.MIRROR = folders.Path("/nowhere/of/it"), sys.argv[1]
 if sys.argv[2] == "die":  # where a file is whole and has not taken its place yet
     os.fsync = lambda file: os.kill(os.getpid(), 9)
 print(archives.find_mnist())

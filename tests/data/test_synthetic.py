@@ -6,7 +6,7 @@ from scipy import ndimage
 
 import mnist_lit
 from mnist_lit import MNISTDataModule
-from mnist_lit.data.synthetic import EACH, Exchange, bank
+from mnist_lit.data.synthetic import EACH, bank, exchange
 from mnist_lit.inference.pictures import is_laid_out
 
 
@@ -36,16 +36,15 @@ def test_a_network_that_never_saw_them_reads_them() -> None:
 
 def test_a_share_of_the_images_is_exchanged_for_the_same_digit(mnist: MNISTDataModule) -> None:
     labels = mnist.train.labels
-    exchange = Exchange(labels, 0.25)
     assert len(bank()) == 10 * EACH
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    taken = exchange(order, torch.Generator().manual_seed(1))
+    taken = exchange(order, torch.Generator().manual_seed(1), labels, 0.25)
     kept = taken == order
     assert 0.7 < kept.float().mean() < 0.8
     both = torch.cat([labels, bank().labels])
     assert torch.equal(both[taken], labels[order])
     assert (taken[~kept] >= len(labels)).all()
-    assert torch.equal(taken, exchange(order, torch.Generator().manual_seed(1)))
+    assert torch.equal(taken, exchange(order, torch.Generator().manual_seed(1), labels, 0.25))
 
 
 def test_epochs_have_the_same_labels_and_other_images(mnist: MNISTDataModule) -> None:

@@ -7,6 +7,8 @@ import torch
 from matplotlib.image import imread
 
 from mnist_lit import MNIST, MNISTDataModule, load_pretrained
+from mnist_lit.checkpoints import pretrained
+from mnist_lit.checkpoints.read import Trained
 from mnist_lit.data.augmentation import RandomDistortion
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation
@@ -30,15 +32,14 @@ def evaluation(data: MNISTDataModule, wrong: int) -> Evaluation:
 def test_no_figure_is_blank(mnist: MNISTDataModule) -> None:
     distort = RandomDistortion(degrees=15)
     drawn = {
-        **figures.of_training(history()),
-        **figures.of_network(
-            load_pretrained("final"), evaluation(mnist, 40), mnist.test.images, MNIST
+        **figures.drawn(
+            pretrained.load("final"), evaluation(mnist, 40), mnist.test.images, history()
         ),
-        "augmentation": figures.augmented_samples(mnist.train, [distort], MNIST),
+        "augmentation": figures.png(figures.augmented_samples(mnist.train, [distort], MNIST)),
     }
     assert len(drawn) == 7
-    for name, figure in drawn.items():
-        pixels = imread(io.BytesIO(figures.png(figure)))
+    for name, picture in drawn.items():
+        pixels = imread(io.BytesIO(picture))
         dark = (np.asarray(pixels)[..., :3].mean(axis=-1) < 0.5).mean()
         assert 0.002 < dark < 0.5, name
 
@@ -47,8 +48,8 @@ def test_names_of_classes_are_drawn_as_they_are(mnist: MNISTDataModule) -> None:
     names = ("$\\foo$", "$x_", "数字", "五", "خمسة", "🂡", "w" * 1000, "{7}", "%s", r"\n")
     facts = replace(MNIST, classes=names)
     said = evaluation(mnist, 40)
-    drawn = figures.of_network(load_pretrained("nano"), said, mnist.test.images, facts)
-    assert all(figures.png(figure) for figure in drawn.values())
+    trained = Trained(load_pretrained("nano"), facts)
+    assert all(figures.drawn(trained, said, mnist.test.images).values())
 
 
 @pytest.mark.parametrize("losses", [[0.4, 0.3], [0.31, 0.3, 0.29], [2.0, 0.1, 0.01], [1.0]])
@@ -132,5 +133,5 @@ def test_evaluation_counts(mnist: MNISTDataModule) -> None:
     counts = mnist.test.labels.bincount(minlength=10)
     wrong = mnist.test.labels[:40].bincount(minlength=10)
     torch.testing.assert_close(
-        torch.tensor(result.per_class), (counts - wrong) / counts, rtol=0, atol=1e-6
+        torch.tensor(result.accuracy_per_class), (counts - wrong) / counts, rtol=0, atol=1e-6
     )

@@ -11,17 +11,15 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mnist_lit import MNIST, MNISTDataModule
-from mnist_lit.checkpoints.read import read
+from mnist_lit.checkpoints.read import build_network, read
 from mnist_lit.config.check import parse
 from mnist_lit.data.augmentation import RandomDistortion
 from mnist_lit.errors import ConfigError
 from mnist_lit.network import summary
 from mnist_lit.network.alignment import STEEPEST, Alignment
-from mnist_lit.network.blocks import Description
 from mnist_lit.network.compact import CompactCNN
 from mnist_lit.training.build import build_module
 from mnist_lit.training.train import train
-from mnist_lit.validation import validated
 
 Make = Callable[..., DictConfig]
 BLOCKS = [{"channels": 4, "pool": "after_conv"}, {"channels": 6, "pool": "after_conv"}]
@@ -141,7 +139,7 @@ def test_a_description_without_the_key_is_not_aligned(mnist: MNISTDataModule) ->
 def test_a_description_with_a_kind_of_alignment_that_is_gone_is_refused_in_a_line() -> None:
     old = {**CompactCNN(BLOCKS, align=True).description, "align": "before"}
     with pytest.raises(ConfigError, match=r"^model\.align=before: should be true or false$"):
-        validated(Description, old, "model")
+        build_network(old)
 
 
 class Amounts(RandomDistortion):

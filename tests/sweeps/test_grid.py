@@ -19,7 +19,7 @@ from hydra.plugins.launcher import Launcher
 from mnist_lit import MNISTDataModule
 from mnist_lit.data.batches import folds
 from mnist_lit.errors import ConfigError
-from mnist_lit.evaluation.origin import override
+from mnist_lit.evaluation.provenance import override
 from mnist_lit.sweeps import grid, job, processes
 from mnist_lit.training import rundir
 from mnist_lit.training.hydra import check

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from mnist_lit import compose, train
 from mnist_lit.errors import ConfigError
-from mnist_lit.evaluation.origin import override
+from mnist_lit.evaluation.provenance import override
 from mnist_lit.files import UNFINISHED
 from mnist_lit.training import hydra, rundir
 from tests.conftest import PROJECT, TINY, Here

@@ -71,9 +71,7 @@ def load_pretrained(name: str) -> CompactCNN:
     Raises:
         CheckpointError: There is no network of that name.
     """
-    if name not in names():
-        raise CheckpointError(f"{name}: no such network; there are {', '.join(names())}")
-    network = read(checkpoint_of(name)).network
+    network = load(name).network
     assert isinstance(network, CompactCNN)
     return network
 

@@ -7,7 +7,6 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path
@@ -63,7 +62,11 @@ def read(path: Path, device: Any = "cpu", trust: Collection[str] = ()) -> Traine
         facts = Facts.of(known["facts"]) if "facts" in known else MNIST
         described = known["network"]
         network = build_network(described, trust)
-        _fill(network, weights(content))
+        state = weights(content)
+        for name, own in network.state_dict().items():
+            if name in state and state[name].is_floating_point() != own.is_floating_point():
+                raise CheckpointError(f"{name}: {state[name].dtype}, where {own.dtype} is expected")
+        network.load_state_dict(state)
         images = {"classes": len(facts.classes), "side": facts.side}
         if any(described.get(key, number) != number for key, number in images.items()):
             raise CheckpointError("its network is made for other images than it says")
@@ -78,13 +81,6 @@ def read(path: Path, device: Any = "cpu", trust: Collection[str] = ()) -> Traine
     return Trained(network.to(device).eval(), facts)
 
 
-def _fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    for name, own in network.state_dict().items():
-        if name in state and state[name].is_floating_point() != own.is_floating_point():
-            raise CheckpointError(f"{name}: {state[name].dtype}, where {own.dtype} is expected")
-    network.load_state_dict(dict(state))
-
-
 def build_network(description: Mapping[str, Any], trust: Collection[str] = ()) -> nn.Module:
     """Make a network from plain data: its class, unless it is ours, and the arguments.
 
@@ -97,12 +93,14 @@ def build_network(description: Mapping[str, Any], trust: Collection[str] = ()) -
     arguments = {key: value for key, value in description.items() if not key.startswith("_")}
     target = description.get("_target_", OURS)
     validated(Target, target, "model._target_")
-    make = check(
-        {"_target_": target if target == OURS else trusted(target, trust), **arguments}, "model"
-    )
+    node = {"_target_": target, **arguments}
+    if target != OURS:
+        trusted(target, trust)
+    make = check(node, "model")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)  # whatever the caller's is
     try:
-        with _float32():
-            network = make(**arguments)
+        network = make(**arguments)
     except ConfigError:
         raise
     except Exception as error:  # whatever a class of the user's raises
@@ -110,23 +108,13 @@ def build_network(description: Mapping[str, Any], trust: Collection[str] = ()) -
         raise ConfigError(
             f"model={target}: cannot be built with {words or 'no arguments'}: {reason(error)}"
         ) from None
+    finally:
+        torch.set_default_dtype(before)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model={target}: a torch.nn.Module is expected")
     if target != OURS:
-        described = {"_target_": target, **arguments}
-        network.description = described  # type: ignore[assignment]  # plain data, to torch no tensor
+        network.description = node  # type: ignore[assignment]  # plain data, to torch no tensor
     return network
-
-
-@contextmanager
-def _float32() -> Iterator[None]:
-    """Build in the arithmetic of this project, whatever the default of the caller's is."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -162,8 +150,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """
     try:
         if not path.is_file():
-            there = "a folder without a checkpoint" if path.is_dir() else "there, but no file"
-            kind = there if path.exists() else "not there"
+            kind = "a folder without a checkpoint" if path.is_dir() else "not there"
             raise CheckpointError(
                 f"is {kind}; give the path of a checkpoint, as outputs/…/checkpoints/best.ckpt"
             )

@@ -4,14 +4,10 @@ A data set is four files, each plain or gzipped: images and labels to train on a
 (format: http://yann.lecun.com/exdb/mnist, "IDX").
 """
 
-import gzip
 import hashlib
-import io
 import struct
 import zlib
-from functools import partial
 from http.client import HTTPException
-from itertools import islice
 from math import prod
 from pathlib import Path
 from urllib.request import urlopen
@@ -25,8 +21,7 @@ from torch import Tensor
 from mnist_lit import files, folders
 from mnist_lit.errors import DataError, reason
 
-IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
-LABELS = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
+PREFIXES = {"train": "train", "test": "t10k"}
 # SHA-256 of MNIST's files, without gzip.
 DIGESTS = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -34,9 +29,9 @@ DIGESTS = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist", "http://yann.lecun.com/exdb/mnist")
+MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist"  # torchvision's
 REMEDY = "with data.root=FOLDER, in other commands --data-root or --images FOLDER"
-CHUNK, LARGEST = 2**24, 2**31  # bytes; what an archive may unpack to
+LARGEST = 2**31  # bytes that an archive may unpack to
 
 
 def expanded(root: Path) -> Path:
@@ -58,13 +53,17 @@ def folder_of(root: Path) -> Path:
         DataError: It cannot be looked into.
     """
     root = expanded(root)
-    names = [*DIGESTS, *(f"{name}.gz" for name in DIGESTS)]
-    places = [root / "MNIST" / "raw", root / "raw", root]
+    places = (root / "MNIST" / "raw", root / "raw", root)
     try:
-        found = (p for p in places if any((p / name).is_file() for name in names))
+        found = (place for place in places if any(_files(place)))
         return next(found, root).resolve()
     except (OSError, ValueError) as error:  # too long a name; a null byte
         raise DataError(f"{root}: {reason(error)}; name a folder {REMEDY}") from None
+
+
+def _files(folder: Path) -> list[bool]:
+    """Return of each of the four files whether it is in a folder, plain or gzipped."""
+    return [(folder / n).is_file() or (folder / f"{n}.gz").is_file() for n in DIGESTS]
 
 
 def read(folder: Path, name: str, digest: str | None = None) -> UInt8[Tensor, "..."]:
@@ -83,9 +82,7 @@ def read(folder: Path, name: str, digest: str | None = None) -> UInt8[Tensor, ".
         try:
             if file.is_file():
                 return _parse(_verified(file.read_bytes(), file, digest), file)
-        except OSError as error:
-            reasons.append(f"{file} cannot be read: {error.strerror or error}")
-        except DataError as error:
+        except (OSError, DataError) as error:
             reasons.append(str(error))
     raise DataError(reasons[0] if reasons else f"{folder / name}.gz is missing")
 
@@ -95,10 +92,11 @@ def _verified(content: bytes, file: Path, digest: str | None) -> bytes:
     try:
         for _ in range(2):
             if content.startswith(b"\x1f\x8b"):
-                with gzip.open(io.BytesIO(content)) as archive:
-                    chunks = iter(partial(archive.read, CHUNK), b"")
-                    content = b"".join(islice(chunks, LARGEST // CHUNK))
-    except (OSError, EOFError, zlib.error):
+                unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # of gzip
+                content = unpacker.decompress(content, LARGEST)
+                if not unpacker.eof:
+                    raise DataError(f"{file} is damaged or too large")
+    except zlib.error:
         raise DataError(f"{file} is damaged") from None
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise DataError(f"{file} is damaged, or not MNIST's")
@@ -129,7 +127,7 @@ def find_mnist() -> Path:
     """
     here, cache = folder_of(folders.data()), folders.cache() / "MNIST" / "raw"
     for folder in (here, cache):
-        if all(any((folder / f"{n}{end}").is_file() for end in ("", ".gz")) for n in DIGESTS):
+        if all(_files(folder)):
             return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -137,7 +135,10 @@ def find_mnist() -> Path:
             files.clear(cache)
             for name in DIGESTS:
                 if not (cache / f"{name}.gz").is_file():
-                    _download(f"{name}.gz", cache, DIGESTS[name])
+                    with urlopen(f"{MIRROR}/{name}.gz", timeout=30) as answer:
+                        content = answer.read(2**24)
+                    _verified(content, Path(f"{name}.gz"), DIGESTS[name])
+                    files.write_bytes(cache / f"{name}.gz", content)
     except (OSError, HTTPException, ValueError, DataError) as error:  # the second: of a proxy's
         raise DataError(
             f"{here}: MNIST's files are not all there, and cannot be downloaded to {cache} "
@@ -145,17 +146,3 @@ def find_mnist() -> Path:
             f"checkout), or name a folder that has the four {REMEDY}"
         ) from None
     return cache
-
-
-def _download(name: str, cache: Path, digest: str) -> None:
-    for mirror in MIRRORS:
-        try:
-            with urlopen(f"{mirror}/{name}", timeout=30) as answer:
-                content = answer.read(CHUNK)
-            _verified(content, Path(name), digest)
-        except (OSError, HTTPException, DataError):
-            if mirror == MIRRORS[-1]:
-                raise
-        else:
-            files.write_bytes(cache / name, content)
-            return

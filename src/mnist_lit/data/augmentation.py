@@ -1,6 +1,7 @@
 """Random distortions of a whole batch at once, on whatever device it is on."""
 
 import math
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated
 
@@ -38,13 +39,14 @@ def _monomials(height: int, width: int, device: torch.device) -> Float[Tensor, "
     return torch.stack((x, y, torch.ones_like(x), x * x, x * y, y * y)).view(6, -1)
 
 
+@dataclass(eq=False)
 class RandomDistortion:
     """Rotate, shift, scale, shear and bend each image of a batch; make strokes bolder or finer.
 
     Each image has amounts of its own, uniform in their ranges. One bilinear ``grid_sample`` for the
     whole batch.
 
-    Args:
+    Attributes:
         degrees: Largest rotation either way, in degrees.
         translate: Largest shift along each axis, in pixels.
         scale: Largest relative change of size: 0.15 allows 85 % to 115 %.
@@ -53,34 +55,23 @@ class RandomDistortion:
             which the first fills the gray edges of a stroke and the second eats them away.
         bend: Largest coefficient of each of x², xy and y² in what is added to either coordinate,
             in halves of the side: 0.15 bows a line through the middle by up to 2 pixels.
-
-    Attributes:
         strength: What all amounts are multiplied by; 1 unless the callback ``FadeOut`` lowers it.
     """
 
-    def __init__(
-        self,
-        degrees: Annotated[float, Ge(0), Le(180)] = 0.0,
-        translate: Annotated[float, Ge(0), Le(14)] = 0.0,
-        scale: Probability = 0.0,
-        shear: Annotated[float, Ge(0), Le(10)] = 0.0,
-        gamma: Annotated[float, Ge(0), Le(10)] = 0.0,
-        bend: Probability = 0.0,
-    ) -> None:
-        self.angle = math.radians(degrees)
-        self.translate = translate
-        self.scale = scale
-        self.shear = shear
-        self.gamma = gamma
-        self.bend = bend
-        self.strength = 1.0
+    degrees: Annotated[float, Ge(0), Le(180)] = 0.0
+    translate: Annotated[float, Ge(0), Le(14)] = 0.0
+    scale: Probability = 0.0
+    shear: Annotated[float, Ge(0), Le(10)] = 0.0
+    gamma: Annotated[float, Ge(0), Le(10)] = 0.0
+    bend: Probability = 0.0
+    strength: float = field(default=1.0, init=False)
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Distort float images from 0, the background, to 1; what comes from outside is 0."""
         batch, _, height, width = images.shape
         amounts = (torch.rand(5, batch, device=images.device) * 2 - 1) * self.strength
-        angle, size, shear = amounts[0] * self.angle, 1 + amounts[1] * self.scale, amounts[2]
-        shear = shear * self.shear
+        angle, size = amounts[0] * math.radians(self.degrees), 1 + amounts[1] * self.scale
+        shear = amounts[2] * self.shear
         # The map goes from output to input coordinates, in units of half the image's side.
         shift_x = amounts[3] * (2 * self.translate / width)
         shift_y = amounts[4] * (2 * self.translate / height)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mnist_lit.errors import ConfigError
 
 Batch = tuple[Tensor, Tensor]
+Exchange = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(eq=False, repr=False)
@@ -83,7 +84,7 @@ class ShuffledBatches(Sampler[Tensor]):
     rank: int
     world: int
     device: torch.device
-    exchange: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    exchange: Exchange | None = None
     epoch: int = field(default=0, init=False)
 
     def set_epoch(self, epoch: int) -> None:
@@ -110,18 +111,12 @@ def stratified(labels: Int64[Tensor, " n"], size: int, seed: int) -> Int64[Tenso
     Raises:
         ConfigError: There are fewer than that in all.
     """
+    if size > len(labels):
+        raise ConfigError(f"{size} images wanted, {len(labels)} there")
     members = _shuffled_classes(labels, seed)
-    counts, left = [0] * len(members), size
-    while left:
-        unused = [i for i, those in enumerate(members) if counts[i] < len(those)]
-        if not unused:
-            raise ConfigError(f"{size} images wanted, {len(labels)} there")
-        for number, i in enumerate(unused):
-            share = left // len(unused) + (number < left % len(unused))
-            counts[i] += min(share, len(members[i]) - counts[i])
-        left = size - sum(counts)
-    drawn = [those[:count] for those, count in zip(members, counts, strict=True)]
-    return torch.cat(drawn).sort().values
+    # One of each class in turn, as long as it has any.
+    turns = torch.cat([torch.arange(len(those)) for those in members])
+    return torch.cat(members)[turns.argsort(stable=True)[:size]].sort().values
 
 
 def folds(labels: Int64[Tensor, " n"], number: int, seed: int) -> Int64[Tensor, " n"]:

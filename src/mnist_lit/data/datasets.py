@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from pydantic import Strict
 from torch import Tensor
 
-from mnist_lit.data.archives import DIGESTS, IMAGES, LABELS, REMEDY, find_mnist, folder_of, read
+from mnist_lit.data.archives import DIGESTS, PREFIXES, REMEDY, find_mnist, folder_of, read
 from mnist_lit.data.batches import Images, folds, stratified
 from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.facts import MNIST, Facts
@@ -74,15 +74,15 @@ class Splits:
 
     def protocol(self, name: str, train: int, test: int) -> str:
         """Say what the data set of this name, with so many images, is validated on."""
-        if self.folds is None and self.validation == "test":
+        if self.folds is not None:
+            how, images = "folds", f"part {self.fold} of {self.folds} of the training images picked"
+        elif self.validation == "holdout":
+            how, images = "holdout", f"{train // 12:,} training images held out to pick"
+        else:
             return (
                 f"{name}: validated on the {test:,} test images, which also picked the best "
                 "epoch, so the best accuracy is optimistic; the last one is not"
             )
-        if self.folds is not None:
-            how, images = "folds", f"part {self.fold} of {self.folds} of the training images picked"
-        else:
-            how, images = "holdout", f"{train // 12:,} training images held out to pick"
         return f"{name}_{how}: {images} the best epoch; the {test:,} test images have no say"
 
 
@@ -194,21 +194,19 @@ class IdxSet:
             source={"_target_": IDX, "classes": list(classes), "centred": self.centred},
         )
 
-    def _content(self, name: str) -> Tensor:
-        folder = self.folder
+    def _read(self, split: Split) -> Images:
+        folder, prefix = self.folder, PREFIXES[split]
+        names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
         try:
-            return read(folder, name, self.digests.get(name))
+            images, labels = (read(folder, name, self.digests.get(name)) for name in names)
         except DataError as error:
             raise DataError(f"{error}; {self.remedy}") from None
-
-    def _read(self, split: Split) -> Images:
-        images, labels = self._content(IMAGES[split]), self._content(LABELS[split])
         if images.ndim != 3 or images.shape[1] != images.shape[2] or 0 in images.shape:
             shape = "×".join(map(str, images.shape))
-            raise DataError(f"{self.folder / IMAGES[split]}: {shape}, not square images")
+            raise DataError(f"{folder / names[0]}: {shape}, not square images")
         if labels.shape != images.shape[:1]:
             words = f"{labels.numel()} labels for {len(images)} images"
-            raise DataError(f"{self.folder / LABELS[split]}: {words}")
+            raise DataError(f"{folder / names[1]}: {words}")
         return Images(images.unsqueeze(1), labels.long())
 
 

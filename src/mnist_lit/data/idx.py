@@ -1,45 +1,57 @@
 """The images of a data set in memory, as Lightning takes them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from mnist_lit.data.batches import Batch, Images, ShuffledBatches
+from mnist_lit.data.batches import Batch, Exchange, Images, ShuffledBatches
 from mnist_lit.data.datasets import Folds, IdxSet, Split, Splits, Validation
-from mnist_lit.data.synthetic import Exchange
 from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.facts import Facts
 from mnist_lit.validation import Name, Positive, Seed
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ImagesDataModule(pl.LightningDataModule):
     """The images of a data set in memory, and how batches are made of them.
 
     Batches are ``uint8``; :class:`~mnist_lit.training.classifier.LitClassifier` augments (in
     training) and normalises them on the device.
 
-    Args:
-        dataset: Where the images come from.
+    Attributes:
+        validation: Which images validate; for this, ``train_size``, ``split_seed``, ``folds`` and
+            ``fold`` see :class:`.Splits`.
         batch_size: Images per training step and process.
         eval_batch_size: Images per step where no gradients are kept.
         seed: Decides, with the epoch, the order of the training images.
-
-    Attributes:
+        dataset: Where the images come from.
         steps: How many batches an epoch has in one process; set by :meth:`check`.
         train: The images that are trained on; these three are set by :meth:`setup`.
         val: The images that validate.
         test: The test images.
     """
 
-    def __init__(self, dataset: IdxSet, batch_size: int, eval_batch_size: int, seed: int) -> None:
+    validation: Validation = "test"
+    batch_size: Positive = 128
+    eval_batch_size: Positive = 1000
+    train_size: Positive | None = None
+    split_seed: Seed = 0
+    folds: Folds | None = None
+    fold: Seed | None = None
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.seed = seed
+        splits = (self.validation, self.split_seed, self.folds, self.fold, self.train_size)
+        self.dataset = self.opened(Splits(*splits))
+
+    def opened(self, splits: Splits) -> IdxSet:
+        """Return the data set; nothing is read yet."""
+        raise NotImplementedError
 
     @property
     def facts(self) -> Facts:
@@ -86,10 +98,9 @@ class ImagesDataModule(pl.LightningDataModule):
     predict_dataloader = test_dataloader
 
     def _shuffled(self, images: Images, exchange: Exchange | None = None) -> DataLoader[Batch]:
-        rank, world, device = self._place
-        size = len(self.train)
-        batches = ShuffledBatches(size, self.batch_size, self.seed, rank, world, device, exchange)
-        return images.loader(batches, device)
+        size, place = len(self.train), self._place
+        batches = ShuffledBatches(size, self.batch_size, self.seed, *place, exchange)
+        return images.loader(batches, batches.device)
 
     def _in_order(self, images: Images) -> DataLoader[Batch]:
         # Every process takes its share, and nobody an image twice, so that sums over processes are
@@ -106,27 +117,22 @@ class ImagesDataModule(pl.LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size, device
 
 
+@dataclass(eq=False, repr=False)
 class IdxDataModule(ImagesDataModule):
     """A folder of one's own in MNIST's layout.
 
-    Args: those of :class:`.IdxSet`, :class:`.Splits` and :class:`.ImagesDataModule`.
+    Attributes: those of :class:`.ImagesDataModule`, and as :class:`.IdxSet` has them:
+        root: The folder of the files, or the one above it.
+        classes: The names of the classes.
+        name: What the data set is called.
+        centred: Whether the images are laid out as MNIST's.
     """
 
-    def __init__(
-        self,
-        root: Name | Path,
-        validation: Validation = "test",
-        batch_size: Positive = 128,
-        eval_batch_size: Positive = 1000,
-        train_size: Positive | None = None,
-        split_seed: Seed = 0,
-        folds: Folds | None = None,
-        fold: Seed | None = None,
-        classes: Sequence[str] | None = None,
-        name: Name | None = None,
-        centred: bool = False,
-        seed: Seed = 0,
-    ) -> None:
-        splits = Splits(validation, split_seed, folds, fold, train_size)
-        dataset = IdxSet(root, splits, classes, name, centred)
-        super().__init__(dataset, batch_size, eval_batch_size, seed)
+    root: Name | Path
+    classes: Sequence[str] | None = None
+    name: Name | None = None
+    centred: bool = False
+
+    def opened(self, splits: Splits) -> IdxSet:
+        """Return the data set; nothing is read yet."""
+        return IdxSet(self.root, splits, self.classes, self.name, self.centred)

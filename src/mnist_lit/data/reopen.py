@@ -7,7 +7,7 @@ from typing import Any
 from mnist_lit.data.archives import expanded
 from mnist_lit.data.batches import Images, collect
 from mnist_lit.data.datasets import IDX, IdxSet, MnistSet, Split, Splits
-from mnist_lit.errors import DataError, TrustError, reason
+from mnist_lit.errors import DataError, reason
 from mnist_lit.facts import MNIST, Facts
 from mnist_lit.targets import check, trusted
 from mnist_lit.validation import validated
@@ -34,18 +34,13 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
         raise DataError(f"{facts.name}: the checkpoint does not say what its images come from")
     if target == IDX and root is None:
         raise DataError(f"{facts.name}: name the folder of its images with --data-root FOLDER")
-    folder = "" if root is None else str(expanded(root))
     if target in SETS:
         place = f"{facts.name}: the checkpoint's source"
-        return SETS[target](folder, validated(Splits, arguments, place))
-    try:
-        trusted(target, trust)
-    except TrustError as error:
-        raise TrustError(f"{facts.name}: its data module {error}") from None
-    if folder:
-        arguments["root"] = folder
+        return SETS[target](root or "", validated(Splits, arguments, place))
+    if root is not None:
+        arguments["root"] = str(expanded(root))
     # Called as it is, not built as a config is: classes within the arguments are not trusted.
-    make = check({"_target_": target, **arguments}, "data")
+    make = check({"_target_": trusted(target, trust), **arguments}, "data")
     try:
         return make(**arguments)
     except (TypeError, ValueError) as error:

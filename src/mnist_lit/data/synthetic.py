@@ -4,7 +4,6 @@
 foot, crossed sevens, open fours and others, laid out as MNIST's digits are.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -19,27 +18,24 @@ FILE = Path(__file__).with_suffix(".npz")
 EACH = 250  # images of each digit
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """Replaces a random share of the training images by synthetic digits of the same class.
+def exchange(
+    order: Int64[Tensor, " n"],
+    generator: torch.Generator,
+    labels: Int64[Tensor, " n"],
+    share: float,
+) -> Int64[Tensor, " n"]:
+    """Replace a random share of the training images by synthetic digits of the same class.
 
-    Attributes:
-        labels: Of the training images, ``int64 [N]``; the positions of the synthetic digits, in the
-            order of :func:`bank`, are N and up.
+    Args:
+        order: The positions of an epoch.
+        generator: What is drawn from.
+        labels: Of the training images; the positions of the synthetic digits, in the order of
+            :func:`bank`, are N and up.
         share: From 0 to 1.
     """
-
-    labels: Int64[Tensor, " n"]
-    share: float
-
-    def __call__(
-        self, order: Int64[Tensor, " n"], generator: torch.Generator
-    ) -> Int64[Tensor, " n"]:
-        """Return the positions of an epoch, some of them replaced."""
-        exchanged = torch.rand(len(order), generator=generator) < self.share
-        which = torch.randint(EACH, (len(order),), generator=generator)
-        synthetic = len(self.labels) + EACH * self.labels[order] + which
-        return torch.where(exchanged, synthetic, order)
+    exchanged = torch.rand(len(order), generator=generator) < share
+    which = torch.randint(EACH, (len(order),), generator=generator)
+    return torch.where(exchanged, len(labels) + EACH * labels[order] + which, order)
 
 
 @cache

@@ -33,7 +33,7 @@ def count(options: Namespace) -> None:
             "total": result.total,
             "accuracy": result.accuracy,
             "loss": result.loss,
-            "accuracy_per_class": result.per_class,
+            "accuracy_per_class": result.accuracy_per_class,
             "device": str(device),
         }
         print(json.dumps(found))

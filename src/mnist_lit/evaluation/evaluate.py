@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from mnist_lit.data.batches import Images
@@ -35,9 +35,14 @@ class Evaluation:
         return self.probabilities.argmax(dim=1)
 
     @property
+    def right(self) -> Bool[Tensor, " n"]:
+        """Which predictions are right."""
+        return self.predictions == self.labels
+
+    @property
     def correct(self) -> int:
         """How many predictions are right."""
-        return int((self.predictions == self.labels).sum())
+        return int(self.right.sum())
 
     @property
     def total(self) -> int:
@@ -57,7 +62,7 @@ class Evaluation:
         return pairs.bincount(minlength=classes**2).view(classes, classes)
 
     @property
-    def per_class(self) -> list[float | None]:
+    def accuracy_per_class(self) -> list[float | None]:
         """The accuracy among the images of each class; None for a class that has none."""
         counts = self.confusion
         shares = (counts.diag() / counts.sum(dim=1)).tolist()

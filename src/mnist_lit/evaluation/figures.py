@@ -5,13 +5,17 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor, nn
 
+from mnist_lit.checkpoints.read import Trained
 from mnist_lit.data.batches import Images
 from mnist_lit.evaluation.evaluate import Evaluation
 from mnist_lit.evaluation.history import History
@@ -35,79 +39,71 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
     return stored.getvalue()
 
 
-def of_training(history: History) -> dict[str, Figure]:
-    """Draw what the epochs tell."""
-    return {"curves": learning_curves(history), "learning_rate": learning_rate(history)}
-
-
-def of_network(
-    network: nn.Module, evaluation: Evaluation, images: Tensor, facts: Facts
-) -> dict[str, Figure]:
-    """Draw what a network makes of the test images, and its first filters if it has such.
+def drawn(
+    trained: Trained, evaluation: Evaluation, images: Tensor, history: History | None = None
+) -> dict[str, bytes]:
+    """Draw what is known of a network, as PNG: its epochs, mistakes and first filters.
 
     Args:
-        network: The network.
+        trained: The filters of the network are drawn if it begins with a convolution of the image.
         evaluation: What it said of the test images.
         images: The test images, ``uint8 [N, 1, side, side]``.
-        facts: Of the images.
+        history: The epochs, if they are known.
     """
-    figures = {
-        "confusion": confusion(evaluation, facts),
-        "mistakes": mistakes(evaluation, images, facts),
-        "calibration": calibration(evaluation, facts),
-    }
-    if (filters := first_layer(network)) is not None:
-        figures["filters"] = filters
-    return figures
+    network, facts = trained.network, trained.facts
+    found: dict[str, Figure] = {}
+    if history is not None:
+        found |= {"curves": learning_curves(history), "learning_rate": learning_rate(history)}
+    found["confusion"] = confusion(evaluation, facts)
+    found["mistakes"] = mistakes(evaluation, images, facts)
+    found["calibration"] = calibration(evaluation, facts)
+    conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    if conv is not None and conv.in_channels == 1:
+        found["first_layer"] = first_layer(conv.weight.detach()[:, 0])
+    return {name: png(figure) for name, figure in found.items()}
+
+
+def plot(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return a figure of this size, in inches, and its axes side by side, with a grid.
+
+    There is room for titles and labels: matplotlib's layouts would draw all twice to find it.
+    """
+    figure = Figure(figsize=(width, height))
+    right, top = 1 - 0.15 / width, 1 - 0.35 / height
+    figure.subplots_adjust(0.75 / width, 0.55 / height, right, top, wspace=0.2)
+    side_by_side = list(figure.subplots(1, columns, squeeze=False).flat)
+    for axes in side_by_side:
+        axes.grid(alpha=0.3)
+    return figure, side_by_side
 
 
 def learning_curves(history: History) -> Figure:
     """Plot loss and error of training and validation against the epoch."""
-    figure = Figure(figsize=(10, 4))
-    left, right = figure.subplots(1, 2)
-    _place(figure)
-    epochs = [row.epoch for row in history.epochs]
-    rows = history.validated
-    validated = [row.epoch for row in rows]
-    left.plot(epochs, [row.train_loss for row in history.epochs], "o-", ms=3, label="training")
-    left.plot(validated, [row.rank[1] for row in rows], "o-", ms=3, label="validation")
-    left.set(title="Loss", xlabel="epoch", ylabel="mean loss", yscale="log")
-    label_log(left.yaxis)
-    left.legend()
-    best = history.best
-    counted = [row for row in history.epochs if row.train_accuracy is not None]
+    figure, (left, right) = plot(10, 4, columns=2)
+    rows, validated, best = history.epochs, history.validated, history.best
+    counted = [row for row in rows if row.train_accuracy is not None]
     trained = [100 * (1 - (row.train_accuracy or 0)) for row in counted]
-    right.plot(
-        *([row.epoch for row in counted], trained, "o-"),
-        **{"ms": 3, "color": "tab:blue", "label": "training, on the distorted images"},
-    )
-    errors = [100 * (1 - row.val_accuracy) for row in rows]
-    right.plot(validated, errors, "o-", ms=3, color="tab:orange", label="validation")
-    right.plot(
-        best.epoch,
-        100 * (1 - best.val_accuracy),
-        "*",
-        ms=14,
-        color="tab:red",
-        label=f"best: epoch {best.epoch}, {best.val_accuracy:.2%} right",
-    )
-    right.set(title="Error", xlabel="epoch", ylabel="% of images wrong")
-    if all(errors + trained):
-        right.set_yscale("log")
-        label_log(right.yaxis)
-    right.legend()
+    losses = [row.val_loss for row in validated if row.val_loss is not None]
+    errors = [100 * (1 - row.val_accuracy) for row in validated]
+    for axes, some, values, label in (
+        (left, rows, [row.train_loss for row in rows], "training"),
+        (left, validated, losses, "validation"),
+        (right, counted, trained, "training, on the distorted images"),
+        (right, validated, errors, "validation"),
+    ):
+        axes.plot([row.epoch for row in some], values, "o-", ms=3, label=label)
+    star = f"best: epoch {best.epoch}, {best.val_accuracy:.2%} right"
+    lowest = 100 * (1 - best.val_accuracy)
+    right.plot(best.epoch, lowest, "*", ms=14, color="tab:red", label=star)
+    left.set(title="Loss", xlabel="epoch", ylabel="mean loss", yscale="log")
+    scale = "log" if all(errors + trained) else "linear"
+    right.set(title="Error", xlabel="epoch", ylabel="% of images wrong", yscale=scale)
     for axes in (left, right):
+        if axes.get_yscale() == "log":
+            label_log(axes.yaxis)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axes.grid(alpha=0.3)
+        axes.legend()
     return figure
-
-
-def _place(figure: Figure) -> None:
-    """Leave room, in inches, for titles and labels: matplotlib's layouts would draw all twice."""
-    width, height = figure.get_size_inches()
-    figure.subplots_adjust(
-        *(0.75 / width, 0.55 / height, 1 - 0.15 / width, 1 - 0.35 / height), wspace=0.2
-    )
 
 
 def label_log(axis: Axis) -> None:
@@ -121,12 +117,9 @@ def label_log(axis: Axis) -> None:
 
 def learning_rate(history: History) -> Figure:
     """Plot the learning rate against the training step."""
-    figure = Figure(figsize=(6, 3.5))
-    axes = figure.subplots()
-    _place(figure)
+    figure, (axes,) = plot(6, 3.5)
     axes.plot(history.learning_rates)
     axes.set(title="Learning rate", xlabel="training step", ylabel="learning rate")
-    axes.grid(alpha=0.3)
     return figure
 
 
@@ -138,23 +131,16 @@ def confusion(evaluation: Evaluation, facts: Facts) -> Figure:
     axes = figure.subplots()
     most = max(1, int(wrong.max()))
     axes.imshow(wrong.numpy(), cmap="Reds", vmin=0, vmax=most)
-    classes = range(len(counts))
-    for true in classes:
-        for predicted in classes:
-            count = int(counts[true, predicted])
-            if count:
-                text = axes.text(predicted, true, str(count), ha="center", va="center", size=8)
-                text.set_fontweight("bold" if true == predicted else "normal")
-                text.set_color("white" if int(wrong[true, predicted]) > most / 2 else "black")
-    axes.set(
-        title=f"{evaluation.correct} of {evaluation.total} test {facts.noun} right",
-        xlabel="predicted class",
-        ylabel="true class",
-        xticks=classes,
-        yticks=classes,
-        yticklabels=(names := _names(facts)),
-    )
-    axes.set_xticklabels(names, rotation=90 if max(map(len, names)) > 2 else 0)
+    for true, predicted in counts.nonzero().tolist():
+        count = str(int(counts[true, predicted]))
+        text = axes.text(predicted, true, count, ha="center", va="center", size=8)
+        text.set_fontweight("bold" if true == predicted else "normal")
+        text.set_color("white" if int(wrong[true, predicted]) > most / 2 else "black")
+    names = _names(facts)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_title(f"{evaluation.correct} of {evaluation.total} test {facts.noun} right")
+    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
+    axes.set_yticks(range(len(names)), names)
     return figure
 
 
@@ -164,7 +150,7 @@ def mistakes(evaluation: Evaluation, images: Tensor, facts: Facts) -> Figure:
     Each has its position among the test images and the probability of what was read. Of more than
     200 the first 30 are drawn; the title says how many there are.
     """
-    wrong = (evaluation.predictions != evaluation.labels).nonzero().flatten()
+    wrong = (~evaluation.right).nonzero().flatten()
     confidence = evaluation.probabilities.amax(dim=1)
     shown = wrong[confidence[wrong].argsort(descending=True)][: 30 if len(wrong) > 200 else None]
     title = f"{len(wrong)} of {evaluation.total} test {facts.noun} read wrongly"
@@ -183,15 +169,8 @@ def _names(facts: Facts) -> list[str]:
     return [for_terminal(name, 24) for name in facts.classes]
 
 
-def first_layer(network: nn.Module) -> Figure | None:
-    """Draw the filters that meet the image, each on a scale of its own with gray for 0.
-
-    None where a network does not begin with a convolution of the image.
-    """
-    conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    if conv is None or conv.in_channels != 1:
-        return None
-    filters = conv.weight.detach()[:, 0]
+def first_layer(filters: Float[Tensor, "n k k"]) -> Figure:
+    """Draw the filters that meet the image, each on a scale of its own with gray for 0."""
     columns = min(8, len(filters))
     rows = -(-len(filters) // columns)
     figure = Figure(figsize=(columns * 0.9, rows * 0.9 + 0.4), layout="constrained")
@@ -212,25 +191,18 @@ def calibration(evaluation: Evaluation, facts: Facts) -> Figure:
     al., On calibration of modern neural networks, 2017).
     """
     confidence, order = evaluation.probabilities.amax(dim=1).double().sort()
-    wrong = (evaluation.predictions != evaluation.labels)[order].double()
+    wrong = (~evaluation.right)[order].double()
     doubt = 1 - confidence
     groups = zip(doubt.tensor_split(15), wrong.tensor_split(15), strict=True)
     error = sum(float((d.mean() - w.mean()).abs()) * len(d) for d, w in groups) / len(order)
-    figure = Figure(figsize=(6, 4))
-    axes = figure.subplots()
-    _place(figure)
+    figure, (axes,) = plot(6, 4)
     counted = range(1, len(order) + 1)
     axes.plot(counted, wrong.cumsum(0), label="wrong")
     axes.plot(counted, doubt.cumsum(0), "--", color="0.4", label="expected, by their probabilities")
-    axes.set(
-        title=f"Expected calibration error {error:.2%}",
-        xlabel=f"the N least sure test {facts.noun}",
-        ylabel="mistakes among them",
-        xscale="log",
-    )
+    axes.set(xlabel=f"the N least sure test {facts.noun}", ylabel="mistakes among them")
+    axes.set(title=f"Expected calibration error {error:.2%}", xscale="log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
@@ -240,18 +212,16 @@ def augmented_samples(train: Images, augmentations: Sequence[Augmentation], fact
     present = torch.unique(train.labels)[:10]
     first = torch.stack([(train.labels == label).nonzero()[0, 0] for label in present])
     images = train.images[first].float() / 255
-    title = f"Training {facts.noun}"
-    if not augmentations:
-        return _sheet(images[:, 0], f"{title} (not augmented)")
     columns = [images]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for _ in range(9):
+        for _ in range(9 if augmentations else 0):
             varied = images
             for augmentation in augmentations:
                 varied = augmentation(varied)
             columns.append(varied)
-    return _sheet(torch.cat(columns, dim=1).flatten(0, 1), f"{title}: original, 9 variants")
+    how = ": original, 9 variants" if augmentations else " (not augmented)"
+    return _sheet(torch.cat(columns, dim=1).flatten(0, 1), f"Training {facts.noun}{how}")
 
 
 def _sheet(images: Tensor, title: str, captions: Sequence[str] = ()) -> Figure:
@@ -260,17 +230,17 @@ def _sheet(images: Tensor, title: str, captions: Sequence[str] = ()) -> Figure:
     scale = side / 28  # captions and gaps were measured at 28 pixels
     columns, width, height = 10, round(36 * scale), round((48 if captions else 32) * scale)
     rows = max(1, -(-len(images) // columns))
-    sheet = torch.zeros(rows * height, columns * width)
+    left, top = (width - side) // 2, height - side - round(2 * scale)
+    around = (left, width - side - left, top, height - side - top, 0, rows * columns - len(images))
+    cells = F.pad(images.float(), around).view(rows, columns, height, width)
+    sheet = cells.transpose(1, 2).reshape(rows * height, columns * width)
     inches = 9 * rows * height / (columns * width)
     figure = Figure(figsize=(9, inches + 0.5))
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98 * inches / (inches + 0.5)))
-    for position, image in enumerate(images):
-        top, left = position // columns * height, position % columns * width
-        below, beside = top + height - side - round(2 * scale), left + (width - side) // 2
-        sheet[below : below + side, beside : beside + side] = image
-        if captions:
-            x, y = left + width / 2, top + 9 * scale
-            axes.text(x, y, captions[position], ha="center", va="center", size=7)
+    for position, caption in enumerate(captions):
+        row, column = divmod(position, columns)
+        x, y = (column + 0.5) * width, row * height + 9 * scale
+        axes.text(x, y, caption, ha="center", va="center", size=7)
     axes.imshow(sheet.numpy(), cmap="gray_r", interpolation="nearest")
     axes.set_title(title)
     axes.set_axis_off()

@@ -9,7 +9,7 @@ from annotated_types import Ge, Le
 from pydantic import AllowInfNan, ConfigDict, Strict
 from torch import Tensor
 
-from mnist_lit.errors import CheckpointError, ConfigError
+from mnist_lit.errors import CheckpointError, ConfigError, reason
 from mnist_lit.validation import PLAIN, validated
 
 Number = Annotated[float, Strict(), Ge(-1e39), Le(1e39)]  # what 32 bits hold
@@ -53,13 +53,6 @@ class Epoch:
         assert self.val_errors is not None
         return (self.val_count - self.val_errors) / self.val_count
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Orders epochs from best to worst: fewest errors, then the lower loss, none last."""
-        if self.val_errors is None or self.val_loss is None:
-            return float("inf"), float("inf")
-        return self.val_errors, self.val_loss
-
 
 @dataclass
 class History:
@@ -86,8 +79,8 @@ class History:
 
     @property
     def best(self) -> Epoch:
-        """The epoch that ``best.ckpt`` is of."""
-        return min(self.epochs, key=lambda epoch: epoch.rank)
+        """The epoch that ``best.ckpt`` is of: with the fewest errors, then the lowest loss."""
+        return min(self.validated, key=lambda epoch: (epoch.val_errors, epoch.val_loss))
 
     def plain(self) -> dict[str, Any]:
         """Return plain data and a tensor of the rates for a checkpoint."""
@@ -104,14 +97,9 @@ class History:
         """
         try:
             rates = plain["learning_rates"]
-            if isinstance(rates, Tensor):
-                # Not a view that is larger than what it is a view of.
-                if rates.shape[1:] or len(rates) > MOST_STEPS or not rates.is_contiguous():
-                    raise CheckpointError("History.learning_rates: no list of numbers")
+            if isinstance(rates, Tensor) and rates.numel() <= MOST_STEPS:
                 rates = rates.tolist()
             found: History = validated(cls, {**plain, "learning_rates": rates}, "History")
-        except ConfigError as error:
-            raise CheckpointError(str(error)) from None
-        except (TypeError, KeyError, IndexError):
-            raise CheckpointError("History: not the rows that a training leaves") from None
+        except (TypeError, KeyError, IndexError, ConfigError) as error:
+            raise CheckpointError(f"not the rows that a training leaves: {reason(error)}") from None
         return found

@@ -1,55 +1,43 @@
 """One page, in one file, of what a run or a checkpoint is worth; or of several side by side."""
 
 import base64
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator
 from torch import Tensor
 
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained, read, read_file
 from mnist_lit.data.reopen import reopen, split
 from mnist_lit.errors import TrustError, UserError, reason
-from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
+from mnist_lit.evaluation.figures import drawn
 from mnist_lit.evaluation.history import History
-from mnist_lit.evaluation.origin import masked
+from mnist_lit.evaluation.requirements import shown
+from mnist_lit.facts import Facts
 from mnist_lit.network import summary
 from mnist_lit.network.compact import count_parameters
-from mnist_lit.text import for_link
+from mnist_lit.text import for_link, masked
 from mnist_lit.validation import validated
 
-# The figures in the order of the page, with their titles.
-FIGURES = {
-    "curves": "Curves",
-    "learning_rate": "Learning rate",
-    "confusion": "Confusion",
-    "mistakes": "Mistakes",
-    "calibration": "Calibration",
-    "filters": "First layer",
-    "augmentation": "Augmentation",
-}
 MOST_BYTES = 2**24  # of a file of a run's folder, checkpoints aside
 # What is not a finite number is null in report.json.
 Metric = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
 
 
-class _Keys(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
-class _Requirement(_Keys):
+class _Requirement(BaseModel, strict=True):
     limit: Any
     value: Any
     passed: bool
 
 
-class _Report(_Keys):
+class _Report(BaseModel, strict=True):
     """What the page shows of ``report.json``; older runs lack the keys that have a default."""
 
     model: str
@@ -81,7 +69,7 @@ class Subject:
         report: ``report.json``, of a folder.
         history: The epochs, of a folder.
         config: The composed config, of a folder that Hydra made.
-        augmentation: A picture of augmented images (PNG), of a folder.
+        pictures: Figures that only training can draw, by their names, of a folder.
     """
 
     name: str
@@ -89,12 +77,7 @@ class Subject:
     report: dict[str, Any] | None = None
     history: History | None = None
     config: str | None = None
-    augmentation: bytes | None = None
-
-    @property
-    def title(self) -> str:
-        """What was trained, for a heading."""
-        return f"{self.report['model']}, seed {self.report['seed']}" if self.report else self.name
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
@@ -117,32 +100,23 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
             raise UserError("no epoch was validated, or a metric was not")
     except TrustError:
         raise
-    except (KeyError, TypeError):
-        raise _unfinished(name, "last.ckpt has no History") from None
-    except (OSError, UserError) as error:
-        raise _unfinished(name, reason(error)) from None
-    config = augmentation = None
-    with suppress(OSError, UserError):
+    except (KeyError, TypeError, OSError, UserError) as error:
+        raise UserError(
+            f"{name}: not the folder of a finished run, which has report.json and checkpoints "
+            f"({reason(error)})"
+        ) from None
+    config, pictures = None, {}
+    with suppress(OSError):
         config = _content(folder / ".hydra" / "config.yaml").decode("utf-8", "replace")
-    with suppress(OSError, UserError):
-        augmentation = _content(folder / "figures" / "augmentation.png")
-    return Subject(name, trained, report.model_dump(), history, config, augmentation)
-
-
-def _unfinished(name: str, why: str) -> UserError:
-    return UserError(
-        f"{name}: not the folder of a finished run, which has report.json and checkpoints ({why})"
-    )
+    with suppress(OSError):
+        pictures["augmentation"] = _content(folder / "figures" / "augmentation.png")
+    return Subject(name, trained, report.model_dump(), history, config, pictures)
 
 
 def _content(file: Path) -> bytes:
-    if not file.is_file():
-        raise UserError(f"{file} is not there, or no file")
+    """Return what a file holds, cut off where no run writes so much."""
     with file.open("rb") as opened:
-        content = opened.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise UserError(f"{file} is larger than {MOST_BYTES // 2**20} MB")
-    return content
+        return opened.read(MOST_BYTES)
 
 
 def page(
@@ -159,19 +133,16 @@ def page(
         UserError: They were trained on different data.
     """
     facts = subjects[0].trained.facts
-    for subject in subjects[1:]:
-        other = subject.trained.facts
-        if (other.name, other.classes) != (facts.name, facts.classes):
-            raise UserError(
-                f"{subject.name}: trained on {other.name}, {subjects[0].name} on {facts.name}; "
-                "only networks for the same images can be compared"
-            )
+    if len({(one.trained.facts.name, one.trained.facts.classes) for one in subjects}) > 1:
+        trained = ", ".join(f"{one.name}: trained on {one.trained.facts.name}" for one in subjects)
+        raise UserError(f"{trained}, but only networks for the same images can be compared")
     test = split(reopen(facts, data_root, trust), "test", facts)
-    evaluations = [
-        evaluate(s.trained.network, test, s.trained.facts, name=s.name) for s in subjects
-    ]
-    drawn = [draw(s, e, test.images) for s, e in zip(subjects, evaluations, strict=True)]
-    return render(subjects, evaluations, drawn)
+    evaluations, pictures = [], []
+    for one in subjects:
+        found = evaluate(one.trained.network, test, one.trained.facts, name=one.name)
+        evaluations.append(found)
+        pictures.append(draw(one, found, test.images))
+    return render(subjects, evaluations, pictures)
 
 
 def draw(subject: Subject, evaluation: Evaluation, images: Tensor) -> dict[str, bytes]:
@@ -182,10 +153,7 @@ def draw(subject: Subject, evaluation: Evaluation, images: Tensor) -> dict[str, 
         evaluation: What its network said of the test images.
         images: The test images, ``uint8 [N, 1, side, side]``.
     """
-    drawn = figures.of_training(subject.history) if subject.history else {}
-    drawn |= figures.of_network(subject.trained.network, evaluation, images, subject.trained.facts)
-    pictures = {name: figures.png(figure) for name, figure in drawn.items()}
-    return pictures | ({"augmentation": subject.augmentation} if subject.augmentation else {})
+    return {**drawn(subject.trained, evaluation, images, subject.history), **subject.pictures}
 
 
 def render(
@@ -200,12 +168,10 @@ def render(
         evaluations: Of each, on the same test images.
         pictures: Of each, what :func:`draw` returns.
     """
-    right = [e.predictions == e.labels for e in evaluations]
+    right = [evaluation.right for evaluation in evaluations]
     return filled(
         "evaluation/page.html",
-        figures={
-            name: title for name, title in FIGURES.items() if any(name in one for one in pictures)
-        },
+        figures=dict.fromkeys(chain(*sorted(pictures, key=len, reverse=True))),
         noun=subjects[0].trained.facts.noun,
         subjects=[_describe(*one) for one in zip(subjects, evaluations, pictures, strict=True)],
         only=[[int((one & ~other).sum()) for other in right] for one in right],
@@ -217,7 +183,8 @@ def filled(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("mnist_lit", ""), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"shown": _shown, "link": for_link}
+    environment.filters |= {"shown": shown, "link": for_link, "masked": masked}
+    environment.filters["embedded"] = embedded
     return environment.get_template(template).render(**values)
 
 
@@ -226,39 +193,28 @@ def embedded(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _shown(value: Any) -> str:
-    """Return a limit, or what a run has, as on the console."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.2%}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def _describe(
     subject: Subject, evaluation: Evaluation, pictures: dict[str, bytes]
 ) -> dict[str, Any]:
-    network, facts = subject.trained.network, subject.trained.facts
-    confusion = evaluation.confusion
-    classes = []
-    for number, name in enumerate(facts.classes):
-        row = confusion[number].clone()
-        row[number] = 0
-        most = [facts.classes[i] for i in (row == row.max()).nonzero().flatten()]
-        confused = f"{', '.join(most)} ({int(row.max())}×)" if row.sum() else ""
-        count, hits = int(confusion[number].sum()), int(confusion[number, number])
-        classes.append({"name": name, "count": count, "right": hits, "confused": confused})
+    network, facts, report = subject.trained.network, subject.trained.facts, subject.report
+    title = f"{report['model']}, seed {report['seed']}" if report else subject.name
     return {
-        "name": subject.name,
-        "title": subject.title,
-        "correct": evaluation.correct,
-        "total": evaluation.total,
-        "accuracy": evaluation.accuracy,
-        "loss": evaluation.loss,
+        **vars(subject),
+        "title": title,
+        "evaluation": evaluation,
+        "figures": pictures,
         "parameters": count_parameters(network),
-        "report": subject.report,
-        "config": subject.config and masked(subject.config),
-        "layers": summary.table(network, subject.title, facts.side),
-        "classes": classes,
-        "figures": {name: embedded(content) for name, content in pictures.items()},
+        "layers": summary.table(network, title, facts.side),
+        "classes": [_class(evaluation, facts, number) for number in range(len(facts.classes))],
     }
+
+
+def _class(evaluation: Evaluation, facts: Facts, number: int) -> dict[str, Any]:
+    """Return what the page says of the images of a class."""
+    counts = evaluation.confusion[number].tolist()
+    count, right = sum(counts), counts[number]
+    counts[number] = 0
+    most = max(counts)
+    others = [name for name, times in zip(facts.classes, counts, strict=True) if times == most]
+    confused = f"{', '.join(others)} ({most}×)" if most else ""
+    return {"name": facts.classes[number], "count": count, "right": right, "confused": confused}

@@ -1,192 +1,144 @@
 """What a run says of itself: on the console and in ``report.json``."""
 
 import json
-import math
 import textwrap
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torchmetrics import Metric
+
+from mnist_lit.config.schema import Config
 from mnist_lit.evaluation.evaluate import Evaluation
 from mnist_lit.evaluation.history import History
-from mnist_lit.evaluation.requirements import Check
+from mnist_lit.evaluation.requirements import Check, check_accuracy
 from mnist_lit.facts import Facts
 from mnist_lit.files import write_text
 from mnist_lit.text import for_terminal
 
 COLUMNS = 80  # of a terminal
+TESTED = ("accuracy", "loss", "correct", "total", "accuracy_per_class")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """The outcome of a run; the fields are the keys of ``report.json``.
+def content(
+    config: Config,
+    facts: Facts,
+    history: History,
+    evaluation: Evaluation | None,
+    metrics: Mapping[str, Metric],
+    checks: Sequence[Check],
+    known: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the outcome of a run: the content of ``report.json``, and the lines of ``checks``.
 
     Accuracies are shares from 0 to 1, losses mean cross-entropies, epochs count from 1. The test
-    entries are those of the best epoch's weights, None of a run that does not test; ``val_metrics``
-    are of the best epoch too. A class without test images has no accuracy, which is None.
-    """
-
-    model: str
-    data: str
-    classes: list[str]
-    protocol: str
-    parameters: int
-    epochs: int
-    best_epoch: int
-    best_val_accuracy: float
-    best_val_loss: float
-    last_val_accuracy: float
-    last_val_loss: float
-    last_train_loss: float
-    last_train_accuracy: float | None
-    val_metrics: dict[str, float]
-    test_metrics: dict[str, float]
-    test_accuracy: float | None = None
-    test_loss: float | None = None
-    test_correct: int | None = None
-    test_total: int | None = None
-    test_accuracy_per_class: list[float | None] | None = None
-    requirements: dict[str, dict[str, Any]]
-    checks: list[str]
-    passed: bool
-    wall_seconds: float
-    train_images_per_second: float
-    seed: int
-    device: str
-    operations: str
-    precision: str
-    optimizer: str
-    peak_learning_rate: float
-    batch_size: int | None
-    augmentation: list[dict[str, Any]]
-    command: str | None
-    date: str
-    git_commit: str | None
-    versions: dict[str, str]
-
-    @property
-    def tested(self) -> dict[str, float]:
-        """What loggers are told of the test images."""
-        if self.test_accuracy is None or self.test_loss is None:
-            return {}
-        found = {"test/accuracy": self.test_accuracy, "test/loss": self.test_loss}
-        return found | {f"test/{name}": value for name, value in self.test_metrics.items()}
-
-    def objective(self, name: str) -> float:
-        """Return what ``optimized_metric`` names: an entry, or a metric as ``val/NAME``."""
-        stage, _, metric = name.partition("/")
-        value: float = self.val_metrics[metric] if stage == "val" else getattr(self, name)
-        return value
-
-
-def summary(
-    facts: Facts, history: History, evaluation: Evaluation | None, checks: list[Check]
-) -> dict[str, Any]:
-    """Return the fields of a :class:`Report` that follow from these.
+    entries are those of the best epoch's weights; ``val_metrics`` are of the best epoch too. A
+    class without test images has no accuracy, which is None.
 
     Args:
+        config: Of the run.
         facts: Of the images.
         history: The epochs.
         evaluation: The best epoch's weights on the test images; None of a run that does not test.
-        checks: The requirements and how the run stands to them.
+        metrics: Taken of the test images, by name; none without an evaluation.
+        checks: The requirements that were known before training.
+        known: The other entries: ``parameters``, ``wall_seconds``, ``device``, ``operations`` and
+            ``precision``, and where the run comes from.
     """
     best, last = history.best, history.validated[-1]
-    fields: dict[str, Any] = {
+    checks = [*check_accuracy(best.val_accuracy, config.requirements), *checks]
+    test_metrics = {}
+    if evaluation is not None:
+        for name, metric in metrics.items():
+            test_metrics[name] = float(metric(evaluation.probabilities, evaluation.labels))
+    return {
+        "model": config.name,
         "data": facts.name,
         "classes": list(facts.classes),
         "protocol": facts.protocol,
         "epochs": history.epochs[-1].epoch,
         "best_epoch": best.epoch,
         "best_val_accuracy": best.val_accuracy,
-        "best_val_loss": best.rank[1],
+        "best_val_loss": best.val_loss,
         "last_val_accuracy": last.val_accuracy,
-        "last_val_loss": last.rank[1],
+        "last_val_loss": last.val_loss,
         "last_train_loss": history.epochs[-1].train_loss,
         "last_train_accuracy": history.epochs[-1].train_accuracy,
         "val_metrics": dict(best.metrics),
+        "test_metrics": test_metrics,
+        # None where there is no evaluation.
+        **{f"test_{name}": getattr(evaluation, name, None) for name in TESTED},
         "requirements": {
             c.name: {"limit": c.limit, "value": c.value, "passed": c.passed} for c in checks
         },
-        "checks": [c.line() for c in checks],
-        "passed": all(c.passed for c in checks),
+        "checks": [check.line() for check in checks],
+        "passed": all(check.passed for check in checks),
         "train_images_per_second": history.train_images / history.train_seconds,
+        "seed": config.seed,
+        "optimizer": config.optimizer["_target_"],
         "peak_learning_rate": max(history.learning_rates),
+        "batch_size": config.data.get("batch_size"),
+        "augmentation": [*config.augmentation.values()],
+        **known,
     }
-    if evaluation is not None:
-        fields |= {
-            "test_accuracy": evaluation.accuracy,
-            "test_loss": evaluation.loss,
-            "test_correct": evaluation.correct,
-            "test_total": evaluation.total,
-            "test_accuracy_per_class": evaluation.per_class,
-        }
-    return fields
 
 
-def text(report: Report) -> str:
+def text(report: Mapping[str, Any]) -> str:
     """Lay the report out for a terminal: final evaluation, results, requirements check."""
-    final = report.test_accuracy
     lines = [
-        *_test_text(report),
+        *_test_lines(report),
         "-" * 50,
-        f"FINAL RESULTS: {for_terminal(report.model)}",
-        f"Best Validation Accuracy: {report.best_val_accuracy:.2%} (Epoch {report.best_epoch})",
-        f"Last Validation Accuracy: {report.last_val_accuracy:.2%} (Epoch {report.epochs})",
-        *([] if final is None else [f"Final Test Accuracy: {final:.2%}"]),
-        f"Model Parameters: {report.parameters:,}",
-        f"Training Epochs: {report.epochs}",
-        f"Protocol: {report.protocol}",
-        f"Training Time: {report.wall_seconds:.1f} s, "
-        f"{report.train_images_per_second:,.0f} images/s, {report.device}, {report.precision}, "
-        f"{report.operations}",
-        f"Seed: {report.seed}, commit {report.git_commit or 'unknown'}",
+        f"FINAL RESULTS: {for_terminal(report['model'])}",
+        f"Best Validation Accuracy: {report['best_val_accuracy']:.2%} "
+        f"(Epoch {report['best_epoch']})",
+        f"Last Validation Accuracy: {report['last_val_accuracy']:.2%} (Epoch {report['epochs']})",
+    ]
+    if report["test_accuracy"] is not None:
+        lines.append(f"Final Test Accuracy: {report['test_accuracy']:.2%}")
+    lines += [
+        f"Model Parameters: {report['parameters']:,}",
+        f"Training Epochs: {report['epochs']}",
+        f"Protocol: {report['protocol']}",
+        f"Training Time: {report['wall_seconds']:.1f} s, "
+        f"{report['train_images_per_second']:,.0f} images/s, {report['device']}, "
+        f"{report['precision']}, {report['operations']}",
+        f"Seed: {report['seed']}, commit {report['git_commit'] or 'unknown'}",
         "",
         "REQUIREMENTS CHECK:",
-        *report.checks,
+        *report["checks"],
     ]
-    wrapped = [
-        textwrap.fill(line, COLUMNS, subsequent_indent="  ", break_long_words=False)
-        for line in lines
-    ]
-    return "\n".join(wrapped).replace("\N{NO-BREAK SPACE}", " ")
+    wrap = textwrap.TextWrapper(COLUMNS, subsequent_indent="  ", break_long_words=False)
+    return "\n".join(map(wrap.fill, lines)).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def _test_text(report: Report) -> list[str]:
-    if report.test_accuracy_per_class is None:
+def _test_lines(report: Mapping[str, Any]) -> list[str]:
+    if report["test_accuracy"] is None:
         return ["Not tested (test=false)."]
-    # A class and its accuracy stay on one line.
-    each = "  ".join(
-        f"{for_terminal(name)}: {'–' if share is None else f'{share:.2%}'}".replace(
-            " ", "\N{NO-BREAK SPACE}"
-        )
-        for name, share in zip(report.classes, report.test_accuracy_per_class, strict=True)
-    )
-    metrics = [
-        f"{name}: {value:.4f} (validation of epoch {report.best_epoch}: "
-        f"{report.val_metrics[name]:.4f})"
-        for name, value in report.test_metrics.items()
+    shares = zip(report["classes"], report["test_accuracy_per_class"], strict=True)
+    by_class = [
+        f"{for_terminal(name)}: {'–' if share is None else f'{share:.2%}'}"
+        for name, share in shares
     ]
+    # A class and its accuracy stay on one line.
+    each = "  ".join(words.replace(" ", "\N{NO-BREAK SPACE}") for words in by_class)
+    best = report["best_epoch"]
     return [
-        f"Final Evaluation (Best model from epoch {report.best_epoch}):",
+        f"Final Evaluation (Best model from epoch {best}):",
         "",
         "Test Results:",
-        f"Average loss: {report.test_loss:.4f}",
-        f"Accuracy: {report.test_correct}/{report.test_total} ({report.test_accuracy:.2%})",
+        f"Average loss: {report['test_loss']:.4f}",
+        f"Accuracy: {report['test_correct']}/{report['test_total']} "
+        f"({report['test_accuracy']:.2%})",
         f"By class:  {each}",
-        *metrics,
+        *(
+            f"{name}: {value:.4f} (validation of epoch {best}: {report['val_metrics'][name]:.4f})"
+            for name, value in report["test_metrics"].items()
+        ),
     ]
 
 
-def write(report: Report, run_dir: Path) -> None:
+def write(report: Mapping[str, Any], run_dir: Path) -> None:
     """Write ``report.json`` into a run's folder; what is not a finite number is null in it."""
-    content = {key: value for key, value in asdict(report).items() if key != "checks"}
-    text = json.dumps(_finite(content), indent=2, allow_nan=False)
-    write_text(run_dir / "report.json", f"{text}\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    kept = {key: value for key, value in report.items() if key != "checks"}
+    finite = json.loads(json.dumps(kept), parse_constant=lambda name: None)
+    write_text(run_dir / "report.json", f"{json.dumps(finite, indent=2)}\n")

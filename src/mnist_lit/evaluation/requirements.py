@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from mnist_lit.config.schema import Requirements
 from mnist_lit.errors import UserError
 from mnist_lit.network.compact import count_parameters
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,18 @@ class Check:
 
     def line(self) -> str:
         """Say it in one line for the report's check block."""
-        value = self.value
-        if isinstance(value, bool):
-            shown = ""
-        elif isinstance(value, float):
-            shown = f" ({value:.2%})"
-        else:
-            shown = f" ({value:,})"
+        found = "" if isinstance(self.value, bool) else f" ({shown(self.value)})"
         mark, verdict = ("✓", "PASS") if self.passed else ("✗", "FAIL")
-        return f"{mark} {self.title}: {verdict}{shown}"
+        return f"{mark} {self.title}: {verdict}{found}"
+
+
+def shown(value: Any) -> str:
+    """Return a limit, or what a run has, as a person reads it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2%}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def check_before(network: nn.Module, epochs: int, limits: Requirements) -> list[Check]:
@@ -49,37 +53,23 @@ def check_before(network: nn.Module, epochs: int, limits: Requirements) -> list[
 
     A layer type that the limits do not ask for always passes.
     """
-    parameters = count_parameters(network)
+    parameters, most = count_parameters(network), limits.max_parameters
+    longest = limits.max_epochs
     checks = [
-        Check(
-            "max_parameters",
-            f"Parameters < {limits.max_parameters:,}",
-            limits.max_parameters,
-            parameters,
-            parameters < limits.max_parameters,
-        ),
-        Check(
-            "max_epochs",
-            f"Epochs ≤ {limits.max_epochs}",
-            limits.max_epochs,
-            epochs,
-            epochs <= limits.max_epochs,
-        ),
+        Check("max_parameters", f"Parameters < {most:,}", most, parameters, parameters < most),
+        Check("max_epochs", f"Epochs ≤ {longest}", longest, epochs, epochs <= longest),
     ]
     modules = list(network.modules())
-    uses = {
-        "batch_norm": any(isinstance(m, _BatchNorm) for m in modules),
-        "dropout": any(isinstance(m, _DropoutNd) and m.p > 0 for m in modules),
-        "fully_connected": any(isinstance(m, nn.Linear) for m in modules),
-    }
-    titles = {
-        "batch_norm": "Uses Batch Normalization",
-        "dropout": "Uses Dropout",
-        "fully_connected": "Uses Fully Connected Layer",
-    }
-    for name, used in uses.items():
+    norms = any(isinstance(m, BATCH_NORMS) for m in modules)
+    drops = any(isinstance(m, DROPOUTS) and m.p > 0 for m in modules)
+    linear = any(isinstance(m, nn.Linear) for m in modules)
+    for name, title, used in (
+        ("batch_norm", "Uses Batch Normalization", norms),
+        ("dropout", "Uses Dropout", drops),
+        ("fully_connected", "Uses Fully Connected Layer", linear),
+    ):
         required = getattr(limits, name)
-        checks.append(Check(name, titles[name], required, used, used or not required))
+        checks.append(Check(name, title, required, used, used or not required))
     return checks
 
 
@@ -94,13 +84,10 @@ def check_accuracy(accuracy: float, limits: Requirements) -> list[Check]:
 
 def refuse(checks: Iterable[Check]) -> None:
     """Raise :class:`UserError` naming every check that failed, if one did."""
-    failed = [
-        f"{check.name}={check.limit}, but this run has {check.value}"
-        for check in checks
-        if not check.passed
-    ]
+    failed = [check for check in checks if not check.passed]
+    words = [f"requirements.{c.name}={c.limit}, but this run has {c.value}" for c in failed]
     if failed:
         raise UserError(
-            "requirements." + "; requirements.".join(failed) + "; change the run, or train it "
-            "all the same with requirements.enforce=false"
+            "; ".join(words) + "; change the run, or train it all the same with "
+            "requirements.enforce=false"
         )

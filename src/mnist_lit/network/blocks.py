@@ -22,6 +22,7 @@ LARGEST_SIDE = 1_024
 
 Count = Annotated[int, Strict(), Ge(1), Le(MOST_PARAMETERS)]
 Side = Annotated[int, Strict(), Ge(1), Le(LARGEST_SIDE)]
+Classes = Annotated[int, Strict(), Ge(1), Le(MOST_CLASSES)]
 
 
 @dataclass
@@ -60,18 +61,7 @@ class Block:
     norm_scale: Switch = True
 
 
-@dataclass
-class Description:
-    """What a :class:`~mnist_lit.network.compact.CompactCNN` is made from; see there."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = PLAIN
-
-    blocks: Annotated[list[Block], MaxLen(MOST_REPEATS)]
-    dropout: Probability
-    classes: Annotated[int, Strict(), Ge(1), Le(MOST_CLASSES)]
-    side: Side
-    align: Switch
-    paper: Annotated[float, Strict()]
+Blocks = Annotated[list[Block], MaxLen(MOST_REPEATS)]
 
 
 def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int = 10) -> None:

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import AllowInfNan, Strict
 from torch import Tensor, nn
 
 from mnist_lit.network import fused
 from mnist_lit.network.alignment import Alignment
-from mnist_lit.network.blocks import IMAGE_SIZE, Block, Description, check_blocks
-from mnist_lit.validation import Name, validated
+from mnist_lit.network.blocks import IMAGE_SIZE, Block, Blocks, Classes, Side, check_blocks
+from mnist_lit.validation import Name, Probability, Switch, validated
 
 
 class ConvBlock(nn.Module):
@@ -95,28 +96,26 @@ class CompactCNN(nn.Module):
     def __init__(
         self,
         blocks: Sequence[Block | Mapping[str, Any]],
-        dropout: float = 0.0,
-        classes: int = 10,
-        side: int = IMAGE_SIZE,
-        align: bool = False,
-        paper: float = 0.0,
+        dropout: Probability = 0.0,
+        classes: Classes = 10,
+        side: Side = IMAGE_SIZE,
+        align: Switch = False,
+        paper: Annotated[float, Strict(), AllowInfNan(False)] = 0.0,
         name: Name = "CompactCNN",
     ) -> None:
         super().__init__()
         self.name = name
-        stack = [dict(b) if isinstance(b, Mapping) else b for b in blocks]
-        given = {"blocks": stack, "dropout": dropout, "classes": classes, "side": side}
-        given |= {"align": align, "paper": paper}
-        made: Description = validated(Description, given, "model")
-        check_blocks(made.blocks, side, classes)
+        given = [dict(block) if isinstance(block, Mapping) else block for block in blocks]
+        stack: list[Block] = validated(Blocks, given, "model.blocks")
+        check_blocks(stack, side, classes)
         self.side = side
-        self.widest = side**2 * max(block.channels for block in made.blocks)
-        self.description: dict[str, Any] = asdict(made)
+        self.description: dict[str, Any] = {"blocks": [asdict(block) for block in stack]}
+        self.description |= {"dropout": float(dropout), "classes": classes, "side": side}
+        self.description |= {"align": align, "paper": paper}
         self.alignment: nn.Module = Alignment(side, paper) if align else nn.Identity()
-        widths = [1, *(b.channels for b in made.blocks)]
-        self.blocks = nn.Sequential(
-            *(ConvBlock(width, block) for width, block in zip(widths, made.blocks, strict=False))
-        )
+        widths = [1, *(block.channels for block in stack)]
+        self.widest = side**2 * max(widths)
+        self.blocks = nn.Sequential(*map(ConvBlock, widths, stack))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(widths[-1], classes)
         # NHWC is the layout in which CPUs and tensor cores convolve fastest.

@@ -32,14 +32,6 @@ from mnist_lit.files import whole
 SOURCE = Path(__file__).with_name("fused.c")
 NAMES = {torch.bfloat16: "bf16", torch.float32: "f32"}
 POSITION_TYPES = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
-# A letter for each argument: a pointer, a float or an int.
-ARGUMENTS = {
-    "forward": "ppppppppffpiiii",
-    "backward": "pppppppiiii",
-    "conv_pool_forward": "ppppiiii",
-    "conv_pool_backward": "ppppiiii",
-}
-ARGUMENT_TYPES: dict[str, Any] = {"p": ctypes.c_void_p, "f": ctypes.c_float, "i": ctypes.c_int}
 LIMIT = 60.0  # seconds that a compiler may take
 _compilers: list[str] = []  # of the operations that were loaded
 _failures: list[str] = []  # why others were not
@@ -86,8 +78,8 @@ class _PoolNormReLU(torch.autograd.Function):
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked += 1
         running = norm.running_mean, norm.running_var, norm.momentum
-        arguments = x, pooled, positions, y, weight, bias, *running, norm.eps, kept, n, h, w, pool
-        _call("forward", x, arguments)
+        maps = x, pooled, positions, y
+        _call("forward", x, *maps, weight, bias, *running, norm.eps, kept, n, h, w, pool)
         ctx.save_for_backward(pooled, positions, kept)
         ctx.options = n, h, w, pool
         return y
@@ -101,8 +93,8 @@ class _PoolNormReLU(torch.autograd.Function):
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = _empty((n, c, h, w), dy.dtype)
         dweight, dbias = (torch.empty(c, dtype=torch.float32) for _ in range(2))
-        arguments = dy, pooled, positions, dx, kept, dweight, dbias, n, h, w, pool
-        _call("backward", pooled, arguments)
+        maps = dy, pooled, positions, dx
+        _call("backward", pooled, *maps, kept, dweight, dbias, n, h, w, pool)
         return dx, dweight, dbias, None, None
 
 
@@ -138,7 +130,7 @@ class _ConvPool(torch.autograd.Function):
         (n, _, h, w), (c, _, _, size) = x.shape, weight.shape
         pooled = _empty((n, c, h // 2, w // 2), _computed())
         positions = torch.empty_like(pooled, dtype=POSITION_TYPES[pooled.dtype])
-        _call("conv_pool_forward", pooled, (x, weight, pooled, positions, n, h, w, size))
+        _call("conv_pool_forward", pooled, x, weight, pooled, positions, n, h, w, size)
         ctx.save_for_backward(x, positions)
         ctx.shape = weight.shape
         return pooled
@@ -150,8 +142,8 @@ class _ConvPool(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         dweight = torch.empty(ctx.shape, dtype=torch.float32)
         n, _, h, w = x.shape
-        arguments = gradient, x, positions, dweight, n, h, w, ctx.shape[-1]
-        _call("conv_pool_backward", gradient, arguments)
+        size = ctx.shape[-1]
+        _call("conv_pool_backward", gradient, gradient, x, positions, dweight, n, h, w, size)
         return None, dweight
 
 
@@ -164,9 +156,15 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
 
 
-def _call(name: str, like: Tensor, arguments: tuple[Tensor | float | int | None, ...]) -> None:
+def _call(name: str, like: Tensor, *arguments: Tensor | float | int | None) -> None:
     function = getattr(library(like.shape[1]), f"{name}_{NAMES[like.dtype]}")
-    function(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
+    function(*map(_for_c, arguments))
+
+
+def _for_c(argument: Tensor | float | int | None) -> Any:
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    return ctypes.c_float(argument) if isinstance(argument, float) else argument
 
 
 @cache
@@ -180,11 +178,7 @@ def library(channels: int) -> ctypes.CDLL | None:
     try:
         file = _compiled(channels)
         loaded = ctypes.CDLL(str(file))
-        for name, arguments in ARGUMENTS.items():
-            for element in NAMES.values():
-                function = getattr(loaded, f"{name}_{element}")
-                function.argtypes = [ARGUMENT_TYPES[argument] for argument in arguments]
-    except (CompileError, OSError, AttributeError) as error:
+    except (CompileError, OSError) as error:
         _failures.append(reason(error))
         return None
     # Compilers write their name and version into their files.
@@ -203,16 +197,27 @@ def describe() -> str:
 
 
 def _compiled(channels: int) -> Path:
-    """Return the path of the library, which is compiled unless the cache has it."""
+    """Return the path of the library, which is compiled unless the cache has it.
+
+    Raises:
+        CompileError: It cannot be compiled.
+        OSError: The cache cannot be written to, or others than the user may enter it.
+    """
+    if sys.platform != "linux":
+        raise OSError("they are compiled on Linux alone")
+    folder = folders.cache() / "operations"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = folder.stat()
+    if state.st_uid != os.geteuid() or state.st_mode & 0o077:
+        raise OSError(f"{folder} is not this user's alone (mode 700); remove it")
     # The OpenMP that torch has loaded: with another, two sets of threads would fight for the cores.
     openmp = [str(file) for file in (Path(torch.__file__).parent / "lib").glob("libgomp*")]
-    options = [
-        *("-O3", "-march=native", "-fopenmp"),
-        # Allow sums in any order, but not -ffinite-math-only: NaN must propagate.
-        *("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"),
-        *("-shared", "-fPIC", f"-DC={channels}", str(SOURCE), *openmp, "-lm"),
-    ]
-    folder = _private_folder()
+    # Sums may be taken in any order, but without -ffinite-math-only: NaN must propagate.
+    options = (
+        "-O3 -march=native -fopenmp -fassociative-math -fno-signed-zeros -fno-trapping-math "
+        f"-fno-math-errno -shared -fPIC -DC={channels}"
+    ).split()
+    options += [str(SOURCE), *openmp, "-lm"]
     # A home may be shared by several machines: the processor's features are part of the name.
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
@@ -226,22 +231,6 @@ def _compiled(channels: int) -> Path:
             if not draft.exists():
                 raise CompileError("the C compiler made no library; name another in CC")
     return file
-
-
-def _private_folder() -> Path:
-    """Return the folder of the compiled operations.
-
-    Raises:
-        OSError: It cannot be made, or others than the user may enter it.
-    """
-    if sys.platform != "linux":
-        raise OSError("they are compiled on Linux alone")
-    folder = folders.cache() / "operations"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    state = folder.stat()
-    if state.st_uid != os.geteuid() or state.st_mode & 0o077:
-        raise OSError(f"{folder} is not this user's alone (mode 700); remove it")
-    return folder
 
 
 class CompileError(Exception):
@@ -258,22 +247,21 @@ def compile_c(options: Sequence[str], text: str = "") -> None:
     Raises:
         CompileError: There is none, it fails, or it takes more than :data:`LIMIT`.
     """
-    named = os.environ.get("CC", "")
+    named = os.environ.get("CC", "").strip() or "cc"
+    compiler = named.split()[0]
     try:
-        compiler = shlex.split(named) or ["cc"]
-    except ValueError as error:
-        raise CompileError(f"CC={named}: {reason(error)}; it is read as by a shell") from None
-    command = [*compiler, *options]
-    try:
+        command = [*shlex.split(named), *options]
         done = subprocess.run(
             command, input=text, capture_output=True, text=True, errors="replace", timeout=LIMIT
         )
+    except ValueError as error:
+        raise CompileError(f"CC={named}: {reason(error)}; it is read as by a shell") from None
     except OSError:
-        raise CompileError(f"{compiler[0]}: no such C compiler; name one in CC") from None
+        raise CompileError(f"{compiler}: no such C compiler; name one in CC") from None
     except subprocess.TimeoutExpired:
         words = f"it took more than {LIMIT:g} s; name another C compiler in CC"
-        raise CompileError(f"{compiler[0]}: {words}") from None
+        raise CompileError(f"{compiler}: {words}") from None
     if done.returncode:
         lines = done.stderr.splitlines() or [f"it failed with status {done.returncode}"]
         line = next((line for line in lines if "error" in line), lines[0])
-        raise CompileError(f"{compiler[0]}: {line.strip()}")
+        raise CompileError(f"{compiler}: {line.strip()}")

@@ -1,6 +1,7 @@
 """What a network is made of, layer by layer, against its budget."""
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -57,9 +58,8 @@ def layers(network: CompactCNN) -> list[Layer]:
         for step in steps:
             if step == "pool":
                 size, field, stride = size // 2, field + stride, stride * 2
-                note(f"pool{number} 2×2")
-            else:
-                note(f"{step}{number}", block.norms if step == "norm" else None)
+            end = " 2×2" if step == "pool" else ""
+            note(f"{step}{number}{end}", block.norms if step == "norm" else None)
         if block.dropout.p:
             note(f"dropout{number} {block.dropout.p:g}")
     size, field = 1, network.side
@@ -73,11 +73,8 @@ def layers(network: CompactCNN) -> list[Layer]:
 
 def receptive_field(network: CompactCNN) -> int:
     """Return the side in pixels of what a feature sees just before the global average."""
-    return max(
-        layer.receptive_field
-        for layer in layers(network)
-        if layer.name.startswith(("conv", "depthwise", "pool"))
-    )
+    above = takewhile(lambda layer: layer.name != "average pool", layers(network))
+    return max(layer.receptive_field for layer in above)
 
 
 def table(network: nn.Module, name: str, side: int, max_parameters: int | None = None) -> str:

@@ -15,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mnist_lit.errors import ConfigError, RunError, reason
-from mnist_lit.evaluation.origin import flat, override
+from mnist_lit.evaluation.provenance import flat, override
 from mnist_lit.files import write_text
 from mnist_lit.sweeps.job import CONFIG, MISSED, Job, identity, jobs, refuse_others
 from mnist_lit.text import show

@@ -14,7 +14,7 @@ from typing import Any
 
 from mnist_lit.config.schema import Config
 from mnist_lit.errors import ConfigError, reason
-from mnist_lit.evaluation.origin import flat, override
+from mnist_lit.evaluation.provenance import flat, override
 from mnist_lit.files import write_text
 from mnist_lit.training import rundir
 from mnist_lit.validation import validated

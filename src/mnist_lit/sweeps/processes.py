@@ -21,7 +21,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from mnist_lit.errors import ConfigError, RunError
-from mnist_lit.evaluation.origin import override
+from mnist_lit.evaluation.provenance import override
 from mnist_lit.sweeps import job
 from mnist_lit.text import show
 from mnist_lit.training import rundir

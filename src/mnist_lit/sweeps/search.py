@@ -22,13 +22,13 @@ from optuna import TrialPruned, distributions
 from optuna.trial import Trial, TrialState
 
 from mnist_lit.errors import ConfigError, RunError
-from mnist_lit.evaluation.origin import flat, masked
+from mnist_lit.evaluation.provenance import flat
 from mnist_lit.files import write_text
 from mnist_lit.sweeps import study
 from mnist_lit.sweeps.grid import values
 from mnist_lit.sweeps.job import CONFIG, WRITTEN, Job, identity, refuse_others
 from mnist_lit.sweeps.processes import Processes
-from mnist_lit.text import show
+from mnist_lit.text import masked, show
 from mnist_lit.training.hydra import check
 from mnist_lit.training.resume import differing, options_of
 from mnist_lit.training.rundir import line

@@ -20,8 +20,8 @@ from sqlalchemy import NullPool
 from mnist_lit.config.schema import Search
 from mnist_lit.errors import ConfigError, reason
 from mnist_lit.evaluation import figures
-from mnist_lit.evaluation.origin import masked
 from mnist_lit.sweeps.results import publish, short
+from mnist_lit.text import masked
 
 # Seconds between signs of life, and without one until a trial counts as killed.
 BEAT, STALE = 15, 60

@@ -34,8 +34,8 @@ from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.config.schema import Config
 from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, reason
-from mnist_lit.evaluation.origin import masked, override
-from mnist_lit.text import LONGEST_LINE, for_terminal, show
+from mnist_lit.evaluation.provenance import override
+from mnist_lit.text import LONGEST_LINE, for_terminal, masked, show
 from mnist_lit.training import rundir
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from mnist_lit.checkpoints.pretrained import checkpoint_of
 from mnist_lit.checkpoints.read import read_file, weights
 from mnist_lit.config.schema import Config
 from mnist_lit.errors import CheckpointError
-from mnist_lit.evaluation.origin import flat
+from mnist_lit.evaluation.provenance import flat
 
 
 def start_from(model: str, network: nn.Module) -> str:

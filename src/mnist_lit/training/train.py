@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
@@ -21,9 +23,8 @@ from mnist_lit.data.batches import Images
 from mnist_lit.data.idx import ImagesDataModule
 from mnist_lit.data.reopen import split
 from mnist_lit.errors import ConfigError, StoppedError, reason
-from mnist_lit.evaluation import figures, origin, page, report
+from mnist_lit.evaluation import figures, page, provenance, report
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
-from mnist_lit.evaluation.requirements import check_accuracy
 from mnist_lit.files import clear, write_bytes, write_text
 from mnist_lit.network import fused, summary
 from mnist_lit.network.compact import CompactCNN, count_parameters
@@ -49,14 +50,14 @@ class TrainingResult:
         objective: What ``optimized_metric`` names.
     """
 
-    report: report.Report
+    report: SimpleNamespace
     run_dir: Path
     objective: float
 
     @property
     def passed(self) -> bool:
         """Whether every requirement is met."""
-        return self.report.passed
+        return bool(self.report.passed)
 
 
 def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -> TrainingResult:
@@ -78,7 +79,7 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
     """
     run = run or prepare(parse(cfg))
     with _folder(run) as run_dir, _stoppable(run, command), no_exit(), quiet_lightning():
-        came_from = origin.origin(command)
+        came_from = provenance.provenance(command)
         with _loggers(run, cfg):
             _introduce(run, run_dir)
             seconds = _fit(run)
@@ -86,7 +87,7 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
             data = run.data.dataset if isinstance(run.data, ImagesDataModule) else run.data
             test = split(data, "test", run.facts) if run.config.test else None
             evaluation = None if test is None else _evaluate(run, best, test)
-            outcome = _report(run, evaluation, seconds, came_from)
+            outcome = _report(run, evaluation, wall_seconds=seconds, **came_from)
             _log_test(run, outcome)
         if run.trainer.is_global_zero:
             if test is not None and evaluation is not None:
@@ -95,7 +96,9 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
                     _draw(subject, evaluation, test, run_dir)
             report.write(outcome, run_dir)  # last, for by it a finished run is known
             say(f"{report.text(outcome)}\n\n{_next(run, run_dir)}")
-    return TrainingResult(outcome, run_dir, outcome.objective(run.config.optimized_metric))
+    stage, _, metric = run.config.optimized_metric.partition("/")
+    found = outcome["val_metrics"][metric] if stage == "val" else outcome[stage]
+    return TrainingResult(SimpleNamespace(**outcome), run_dir, found)
 
 
 @contextmanager
@@ -110,7 +113,7 @@ def _folder(run: Run) -> Iterator[Path]:
         if first:
             for folder in (run_dir, run_dir / "checkpoints", run_dir / "figures"):
                 clear(folder)
-            origin.write(run_dir)
+            provenance.write(run_dir)
         yield run_dir
 
 
@@ -131,7 +134,7 @@ def _loggers(run: Run, cfg: DictConfig) -> Iterator[None]:
     run.trainer.loggers = loggers = build_loggers(run.config, run.record.runs)
     try:
         for logger in run.record.begun_anew(loggers):
-            logger.log_hyperparams(origin.flat(OmegaConf.to_container(cfg, resolve=True)))
+            logger.log_hyperparams(provenance.flat(OmegaConf.to_container(cfg, resolve=True)))
         yield
     finally:
         for logger in loggers:
@@ -177,52 +180,41 @@ def _evaluate(run: Run, best: Trained, test: Images) -> Evaluation:
     return evaluate(best.network, test, run.facts, batch_size, device)
 
 
-def _report(
-    run: Run, evaluation: Evaluation | None, seconds: float, came_from: origin.Origin
-) -> report.Report:
-    config, history = run.config, run.record.history
-    accuracy = check_accuracy(history.best.val_accuracy, config.requirements)
-    metrics = {} if evaluation is None else build_metrics(config, run.facts)
-    return report.Report(
-        model=config.name,
-        parameters=count_parameters(run.module.network),
-        test_metrics={
-            name: float(metric(evaluation.probabilities, evaluation.labels))
-            for name, metric in metrics.items()
-            if evaluation is not None
-        },
-        wall_seconds=seconds,
-        seed=config.seed,
-        device=describe_device(run.trainer),
-        operations=describe_operations(run),
-        precision=str(run.trainer.precision),
-        optimizer=config.optimizer["_target_"],
-        batch_size=config.data.get("batch_size"),
-        augmentation=[*config.augmentation.values()],
-        **report.summary(run.facts, history, evaluation, [*accuracy, *run.checks]),
-        **asdict(came_from),
-    )
+def _report(run: Run, evaluation: Evaluation | None, **known: Any) -> dict[str, Any]:
+    metrics = build_metrics(run.config, run.facts) if evaluation is not None else {}
+    known |= {
+        "parameters": count_parameters(run.module.network),
+        "device": describe_device(run.trainer),
+        "operations": describe_operations(run),
+        "precision": str(run.trainer.precision),
+    }
+    history = run.record.history
+    return report.content(run.config, run.facts, history, evaluation, metrics, run.checks, known)
 
 
-def _log_test(run: Run, outcome: report.Report) -> None:
+def _log_test(run: Run, outcome: dict[str, Any]) -> None:
+    tested = {}
+    if run.config.test:
+        tested = {f"test/{name}": value for name, value in outcome["test_metrics"].items()}
+        tested |= {f"test/{name}": outcome[f"test_{name}"] for name in ("accuracy", "loss")}
     with optional("the test's numbers in the loggers"):
         for logger in run.trainer.loggers:
             if not isinstance(logger, CSVLogger):  # whose rows are epochs
-                logger.log_metrics(outcome.tested, run.trainer.global_step)
+                logger.log_metrics(tested, run.trainer.global_step)
             logger.save()
 
 
-def _subject(run: Run, best: Trained, outcome: report.Report, cfg: DictConfig) -> page.Subject:
+def _subject(run: Run, best: Trained, outcome: dict[str, Any], cfg: DictConfig) -> page.Subject:
     """Return what the page of a run is made of."""
     best.network.cpu()
     samples = figures.augmented_samples(_shown(run.data), run.module.augmentations, run.facts)
     return page.Subject(
         name=run.config.run_dir,
         trained=best,
-        report=asdict(outcome),
+        report=outcome,
         history=run.record.history,
         config=OmegaConf.to_yaml(cfg),
-        augmentation=figures.png(samples),
+        pictures={"augmentation": figures.png(samples)},
     )
 
 
@@ -283,7 +275,7 @@ def _stopped(run: Run, command: str | None) -> str:
     if not (folder / "last.ckpt").is_file():
         return f"{done}, before there was anything to resume"
     program = "mnist-lit train" if (command or "").startswith("mnist-lit") else "python train.py"
-    resume = shlex.quote(origin.override("ckpt_path", folder.parent))
+    resume = shlex.quote(provenance.override("ckpt_path", folder.parent))
     return f"{done}; to go on: {program} {resume}"
 
 

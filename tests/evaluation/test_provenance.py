@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mnist_lit.evaluation import origin
+from mnist_lit.evaluation import provenance
 
 
 def git(place: Path, *arguments: str) -> str:
@@ -26,7 +26,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(place, "init", "-q")
     git(place, "add", ".")
     git(place, "commit", "-q", "-m", "first")
-    monkeypatch.setattr(origin, "PACKAGE", package)
+    monkeypatch.setattr(provenance, "PACKAGE", package)
     return place
 
 
@@ -35,27 +35,31 @@ def test_a_clean_checkout_leaves_no_diff(checkout: Path, tmp_path: Path) -> None
     (checkout / "sweep" / "0" / ".hydra").mkdir(parents=True)
     for name in ("multirun.yaml", "0/.hydra/config.yaml"):
         (checkout / "sweep" / name).write_text("made: by a sweep\n")
-    origin.write(tmp_path)
+    provenance.write(tmp_path)
     assert not (tmp_path / "changes.diff").exists()
-    assert origin.origin("x").git_commit == git(checkout, "rev-parse", "HEAD")[:12]
+    assert provenance.provenance("x")["git_commit"] == git(checkout, "rev-parse", "HEAD")[:12]
 
 
-def test_what_was_changed_can_be_made_again(checkout: Path, tmp_path: Path) -> None:
+def test_what_was_changed_can_be_made_again_but_for_new_files_which_are_named(
+    checkout: Path, tmp_path: Path
+) -> None:
     (checkout / "mine.py").write_text("own = 1\n")
-    assert str(origin.origin(None).git_commit).endswith("-dirty"), "a new file is a change"
+    assert provenance.provenance(None)["git_commit"].endswith("-dirty"), "a new file is a change"
     (checkout / "src/mnist_lit/cli.py").write_text("print('é')\n\n\n")
     (checkout / "notes.txt").write_text("of no account\n")
     before = git(checkout, "status", "--porcelain")
-    origin.write(tmp_path)
+    provenance.write(tmp_path)
     assert git(checkout, "status", "--porcelain") == before
-    commit = origin.origin(None).git_commit
+    commit = provenance.provenance(None)["git_commit"]
     assert commit is not None
     assert commit.endswith("-dirty")
     git(tmp_path, "clone", "-q", str(checkout), "again")
     git(tmp_path / "again", "apply", str(tmp_path / "changes.diff"))
-    for name in ("src/mnist_lit/cli.py", "mine.py"):
-        assert (tmp_path / "again" / name).read_text() == (checkout / name).read_text()
-    assert not (tmp_path / "again" / "notes.txt").exists()
+    name = "src/mnist_lit/cli.py"
+    assert (tmp_path / "again" / name).read_text() == (checkout / name).read_text()
+    difference = (tmp_path / "changes.diff").read_text()
+    assert difference.startswith("new file, not in this difference: mine.py\n")
+    assert "notes.txt" not in difference
 
 
 def test_an_installed_package_is_not_of_the_commit_around_it(
@@ -64,14 +68,14 @@ def test_an_installed_package_is_not_of_the_commit_around_it(
     installed = checkout / "venv" / "mnist_lit"
     installed.mkdir(parents=True)
     (installed / "cli.py").touch()
-    monkeypatch.setattr(origin, "PACKAGE", installed)
-    assert origin.origin(None).git_commit is None
-    origin.write(tmp_path)
+    monkeypatch.setattr(provenance, "PACKAGE", installed)
+    assert provenance.provenance(None)["git_commit"] is None
+    provenance.write(tmp_path)
     assert not (tmp_path / "changes.diff").exists()
 
 
 def test_no_password_is_kept() -> None:
     typed = "python train.py logger.x.uri=https://me:secret@host/x seed=1"
-    assert origin.origin(typed).command == (
+    assert provenance.provenance(typed)["command"] == (
         "python train.py logger.x.uri=https://***@host/x seed=1"
     )

@@ -1,0 +1,94 @@
+"""Where a run comes from: enough to make it again."""
+
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from mnist_lit.files import write_text
+from mnist_lit.text import masked
+
+PACKAGE = Path(__file__).parents[1]
+PACKAGES = ("mnist-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
+# What a checkout adds to a commit: code and config, not what lies beside them or runs leave there.
+CODE = ("*.py", "*.yaml", "*.c", "*.toml")
+OF_RUNS = (":(exclude,glob)**/.hydra/**", ":(exclude,glob)**/multirun.yaml")
+
+
+def provenance(command: str | None) -> dict[str, Any]:
+    """Return what a run that starts now comes from: entries of ``report.json``.
+
+    ``command`` as it was typed, None for a call from Python; ``date``, with the offset from UTC;
+    ``git_commit`` of the checkout that the code runs from, marked if it was changed, None for an
+    installed package; ``versions`` of Python and the packages that decide what is computed.
+    """
+    commit = _git("describe", "--always", "--abbrev=12", "--exclude=*")
+    return {
+        "command": command and masked(command),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "git_commit": f"{commit}-dirty" if _changes() else commit or None,
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+    }
+
+
+def override(key: str, path: Path) -> str:
+    """Return an override of Hydra's, whatever characters the path has."""
+    text = str(path)
+    if not re.fullmatch(r"[\w.+-]*/[\w./+-]*", text, re.ASCII):  # without a slash 1_0 is a number
+        text = QuotedString(text, Quote.double).with_quotes()
+    return f"{key}={text}"
+
+
+def flat(plain: Any, key: str = "") -> dict[str, Any]:
+    """Return a config by keys as ``model.blocks.0.channels``; no password is in it.
+
+    Args:
+        plain: Mappings, lists and values.
+        key: What all keys begin with.
+    """
+    if isinstance(plain, str) or plain in ({}, []):
+        return {key: masked(str(plain))}
+    if isinstance(plain, list):
+        plain = dict(enumerate(plain))
+    if not isinstance(plain, Mapping):
+        return {key: plain}
+    found: dict[str, Any] = {}
+    for name, value in plain.items():
+        found |= flat(value, f"{key}.{name}" if key else str(name))
+    return found
+
+
+def write(run_dir: Path) -> None:
+    """Write ``packages.txt`` and, of a changed checkout, ``changes.diff`` into a run's folder."""
+    # By the names of folders: to read the metadata in them takes as long as to read the images.
+    folders = {file.stem for place in sys.path for file in Path(place).glob("*.dist-info")}
+    packages = ["==".join(name.replace("_", "-").rsplit("-", 1)) + "\n" for name in folders]
+    write_text(run_dir / "packages.txt", "".join(sorted(packages, key=str.lower)))
+    if changes := _changes():
+        write_text(run_dir / "changes.diff", f"{changes}\n")
+
+
+def _changes() -> str:
+    """Return the names of new files of code, and the difference of the others from the commit."""
+    new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE, *OF_RUNS)
+    names = [f"new file, not in this difference: {name}" for name in new.splitlines()]
+    return "\n".join([*names, _git("diff", "HEAD")]).strip("\n")
+
+
+def _git(*arguments: str) -> str:
+    """Return what git says of the checkout of this code; nothing where it has none."""
+    options: Any = {"cwd": PACKAGE.parents[1], "capture_output": True, "check": True}
+    try:
+        # A package installed somewhere below a checkout of another project is not of that commit.
+        subprocess.run(["git", "ls-files", "--error-unmatch", PACKAGE / "cli.py"], **options)
+        done = subprocess.run(["git", "-c", "core.quotePath=off", *arguments], **options)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return str(done.stdout.decode("utf-8", "replace")).rstrip("\n")
