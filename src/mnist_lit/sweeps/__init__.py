@@ -1,1 +1,1 @@
-"""What the trainings of a sweep or a search came to."""
+"""Sweeps and searches: many trainings, and what they came to."""

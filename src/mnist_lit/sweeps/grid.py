@@ -76,8 +76,8 @@ class Grid:
 
             show(results.write(folder))
             mine = {one.folder for one in planned}
-            states = [one.state for one in jobs(folder) if one.folder in mine]
-            bad = [state for state in states if state != "finished"]
+            now = [one for one in jobs(folder) if one.folder in mine]
+            bad = [one.state for one in now if one.state != "finished"]
             if {*bad} - {MISSED}:
                 again = override("hydra.sweep.dir", folder)
                 show(f"the same command with {again} goes on with what is not finished")

@@ -23,8 +23,6 @@ CONFIG = "multirun.yaml"
 WRITTEN = (CONFIG, "results.csv", "results.html")  # into the folder of a sweep
 OURS = "hydra_plugins.mnist_lit_sweeps.Sweep"  # stands in every CONFIG of this project's
 MISSED = "missed requirements"
-# Where a job lies, what it went on from and who watches it are not what it is.
-NOT_COMPARED = ("run_dir", "ckpt_path", "logger")
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,8 @@ def read(folder: Path) -> Job:
 
 def identity(config: Config) -> dict[str, Any]:
     """Return what makes a job this one and no other, by keys as ``optimizer.lr``."""
-    plain = config.model_dump()
-    return flat({key: value for key, value in plain.items() if key not in NOT_COMPARED})
+    # Where a job lies, what it went on from and who watches it are not what it is.
+    return flat(config.model_dump(exclude={"run_dir", "ckpt_path", "logger"}))
 
 
 def jobs(sweep: Path) -> list[Job]:

@@ -27,9 +27,8 @@ from mnist_lit.text import show
 from mnist_lit.training import rundir
 
 PATIENCE = 60  # seconds that a job has to end when it is told to
-ENDS_WITH_STDIN = (
-    "+hydra.callbacks.sweep._target_=mnist_lit.sweeps.processes.EndsWithStdin"  # of every job
-)
+# An override of every job.
+ENDS_WITH_STDIN = "+hydra.callbacks.sweep._target_=mnist_lit.sweeps.processes.EndsWithStdin"
 
 
 class EndsWithStdin(Callback):
@@ -60,7 +59,7 @@ class Processes(Launcher):
     ) -> None:
         if n_jobs is not None and n_jobs < 1:
             raise ConfigError(f"hydra.launcher.n_jobs={n_jobs}: should be at least 1")
-        self.given = n_jobs, devices
+        self.wanted, self.devices = n_jobs, devices
         self.running: set[subprocess.Popen[bytes]] = set()
         self.stopped = False
         self.slots: SimpleQueue[str | None] = SimpleQueue()
@@ -68,13 +67,13 @@ class Processes(Launcher):
     @cached_property
     def n_jobs(self) -> int:
         """How many jobs run at the same time; each takes a slot."""
-        n_jobs, devices = self.given
-        if n_jobs is None and devices is None:
+        devices = self.devices
+        if self.wanted is None and devices is None:
             import torch
 
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             devices = visible.split(",") if visible else range(torch.cuda.device_count())
-        number = n_jobs or len(devices or ()) or os.cpu_count() or 1
+        number = self.wanted or len(devices or ()) or os.cpu_count() or 1
         for place in range(number):
             self.slots.put(str(devices[place % len(devices)]) if devices else None)
         return number
@@ -89,10 +88,8 @@ class Processes(Launcher):
         """Run the jobs and return when the last has ended; each says a line."""
         given = {*self.config.hydra.overrides.task}
         with self.pool() as pool:
-            ends = {
-                pool.submit(self.train, number, overrides): (number, overrides)
-                for number, overrides in enumerate(job_overrides, initial_job_idx)
-            }
+            numbered = enumerate(job_overrides, initial_job_idx)
+            ends = {pool.submit(self.train, *one): one for one in numbered}
             for ended, end in enumerate(as_completed(ends), 1):
                 number, overrides = ends[end]
                 error = end.exception()

@@ -134,22 +134,18 @@ def write(sweep: Path) -> str:
     lines = [f"{len(found)} jobs, {done} finished, {len(left)} without a good result."]
     if each:
         first = each[0].jobs[0]
-        lines.append(
-            f"Values are the jobs' {first.objective}; ± is the standard deviation over seeds or "
-            "folds, bars in the figure are 95 % intervals of the mean."
-        )
-        lines.append(f"Protocol: {first.report['protocol']}.")
+        what = f"{first.objective} of the jobs, ± the standard deviation over seeds or folds."
+        how = f"Bars are 95 % intervals of the mean. Protocol: {first.report['protocol']}."
+        lines += [what, how]
         plots = {"Settings": compared, "Epochs of the best": epochs}
         drawn = {name: figures.png(plot(each)) for name, plot in plots.items()}
-    tables = {"Settings, best first": table(each)}
+    tables = {"Settings, best first": table(each) if each else []}
     said = publish(sweep, f"Sweep {sweep.name}", lines, tables, rows, drawn)
     return "\n".join([said, *left, f"{sweep / 'results.html'}, results.csv beside it"])
 
 
 def table(found: Sequence[Setting]) -> list[list[str]]:
     """Return the rows that a person reads, their heads first: one of each setting."""
-    if not found:
-        return []
     name = found[0].jobs[0].objective
     share = 100 if "accuracy" in name else 1
     unit, digits = (", %", 3) if share == 100 else ("", 4)

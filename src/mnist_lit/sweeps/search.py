@@ -91,15 +91,13 @@ class Search:
             self._belong()
             begun = len(self.study.trials)
             if taken := [name for name in numbered if int(name) >= begun]:
-                raise ConfigError(
-                    f"{self.folder / taken[0]}: not of the study {self.search.study}, which has "
-                    f"{begun} trials; give another search.study, or another hydra.sweep.dir"
-                )
+                words = f"not of the study {self.search.study}, which has {begun} trials"
+                raise ConfigError(f"{self.folder / taken[0]}: {words}; give another search.study")
             write_text(self.folder / CONFIG, OmegaConf.to_yaml(self.config))
             show(
                 f"study {self.search.study} in {masked(self.search.storage)}: "
-                f"{study.count(self.study)}; {self.search.n_trials} wanted. "
-                "Its trainings look at held-out images and do not test (test=false)."
+                f"{study.count(self.study)}; {self.search.n_trials} wanted. Its trainings look at "
+                "held-out images and do not test (test=false)."
             )
             try:
                 self._train_all()
@@ -129,20 +127,17 @@ class Search:
         for key in {*self.space, *(name for one in trials for name in one.params)}:
             options.pop(key, None)
             begun.pop(key, None)
+        at = f"search.study={self.search.study}"
         if words := differing(options, begun):
-            raise ConfigError(
-                f"search.study={self.search.study}: {words}; the trials of a study differ only in "
-                "what is searched: give the options that it was begun with, or another name"
-            )
+            remedy = "give the options that it was begun with, or another name"
+            raise ConfigError(f"{at}: {words}; {remedy}")
         for was in (one.distributions for one in trials):
             for name in was.keys() & self.space.keys():
                 try:
                     distributions.check_distribution_compatibility(was[name], self.space[name])
                 except ValueError:
-                    raise ConfigError(
-                        f"search.study={self.search.study}: {name} was {was[name]}, and now is "
-                        f"{self.space[name]}; give another name"
-                    ) from None
+                    words = f"{name} was {was[name]}, and now is {self.space[name]}"
+                    raise ConfigError(f"{at}: {words}; give another name") from None
 
     def _again(self) -> list[str]:
         """Return the words that train a trial again, but for its parameters."""
@@ -250,7 +245,7 @@ class Search:
                     raise TrialPruned(words)
         return statistics.mean(came_to)
 
-    def _train(self, trial: Trial, place: Path, earlier: Sequence[float]) -> float:
+    def _train(self, trial: Trial, place: Path, earlier: list[float]) -> float:
         number = len(earlier)
         words = [f"{name}={value}" for name, value in trial.params.items()]
         if number:
@@ -260,11 +255,9 @@ class Search:
         folder = place / str(number) if self.search.repeats > 1 else place
         one = Job(folder, trial.number, [*self.fixed, *words], config)
         one.write()
-        report = f"trial: {trial.number}, earlier: [{', '.join(map(str, earlier))}]"
-        node = f"{{_target_: {REPORT}, search: ${{search}}, {report}}}"
-        return self.launcher.train(
-            trial.number, [*one.words(self.folder), f"callbacks.search={node}"]
-        )
+        report = f"_target_: {REPORT}, search: ${{search}}, trial: {trial.number}"
+        node = f"callbacks.search={{{report}, earlier: {earlier}}}"
+        return self.launcher.train(trial.number, [*one.words(self.folder), node])
 
     def _take_back(self) -> None:
         """Have repeated what was killed: here at once, elsewhere after a minute without a sign."""

@@ -3,7 +3,6 @@
 Akiba et al., Optuna: A next-generation hyperparameter optimization framework, 2019.
 """
 
-import logging
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
@@ -42,7 +41,8 @@ def opened_study(
     Raises:
         ConfigError: The storage cannot be reached, or no longer.
     """
-    optuna.logging.set_verbosity(logging.ERROR)  # a line for every trial comes from the search
+    # A line for every trial comes from the search.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     # A rate that rises for a third of the epochs says little in the first of them.
     spared = max(2, steps // search.repeats // 4)
     pruners: dict[str, Any] = {
@@ -204,8 +204,7 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
     title, drawn = f"Search {study.study_name}", _figures(study) if best[1:] else {}
     lines = [
         f"{count(study)}. A value is the mean of a trial's trainings.",
-        "The best of many trials is optimistic: confirm it on splits and seeds that the search "
-        "has not seen.",
+        "The best of many trials is optimistic: confirm it on other splits and seeds.",
     ]
     tables = {"The best": best, "Train one of them again, and test it": commands}
     said = [f"{study.study_name}: {count(study)}"]

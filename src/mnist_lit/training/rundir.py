@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -68,7 +68,8 @@ def claim(
         ConfigError: Another process trains there, the run is finished, another run or a file lies
             there that this one would replace, or it cannot be made.
     """
-    lock = _lock(folder)
+    # The system takes it from a process that dies. A process has one a folder, which counts.
+    lock = FileLock(folder.resolve() / OURS / "lock", timeout=0, is_singleton=True)
     if lock.is_locked or not is_first():
         return lock.acquire() if lock.is_locked else nullcontext()
     try:
@@ -130,8 +131,3 @@ def line(error: BaseException) -> str:
     """Return what an error says, in a line."""
     known = isinstance(error, UserError)
     return str(error) if known else f"{type(error).__name__}: {reason(error)}"
-
-
-def _lock(folder: Path) -> BaseFileLock:
-    # The system takes it from a process that dies. A process has one a folder, which counts.
-    return FileLock(folder.resolve() / OURS / "lock", timeout=0, is_singleton=True)
