@@ -1,8 +1,9 @@
 """What a network reads of one picture: its digits, in order, and how sure it is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,24 +11,25 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from mnist_lit.checkpoints.read import Trained, read
 from mnist_lit.errors import CheckpointError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.facts import DIGITS, Facts
-from mnist_lit.inference.digits import in_lines
+from mnist_lit.inference.boxes import shared, size
 from mnist_lit.inference.pictures import Candidate
 
 BATCH = 256
 # A second network, with small's blocks, which tells digits from what is none.
-JUDGE = Path(__file__).with_name("digit-or-none.ckpt")
+REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 # The probability of being a digit, times that of the digit: below the first it is none, below the
 # second it is read and said to be unsure. Of photographs of 2,000 training digits that the second
 # network was not trained on, 0.05 % and 0.5 % are below.
 NONE = 0.01
 UNSURE = 0.15
+SAME_LINE = 0.4  # of the lower one's height is beside the other
 LIKELY = 0.5  # that all digits of a picture are right
 
 
@@ -176,32 +178,60 @@ def read_all(
         for page in pages
         if not isinstance(page, str)
         for candidate in page
-        for seen in (candidate, *(part for way in candidate.ways for part in way))
+        for seen in (candidate, *chain(*candidate.ways))
     ]
-    rows = iter(_probabilities(trained.network, trained.facts, pixels, device))
+    rows = iter(_classify(trained, pixels, device))
     digits = trained.facts.classes == DIGITS and trained.facts.centred
-    sure = iter(judged(pixels, device) if digits else [1.0] * len(pixels))
+    sure = iter(digit_probabilities(pixels, device) if digits else [1.0] * len(pixels))
     readings = []
     for page in pages:
         if isinstance(page, str):
             readings.append(Reading((), "none", page))
             continue
-        found: list[_Judged] = []
+        found: list[_Classified] = []
         parted = False
         for candidate in page:
             ways = [
-                [_Judged(seen, tuple(next(rows)), next(sure)) for seen in way]
+                [_Classified(seen, tuple(next(rows)), next(sure)) for seen in way]
                 for way in ((candidate,), *candidate.ways)
             ]
             best = max(ways, key=lambda way: min(one.score for one in way))
             parted |= len(best) > 1
             found += best
-        readings.append(_reading(found, parted, trained.facts))
+        readings.append(_reject(found, parted, trained.facts))
     return readings
 
 
+def _classify(
+    trained: Trained, pixels: Sequence[ndarray], device: torch.device
+) -> list[list[float]]:
+    """Return the probabilities of the classes for images, ``uint8 [side, side]`` each.
+
+    Raises:
+        CheckpointError: The network does not give a number for each class.
+    """
+    # In float32, which a global default or the network's owner may have made another type; channels
+    # last, in which a CPU's convolutions take half the time.
+    network = trained.network.to(device, torch.float32).eval()
+    convert_conv2d_weight_memory_format(network, torch.channels_last)
+    classes = len(trained.facts.classes)
+    rows: list[list[float]] = []
+    for start in range(0, len(pixels), BATCH):
+        batch = pixels[start : start + BATCH]
+        images = torch.from_numpy(np.stack(batch)).unsqueeze(1).to(device)
+        logits: Float[Tensor, "b classes"] = classify(network, images, trained.facts)
+        if logits.shape != (len(batch), classes) or not logits.isfinite().all():
+            raise CheckpointError(
+                f"the network gives {list(logits.shape[1:])} values for {classes} classes, or some "
+                "that are not numbers; give one that was trained on these classes and did not "
+                "diverge"
+            )
+        rows += logits.softmax(dim=1).tolist()
+    return rows
+
+
 @dataclass(frozen=True)
-class _Judged:
+class _Classified:
     """A candidate, the probabilities of its classes, and that of its being a digit at all."""
 
     seen: Candidate
@@ -213,58 +243,33 @@ class _Judged:
         return self.digit * max(self.probabilities)
 
 
-def _reading(found: Sequence[_Judged], parted: bool, facts: Facts) -> Reading:
+def _reject(found: Sequence[_Classified], parted: bool, facts: Facts) -> Reading:
+    """Leave out what is no digit, and put the rest in order."""
     kept = [one for one in found if one.score >= NONE or not one.seen.sought]
     if not kept:
         return Reading((), "none", "no digit to be seen, but something else")
-    lines = tuple(
-        tuple(
-            Prediction(one.probabilities, one.seen.pixels, facts.classes, one.seen.box)
-            for one in (kept[number] for number in line)
-        )
-        for line in in_lines([one.seen.box for one in kept])
-    )
-    whole = float(np.prod([max(one.probabilities) for one in kept]))
+    digits = [
+        Prediction(one.probabilities, one.seen.pixels, facts.classes, one.seen.box) for one in kept
+    ]
+    lines = in_lines([digit.box for digit in digits])
+    reading = Reading(tuple(tuple(digits[number] for number in line) for line in lines), "read")
     # What touches and was cut apart is hardly more often right than wrong.
-    sure = whole >= LIKELY and not parted and all(one.score >= UNSURE for one in kept)
-    return Reading(lines, "read" if sure else "unsure")
+    sure = reading.probability >= LIKELY and not parted and all(one.score >= UNSURE for one in kept)
+    return reading if sure else replace(reading, status="unsure")
 
 
-def _probabilities(
-    network: nn.Module, facts: Facts, pixels: Sequence[ndarray], device: torch.device
-) -> list[list[float]]:
-    """Return the probabilities of the classes for images, ``uint8 [side, side]`` each.
-
-    Raises:
-        CheckpointError: The network does not give a number for each class.
-    """
-    # In float32, which a global default or the network's owner may have made another type; channels
-    # last, in which a CPU's convolutions take half the time.
-    network = network.to(device, torch.float32).eval()
-    convert_conv2d_weight_memory_format(network, torch.channels_last)
-    rows: list[list[float]] = []
-    for start in range(0, len(pixels), BATCH):
-        batch = pixels[start : start + BATCH]
-        images = torch.from_numpy(np.stack(batch)).unsqueeze(1).to(device)
-        logits: Float[Tensor, "b classes"] = classify(network, images, facts)
-        if logits.shape != (len(batch), len(facts.classes)) or not logits.isfinite().all():
-            raise CheckpointError(
-                f"the network gives {list(logits.shape[1:])} values for {len(facts.classes)} "
-                "classes, or some that are not numbers; give one that was trained on these classes "
-                "and did not diverge"
-            )
-        rows += logits.softmax(dim=1).tolist()
-    return rows
-
-
-def judged(pixels: Sequence[ndarray], device: torch.device) -> list[float]:
+def digit_probabilities(pixels: Sequence[ndarray], device: torch.device) -> list[float]:
     """Return for each image how probable it is that it shows a digit."""
-    judge = _judge()
-    rows = _probabilities(judge.network, judge.facts, pixels, device)
+    rows = _classify(_rejector(), pixels, device)
     if not rows:
         return []
     boxes = _are_boxes(np.stack(pixels))
     return [0.0 if box else 1 - row[-1] for box, row in zip(boxes, rows, strict=True)]
+
+
+@cache
+def _rejector() -> Trained:
+    return read(REJECTOR)
 
 
 def _are_boxes(images: UInt8[ndarray, "n h w"]) -> Bool[ndarray, " n"]:
@@ -286,6 +291,24 @@ def _are_boxes(images: UInt8[ndarray, "n h w"]) -> Bool[ndarray, " n"]:
     return boxes
 
 
-@cache
-def _judge() -> Trained:
-    return read(JUDGE)
+def in_lines(boxes: Sequence[tuple[int, int, int, int]]) -> list[list[int]]:
+    """Return the numbers of digits line by line from the top, each line from left to right.
+
+    A digit and the next one to its right are in one line, so that a line may slope.
+
+    Args:
+        boxes: Left, top, right and bottom of each.
+    """
+    edges = np.reshape(boxes, (-1, 2, 2)).transpose(0, 2, 1)[:, ::-1]  # rows before columns
+    height = size(edges)[:, 0]
+    middle = edges[:, 1].mean(axis=1)
+    line = np.arange(len(edges))
+    for number, box in enumerate(edges):
+        lower = np.minimum(height, height[number])
+        beside = (middle > middle[number]) & (shared(edges, box)[:, 0] >= SAME_LINE * lower)
+        if beside.any():
+            following = int(np.where(beside, edges[:, 1, 0], np.inf).argmin())
+            line[line == line[following]] = line[number]
+    lines = [np.flatnonzero(line == name) for name in np.unique(line)]
+    lines.sort(key=lambda numbers: float(edges[numbers, 0].sum(axis=1).mean()))
+    return [sorted(numbers.tolist(), key=lambda number: float(middle[number])) for numbers in lines]
