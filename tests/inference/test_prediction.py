@@ -410,7 +410,7 @@ def test_each_bad_file_gets_a_line_and_the_others_are_read(
         "wide.png": "20,000×3,000 pixels; 36 million in all pages",
         "moving.gif": "several frames",
         "bomb.png": "pixels",
-        "none.png": "no such file",
+        "none.png": "No such file",
     }
     assert set(lines) == set(wanted)
     for name, words in wanted.items():
@@ -598,7 +598,7 @@ def test_a_file_that_may_not_be_read(digits: np.ndarray) -> None:
         picture.chmod(0)
         with ordinary_user(), pytest.raises(PictureError) as caught:
             open_picture(picture)
-    assert str(caught.value) == f"{picture}: no permission to read it"
+    assert str(caught.value) == f"{picture}: cannot be read: Permission denied"
 
 
 def test_a_sheet_is_refused_a_name_before_anything_is_read(

@@ -3,10 +3,8 @@
 An array can be sliced with :func:`window` of one box.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
-from jaxtyping import Int, Real
+from jaxtyping import Int, Integer
 from numpy import ndarray
 from scipy import ndimage
 
@@ -14,7 +12,7 @@ Box = Int[ndarray, "2 2"]
 Boxes = Int[ndarray, "n 2 2"]
 
 
-def boxes_of(labels: Int[ndarray, "h w"]) -> Boxes:
+def boxes_of(labels: Integer[ndarray, "h w"]) -> Boxes:
     """Return the smallest box around each label, from 1; none of them may be missing."""
     found = ndimage.find_objects(labels)
     return np.array([[(s.start, s.stop) for s in one] for one in found], int).reshape(-1, 2, 2)
@@ -40,7 +38,7 @@ def shared(boxes: Int[ndarray, "*n 2 2"], box: Box) -> Int[ndarray, "*n 2"]:
     return np.minimum(boxes[..., 1], box[:, 1]) - np.maximum(boxes[..., 0], box[:, 0])
 
 
-def grown(box: Box, by: float, shape: Sequence[int], scale: float = 1) -> Box:
+def grown(box: Box, by: float, shape: tuple[int, ...], scale: float = 1) -> Box:
     """Return a box larger by so many pixels on each side, on a picture of a shape.
 
     Args:
@@ -54,6 +52,6 @@ def grown(box: Box, by: float, shape: Sequence[int], scale: float = 1) -> Box:
     return np.stack([np.maximum(start, 0), np.minimum(stop, shape)], axis=-1)
 
 
-def window(box: Real[ndarray, "2 2"]) -> tuple[slice, slice]:
+def window(box: Box) -> tuple[slice, slice]:
     """Return the slices of an array that a box is."""
     return slice(*box[0]), slice(*box[1])

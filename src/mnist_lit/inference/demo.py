@@ -24,7 +24,7 @@ from PIL import Image
 
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
-from mnist_lit.errors import DemoError, PictureError, need
+from mnist_lit.errors import DemoError, MissingPackageError, PictureError, need
 from mnist_lit.inference.files import open_picture
 from mnist_lit.inference.pictures import prepare_for, to_gray
 from mnist_lit.inference.predict import boxed, montage
@@ -103,6 +103,8 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
         CheckpointError: There is no such model.
     """
     gr = need("gradio", "demo")
+    with suppress(MissingPackageError):  # Gradio opens a picture before it is read here
+        need("pillow_heif", "pictures").register_heif_opener()
     trained(model, trust)
     models = dict.fromkeys([model, *pretrained.names()])
     with gr.Blocks(title="mnist-lit", analytics_enabled=False) as page:

@@ -221,7 +221,8 @@ def _groups(mask: Mask) -> _Groups:
         return _Groups(kept.astype(np.int32), bounds(kept)[None], mask)
     pieces: list[tuple[Box, Mask]] = []
     for part in np.flatnonzero(parts.inside & (parts.areas >= SPECK * parts.areas[parts.main])):
-        pieces += _pieces(parts.labels, part + 1, parts.boxes[part])
+        box = parts.boxes[part]
+        pieces += _pieces(parts.labels[window(box)] == part + 1, box)
     pieces.sort(key=lambda piece: -size(piece[0])[0])
     digits = np.empty((len(pieces), 2, 2), int)
     areas: list[int] = []  # of the tallest piece of each digit
@@ -258,9 +259,8 @@ def _are_owners(digits: Boxes, box: Box) -> Bool[ndarray, " n"]:
     return near & (low | crossing)
 
 
-def _pieces(labels: Int[ndarray, "h w"], number: int, box: Box) -> Iterator[tuple[Box, Mask]]:
-    """Yield a part, or the digits beside each other that only narrow gaps part."""
-    own = labels[window(box)] == number
+def _pieces(own: Mask, box: Box) -> Iterator[tuple[Box, SmallMask]]:
+    """Yield a part in its box, or the digits beside each other that only narrow gaps part."""
     numbers, _ = ndimage.label(own, AROUND)
     boxes = boxes_of(numbers)
     whole = np.flatnonzero(size(boxes)[:, 0] >= WHOLE * size(box)[0])
@@ -293,7 +293,9 @@ def _found(seen: Foreground, groups: _Groups) -> Iterator[Found]:
         return Found(box, ink, tuple(_parted(ink, around)) if wide or _is_wide(box) else ())
 
     for cluster in _clusters(groups.boxes):
-        founds = [found(groups.boxes[n], n, beside=len(groups.boxes) > 2) for n in cluster]
+        founds = [
+            found(groups.boxes[n], np.array([n]), beside=len(groups.boxes) > 2) for n in cluster
+        ]
         box = union(groups.boxes[cluster])
         if not 1 < len(cluster) <= MOST_PARTS or _is_wide(box):
             yield from founds
