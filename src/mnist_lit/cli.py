@@ -274,7 +274,7 @@ def _predict(options: argparse.Namespace) -> None:
     from mnist_lit.errors import ConfigError, PictureError
     from mnist_lit.evaluation import figures
     from mnist_lit.inference import predict
-    from mnist_lit.inference.files import read_content, refusing
+    from mnist_lit.inference.files import find_pictures, read_content, refusing
     from mnist_lit.inference.reading import read_all
 
     device = pick_device(options.device)
@@ -290,7 +290,7 @@ def _predict(options: argparse.Namespace) -> None:
                 with refusing("standard input"):
                     sources.append(read_content(sys.stdin.buffer))
             else:
-                sources += predict.find_pictures([argument])
+                sources += find_pictures([argument])
         except PictureError as error:
             errors.append(str(error))
     sources = list(dict.fromkeys(sources))

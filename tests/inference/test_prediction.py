@@ -31,9 +31,8 @@ from mnist_lit.cli import main
 from mnist_lit.errors import CheckpointError, PictureError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.inference import files
-from mnist_lit.inference.files import open_picture
+from mnist_lit.inference.files import find_pictures, open_picture
 from mnist_lit.inference.pictures import lay_out, prepare_for, to_gray
-from mnist_lit.inference.predict import find_pictures
 from mnist_lit.inference.reading import Prediction
 from tests.conftest import ordinary_user
 from tests.inference.photographs import photograph

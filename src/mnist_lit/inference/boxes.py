@@ -8,11 +8,10 @@ from jaxtyping import Int, Integer
 from numpy import ndarray
 from scipy import ndimage
 
-Box = Int[ndarray, "2 2"]
-Boxes = Int[ndarray, "n 2 2"]
+Box = Int[ndarray, "... 2 2"]  # one, or several
 
 
-def boxes_of(labels: Integer[ndarray, "h w"]) -> Boxes:
+def boxes_of(labels: Integer[ndarray, "h w"]) -> Box:
     """Return the smallest box around each label, from 1; none of them may be missing."""
     found = ndimage.find_objects(labels)
     return np.array([[(s.start, s.stop) for s in one] for one in found], int).reshape(-1, 2, 2)
@@ -23,17 +22,17 @@ def bounds(mask: ndarray) -> Box:
     return boxes_of(mask.astype(np.uint8))[0]
 
 
-def union(boxes: Boxes) -> Box:
+def union(boxes: Box) -> Box:
     """Return the smallest box around several."""
     return np.stack([boxes[..., 0].min(axis=0), boxes[..., 1].max(axis=0)], axis=-1)
 
 
-def size(boxes: Int[ndarray, "*n 2 2"]) -> Int[ndarray, "*n 2"]:
+def size(boxes: Box) -> Int[ndarray, "... 2"]:
     """Return the height and the width of each."""
     return boxes[..., 1] - boxes[..., 0]
 
 
-def shared(boxes: Int[ndarray, "*n 2 2"], box: Box) -> Int[ndarray, "*n 2"]:
+def shared(boxes: Box, box: Box) -> Int[ndarray, "... 2"]:
     """Return how many rows and columns each shares with one; below 0, the distance from it."""
     return np.minimum(boxes[..., 1], box[:, 1]) - np.maximum(boxes[..., 0], box[:, 0])
 

@@ -10,7 +10,6 @@ import tempfile
 import time
 import webbrowser
 from asyncio import get_running_loop
-from collections.abc import Awaitable, Callable
 from contextlib import redirect_stderr, suppress
 from functools import cache
 from pathlib import Path
@@ -43,8 +42,6 @@ SWEEP = 5  # seconds between looks into it
 SESSIONS = 20  # pages whose latest picture is remembered
 OWN = ("localhost", "127.0.0.1", "[::1]")
 EVERYWHERE = ("0.0.0.0", "[::]")
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
 PAPER = """
 <canvas width="480" height="320" aria-label="paper"></canvas>
 <button type="button">Clear</button>
@@ -239,7 +236,7 @@ class Guard:
         self.app = app
         self.held = 0  # bytes of uploads that may lie in the temporary folder
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on, or answer it."""
         headers = {name: text.decode("latin-1") for name, text in scope.get("headers", ())}
         origin = headers.get(b"origin")

@@ -1,10 +1,11 @@
 """Reading people's picture files, within one bound for a whole file."""
 
+import glob
 import io
 import stat
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -191,3 +192,32 @@ def read_content(source: Any) -> bytes:
     if len(source) > MAX_BYTES:
         raise PictureError(f"more than {MAX_BYTES / 1e6:.0f} MB; save it smaller")
     return source
+
+
+def find_pictures(arguments: Sequence[str]) -> list[Path]:
+    """Return the files that file names, folders and patterns stand for, each once.
+
+    Of a folder these are the files in it with the ending of an image format, but hidden ones.
+
+    Raises:
+        PictureError: A folder or pattern has none.
+    """
+    known = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
+    known.update(HEIC_ENDINGS)
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        path = Path(argument)
+        files = [path]
+        with refusing(for_terminal(argument)):
+            if path.is_dir():
+                inside = (p for p in sorted(path.iterdir()) if not p.name.startswith("."))
+                files = [p for p in inside if p.suffix.lower() in known and p.is_file()]
+                if not files:
+                    raise PictureError("no pictures in this folder")
+            elif glob.has_magic(argument) and not path.exists():
+                # The pattern may be absolute, which pathlib's own does not take.
+                files = sorted(Path(n) for n in glob.glob(argument, recursive=True))  # noqa: PTH207
+                if not files:
+                    raise PictureError("no file matches")
+        found.update(dict.fromkeys(files))
+    return list(found)

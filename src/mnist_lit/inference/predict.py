@@ -1,7 +1,6 @@
 """Reading people's pictures with a trained network."""
 
 import copy
-import glob
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,14 +23,7 @@ from mnist_lit.checkpoints.read import Trained
 from mnist_lit.devices import pick_device
 from mnist_lit.errors import PictureError, reason
 from mnist_lit.facts import MNIST, Facts
-from mnist_lit.inference.files import (
-    FORMATS,
-    HEIC_ENDINGS,
-    REDUCED,
-    labelled_pages,
-    open_picture,
-    refusing,
-)
+from mnist_lit.inference.files import REDUCED, labelled_pages, open_picture
 from mnist_lit.inference.pictures import Candidate, prepare_for, to_gray
 from mnist_lit.inference.reading import Reading, read_all
 from mnist_lit.text import for_terminal
@@ -117,15 +109,13 @@ def _separate(images: Any, side: int, first: int = 0) -> Iterator[Any]:
         yield bytes(images)
     elif isinstance(images, Tensor) or hasattr(images, "__array__") or _are_numbers(images):
         yield from _split(images, side, f"picture {first}")
+    elif _are_labelled(images):
+        yield from _separate(images[0], side, first)
     elif isinstance(images, Mapping) or not (
         isinstance(images, Iterable) or hasattr(images, "__getitem__")
     ):
-        raise PictureError(
-            f"picture {first}: {type(images).__name__} is no picture; a file's path or content, a "
-            "PIL image, an array or a tensor is expected"
-        )
-    elif _are_labelled(images):
-        yield from _separate(images[0], side, first)
+        words = "a file's path or content, a PIL image, an array or a tensor is expected"
+        raise PictureError(f"picture {first}: {type(images).__name__} is no picture; {words}")
     else:
         for one in images:
             for picture in _separate(one, side, first):
@@ -162,30 +152,25 @@ def _split(images: Any, side: int, name: str) -> Iterator[Image.Image]:
             images = images.float() if images.is_floating_point() else images  # bfloat16
         array = np.asarray(images)
     except Exception as error:  # rows of several lengths; a tensor that holds nothing
-        raise PictureError(
-            f"{name}: cannot be made an array: {for_terminal(reason(error))}"
-        ) from None
+        raise PictureError(f"{name}: is no array: {for_terminal(reason(error))}") from None
     shape, rank = array.shape, array.ndim
-    if rank in (1, 2) and shape[-1] == side**2 and shape != (side**2, side**2):
-        batch = array.reshape(-1, side, side)
-    elif rank == 2:
-        batch = array[None]
-    elif rank == 3 and shape[1:] != (side, side) and tensor and shape[0] in CHANNELS:
-        batch = np.moveaxis(array, 0, -1)[None]
-    elif rank == 3 and shape[1:] != (side, side) and shape[-1] in CHANNELS:
-        batch = array[None]
-    elif rank == 4 and shape[1] in CHANNELS and (tensor or shape[3] not in CHANNELS):
-        batch = np.moveaxis(array, 1, -1)
-    else:
-        batch = array
-    picture = batch.shape[1:]
+    flat = rank in (1, 2) and shape[-1] == side**2 and shape != (side**2, side**2)
+    several = flat or shape[1:] == (side, side)
+    in_front = tensor or (rank == 4 and shape[-1] not in CHANNELS)
+    if flat:
+        array = array.reshape(-1, side, side)
+    elif in_front and rank in (3, 4) and not several and shape[-3] in CHANNELS:
+        array = np.moveaxis(array, -3, -1)
+    if array.ndim == 2 or (array.ndim == 3 and not several and array.shape[-1] in CHANNELS):
+        array = array[None]
+    picture = array.shape[1:]
     fits = len(picture) == 2 or (len(picture) == 3 and picture[2] in CHANNELS)
     if not fits or 0 in picture or array.dtype.kind not in "biuf":
         raise PictureError(
             f"{name}: {array.dtype} {list(shape)} is no image; [H, W], [N, {side}, {side}], "
             f"[N, {side**2}], [N, C, H, W] or [N, H, W, C] is expected, C being 1, 3 or 4"
         )
-    for one in _pixels(batch, name):
+    for one in _pixels(array, name):
         yield Image.fromarray(one[..., 0] if one.shape[2:] == (1,) else one)
 
 
@@ -201,35 +186,6 @@ def _pixels(array: ndarray, name: str) -> UInt8[ndarray, "..."]:
             "whole numbers to 255, are expected"
         )
     return array.astype(np.uint8)
-
-
-def find_pictures(arguments: Sequence[str]) -> list[Path]:
-    """Return the files that file names, folders and patterns stand for, each once.
-
-    Of a folder these are the files in it with the ending of an image format, but hidden ones.
-
-    Raises:
-        PictureError: A folder or pattern has none.
-    """
-    known = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
-    known.update(HEIC_ENDINGS)
-    found: dict[Path, None] = {}
-    for argument in arguments:
-        path = Path(argument)
-        files = [path]
-        with refusing(for_terminal(argument)):
-            if path.is_dir():
-                inside = (p for p in sorted(path.iterdir()) if not p.name.startswith("."))
-                files = [p for p in inside if p.suffix.lower() in known and p.is_file()]
-                if not files:
-                    raise PictureError("no pictures in this folder")
-            elif glob.has_magic(argument) and not path.exists():
-                # The pattern may be absolute, which pathlib's own does not take.
-                files = sorted(Path(n) for n in glob.glob(argument, recursive=True))  # noqa: PTH207
-                if not files:
-                    raise PictureError("no file matches")
-        found.update(dict.fromkeys(files))
-    return list(found)
 
 
 class Page(NamedTuple):
@@ -315,17 +271,13 @@ def sheet(named: Sequence[tuple[Page, Reading]]) -> "Figure":
 
 def montage(reading: Reading) -> ndarray:
     """Lay what the network saw of each digit side by side, ``uint8 [height, width]``."""
-    seen = [digit.prepared for digit in reading.digits]
+    seen = [np.pad(digit.prepared, 1, constant_values=96) for digit in reading.digits]
     if not seen:
         return np.zeros((1, 1), np.uint8)
     across = ceil(len(seen) ** 0.5) if len(seen) > ROW else len(seen)
-    framed = [np.pad(one, 1, constant_values=96) for one in seen]
-    side = len(framed[0])
-    laid = np.full((-(-len(seen) // across) * side, across * side), 96, np.uint8)
-    for number, one in enumerate(framed):
-        top, left = (side * place for place in divmod(number, across))
-        laid[top : top + side, left : left + side] = one
-    return laid
+    seen += [np.full_like(seen[0], 96)] * (-len(seen) % across)
+    rows = np.reshape(seen, (-1, across, *seen[0].shape)).swapaxes(1, 2)
+    return rows.reshape(-1, across * seen[0].shape[1])
 
 
 def boxed(image: Image.Image, reading: Reading) -> Image.Image:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from mnist_lit.checkpoints.read import Trained, read
 from mnist_lit.errors import CheckpointError
 from mnist_lit.evaluation.evaluate import classify
-from mnist_lit.facts import DIGITS, Facts
+from mnist_lit.facts import DIGITS
 from mnist_lit.inference.boxes import shared, size
 from mnist_lit.inference.pictures import Candidate
 
@@ -126,9 +126,7 @@ class Reading:
     @property
     def _one(self) -> Prediction:
         if len(self.digits) != 1:
-            raise ValueError(
-                f"{len(self.digits)} digits on this picture; look at .digits, or at .text"
-            )
+            raise ValueError(f"{len(self.digits)} digits on this picture; see .digits and .text")
         return self.digits[0]
 
     @property
@@ -173,16 +171,16 @@ def read_all(
     Raises:
         CheckpointError: The network does not give a number for each class.
     """
-    pixels = [
-        seen.pixels
-        for page in pages
-        if not isinstance(page, str)
-        for candidate in page
-        for seen in (candidate, *chain(*candidate.ways))
-    ]
+    candidates = [one for page in pages if not isinstance(page, str) for one in page]
+    pixels = [seen.pixels for one in candidates for seen in (one, *chain(*one.ways))]
     rows = iter(_classify(trained, pixels, device))
     digits = trained.facts.classes == DIGITS and trained.facts.centred
     sure = iter(digit_probabilities(pixels, device) if digits else [1.0] * len(pixels))
+
+    def classified(seen: Candidate) -> _Classified:
+        found = Prediction(tuple(next(rows)), seen.pixels, trained.facts.classes, seen.box)
+        return _Classified(found, next(sure) * found.probability, seen.sought)
+
     readings = []
     for page in pages:
         if isinstance(page, str):
@@ -191,15 +189,20 @@ def read_all(
         found: list[_Classified] = []
         parted = False
         for candidate in page:
-            ways = [
-                [_Classified(seen, tuple(next(rows)), next(sure)) for seen in way]
-                for way in ((candidate,), *candidate.ways)
-            ]
+            ways = [[classified(seen) for seen in way] for way in ((candidate,), *candidate.ways)]
             best = max(ways, key=lambda way: min(one.score for one in way))
             parted |= len(best) > 1
             found += best
-        readings.append(_reject(found, parted, trained.facts))
+        readings.append(_reject(found, parted))
     return readings
+
+
+class _Classified(NamedTuple):
+    """What may be a digit, the probability of its being this one, and whether it was looked for."""
+
+    digit: Prediction
+    score: float
+    sought: bool
 
 
 def _classify(
@@ -230,29 +233,13 @@ def _classify(
     return rows
 
 
-@dataclass(frozen=True)
-class _Classified:
-    """A candidate, the probabilities of its classes, and that of its being a digit at all."""
-
-    seen: Candidate
-    probabilities: tuple[float, ...]
-    digit: float
-
-    @property
-    def score(self) -> float:
-        return self.digit * max(self.probabilities)
-
-
-def _reject(found: Sequence[_Classified], parted: bool, facts: Facts) -> Reading:
+def _reject(found: Sequence[_Classified], parted: bool) -> Reading:
     """Leave out what is no digit, and put the rest in order."""
-    kept = [one for one in found if one.score >= NONE or not one.seen.sought]
+    kept = [one for one in found if one.score >= NONE or not one.sought]
     if not kept:
         return Reading((), "none", "no digit to be seen, but something else")
-    digits = [
-        Prediction(one.probabilities, one.seen.pixels, facts.classes, one.seen.box) for one in kept
-    ]
-    lines = in_lines([digit.box for digit in digits])
-    reading = Reading(tuple(tuple(digits[number] for number in line) for line in lines), "read")
+    lines = in_lines([one.digit.box for one in kept])
+    reading = Reading(tuple(tuple(kept[n].digit for n in line) for line in lines), "read")
     # What touches and was cut apart is hardly more often right than wrong.
     sure = reading.probability >= LIKELY and not parted and all(one.score >= UNSURE for one in kept)
     return reading if sure else replace(reading, status="unsure")

@@ -7,37 +7,25 @@ recognition, 1998, section V).
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Int
 from numpy import ndarray
 from scipy import ndimage
 
 from mnist_lit.errors import PictureError
-from mnist_lit.inference.boxes import (
-    Box,
-    Boxes,
-    bounds,
-    boxes_of,
-    grown,
-    shared,
-    size,
-    union,
-    window,
-)
+from mnist_lit.inference.boxes import Box, bounds, boxes_of, grown, shared, size, union, window
 from mnist_lit.inference.threshold import (
-    AROUND,
     SPECK,
     TINY,
     Foreground,
     Gray,
     Mask,
-    SmallMask,
-    areas_of,
     foreground,
-    shrunk,
+    labelled,
     stroke,
     threshold,
     widest,
@@ -73,7 +61,7 @@ class Found(NamedTuple):
     """
 
     box: Box
-    ink: Float32[ndarray, "i j"]
+    ink: Gray
     ways: tuple[tuple["Found", ...], ...] = ()
 
 
@@ -103,31 +91,21 @@ def segment(gray: Gray, several: bool) -> tuple[list[Found], float]:
             return list(_found(seen, groups)), max(gray.shape) / seen.side
         digit = one_digit(seen.mask)
     scale = max(gray.shape) / seen.side
-    box = bounds(digit) - seen.margin
-    return [Found(box, _ink_of_one(gray, seen, digit, scale))], scale
-
-
-def _ink_of_one(
-    gray: Gray, seen: Foreground, digit: SmallMask, scale: float
-) -> Float32[ndarray, "k l"]:
-    """Return the ink of the only digit, from the part of the picture around it if it is small."""
     ink = seen.ink(digit)
     box = bounds(ink > 0)
     longer = size(box).max()
     if scale > 1 and longer < SMALL * seen.side:
         around = grown(box, 0.5 * longer + 2, gray.shape, scale)
-        try:
-            closer = foreground(shrunk(gray[window(around)]))
-            return closer.ink(one_digit(closer.mask))
-        except PictureError:  # what made it stand out lies further away
-            return ink
-    return ink
+        with suppress(PictureError):  # what made it stand out may lie further away
+            closer = foreground(gray[window(around)])
+            ink = closer.ink(one_digit(closer.mask))
+    return [Found(bounds(digit) - seen.margin, ink)], scale
 
 
 def _only_piece(mask: Mask) -> Mask | None:
     """Return the only piece but for specks, if there is one that is not too wide for one digit."""
-    labels, _ = ndimage.label(mask, AROUND)
-    areas = areas_of(labels)
+    labels = labelled(mask)
+    areas = np.bincount(labels.ravel())[1:]
     piece = labels == areas.argmax() + 1
     alone = (areas >= SPECK * areas.max()).sum() == 1
     return piece if alone and not _is_wide(bounds(piece)) else None
@@ -154,7 +132,7 @@ class Parts(NamedTuple):
     """
 
     labels: Int[ndarray, "h w"]
-    boxes: Boxes
+    boxes: Box
     areas: Int[ndarray, " n"]
     inside: Bool[ndarray, " n"]
     main: int
@@ -162,11 +140,10 @@ class Parts(NamedTuple):
 
 def _parts_of(mask: Mask) -> Parts:
     joined = ndimage.distance_transform_edt(~mask) <= (stroke(mask) + 1) / 2
-    labels, count = ndimage.label(joined, AROUND)
-    labels[~mask] = 0
-    boxes, areas = boxes_of(labels), areas_of(labels)
+    labels = np.where(mask, labelled(joined), 0)
+    boxes, areas = boxes_of(labels), np.bincount(labels.ravel())[1:]
     edges = labels[0], labels[-1], labels[:, 0], labels[:, -1]
-    touching = np.stack([np.bincount(edge, minlength=count + 1)[1:] for edge in edges])
+    touching = np.stack([np.bincount(edge, minlength=len(boxes) + 1)[1:] for edge in edges])
     inside = (touching > 0).sum(axis=0) < 2
     inside &= touching.sum(axis=0) <= TOUCH * size(boxes).max(axis=1)
     weights = np.where(inside, 1.0, 0.2)
@@ -195,7 +172,7 @@ class _Groups(NamedTuple):
     """
 
     labels: Int[ndarray, "h w"]
-    boxes: Boxes
+    boxes: Box
     within: Mask
 
 
@@ -247,7 +224,7 @@ def _groups(mask: Mask) -> _Groups:
     return _Groups(labels, digits[tall], within)
 
 
-def _are_owners(digits: Boxes, box: Box) -> Bool[ndarray, " n"]:
+def _are_owners(digits: Box, box: Box) -> Bool[ndarray, " n"]:
     """Say of each digit whether a piece that is not taller is a part of it."""
     rows, columns = shared(digits, box).T
     heights, widths = size(digits).T
@@ -259,9 +236,9 @@ def _are_owners(digits: Boxes, box: Box) -> Bool[ndarray, " n"]:
     return near & (low | crossing)
 
 
-def _pieces(own: Mask, box: Box) -> Iterator[tuple[Box, SmallMask]]:
+def _pieces(own: Mask, box: Box) -> Iterator[tuple[Box, Mask]]:
     """Yield a part in its box, or the digits beside each other that only narrow gaps part."""
-    numbers, _ = ndimage.label(own, AROUND)
+    numbers = labelled(own)
     boxes = boxes_of(numbers)
     whole = np.flatnonzero(size(boxes)[:, 0] >= WHOLE * size(box)[0])
     apart = all(
@@ -289,13 +266,11 @@ def _found(seen: Foreground, groups: _Groups) -> Iterator[Found]:
         height, width = size(box)
         around = grown(box, max(4, 0.3 * max(height, width)), seen.mask.shape)
         ink = seen.part(around).ink(np.isin(groups.labels[window(around)], numbers + 1))
-        wide = beside and width > max(1.6 * usual, 0.8 * height)
+        wide = beside and len(groups.boxes) > 2 and width > max(1.6 * usual, 0.8 * height)
         return Found(box, ink, tuple(_parted(ink, around)) if wide or _is_wide(box) else ())
 
     for cluster in _clusters(groups.boxes):
-        founds = [
-            found(groups.boxes[n], np.array([n]), beside=len(groups.boxes) > 2) for n in cluster
-        ]
+        founds = [found(groups.boxes[n], cluster[cluster == n], beside=True) for n in cluster]
         box = union(groups.boxes[cluster])
         if not 1 < len(cluster) <= MOST_PARTS or _is_wide(box):
             yield from founds
@@ -303,7 +278,7 @@ def _found(seen: Foreground, groups: _Groups) -> Iterator[Found]:
             yield found(box, cluster, beside=False)._replace(ways=(tuple(founds),))
 
 
-def _clusters(boxes: Boxes) -> list[Int[ndarray, " m"]]:
+def _clusters(boxes: Box) -> list[Int[ndarray, " m"]]:
     """Return the numbers of the digits that are near each other."""
     heights = size(boxes)[:, 0]
     cluster = np.arange(len(boxes))

@@ -33,10 +33,8 @@ BLANK = "no digit to be seen, the page is blank or too faint"
 NOTHING = "no digit to be seen, only lines or specks"
 AROUND = np.ones((3, 3), dtype=bool)  # a pixel's neighbours, those at its corners too
 
-Gray = Float32[ndarray, "h w"]
-Mask = Bool[ndarray, "h w"]
-SmallGray = Float32[ndarray, "i j"]  # of a reduced picture
-SmallMask = Bool[ndarray, "i j"]
+Gray = Float32[ndarray, "_ _"]  # of any size: pictures are reduced and cut on the way
+Mask = Bool[ndarray, "_ _"]
 
 
 class Foreground(NamedTuple):
@@ -68,11 +66,11 @@ class Foreground(NamedTuple):
         at = window(box)
         return Foreground(self.sign, self.background[at], self.depth[at], self.bare, self.mask[at])
 
-    def ink(self, mask: Mask) -> Float32[ndarray, "i j"]:
+    def ink(self, mask: Mask) -> Gray:
         """Return how much ink there is, from 0 to 1, of what a mask shows, and none of the rest."""
         full = np.quantile(self.depth[mask], 0.8)
         soft = np.clip((self.depth - self.bare) / (full - self.bare), 0, 1)
-        pieces = areas_of(ndimage.label(mask, AROUND)[0])
+        pieces = np.bincount(labelled(mask).ravel())[1:]
         if (pieces > SPECK * mask.sum()).sum() >= DASHES:
             closed = disc(2 * stroke(mask))
             wide = len(closed)  # beyond the edges there is no ink
@@ -81,9 +79,9 @@ class Foreground(NamedTuple):
         near = ndimage.distance_transform_cdt(~mask, "taxicab") <= 2
         return np.where(near, soft, 0).astype(np.float32)
 
-    def closer(self, gray: Gray, kept: SmallMask, side: int) -> "Foreground":
+    def closer(self, gray: Gray, kept: Mask, side: int) -> "Foreground":
         """Look at the picture with more pixels, where a mask shows that there is ink."""
-        fine = ndimage.gaussian_filter(shrunk(gray, side), FINE)
+        fine = ndimage.gaussian_filter(_shrunk(gray, side), FINE)
         shape = fine.shape[::-1]
         background = np.asarray(Image.fromarray(self.background).resize(shape))
         depth = np.clip(background - self.sign * fine, 0, None)
@@ -105,25 +103,16 @@ def threshold(gray: Gray) -> Foreground:
     """
     for side in (WORKING_SIDE, SEARCHING_SIDE):
         try:
-            return foreground(shrunk(gray, side))
+            return foreground(gray, side)
         except PictureError:
             if max(gray.shape) <= side:
                 raise
-    return foreground(shrunk(gray, READING_SIDE))
+    return foreground(gray, READING_SIDE)
 
 
-def shrunk(gray: Gray, side: int = WORKING_SIDE) -> SmallGray:
-    """Return a picture of at most so many pixels a side."""
-    height, width = gray.shape
-    scale = side / max(height, width)
-    if scale >= 1:
-        return gray
-    shape = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(gray).resize(shape, Image.Resampling.BOX))
-
-
-def foreground(gray: Gray) -> Foreground:
-    """Tell ink from background on a picture as it is; raises as :func:`threshold` does."""
+def foreground(gray: Gray, side: int = WORKING_SIDE) -> Foreground:
+    """Do so with at most so many pixels a side; raises as :func:`threshold` does."""
+    gray = _shrunk(gray, side)
     side = max(gray.shape)
     threshold, share = _otsu(gray)
     light = _background_is_light(gray, threshold)
@@ -158,6 +147,16 @@ def foreground(gray: Gray) -> Foreground:
     if _median(depth[mask]) - bare < max(MIN_CONTRAST, MIN_SIGNAL * noise):
         raise PictureError(BLANK)
     return Foreground(sign, background, depth, bare, mask, margin)
+
+
+def _shrunk(gray: Gray, side: int) -> Gray:
+    """Return a picture of at most so many pixels a side."""
+    height, width = gray.shape
+    scale = side / max(height, width)
+    if scale >= 1:
+        return gray
+    shape = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(gray).resize(shape, Image.Resampling.BOX))
 
 
 def _background_is_light(gray: Gray, threshold: float) -> bool:
@@ -234,7 +233,7 @@ def _rules(mask: Mask) -> Mask:
     for line, share in (*level, *upright):
         if framed or share >= ACROSS:
             rules |= line
-    labels, _ = ndimage.label(mask, AROUND)
+    labels = labelled(mask)
     near = EDGE * max(mask.shape)
     for number in np.unique(labels[rules]):
         part = labels == number
@@ -252,7 +251,7 @@ def _lines(mask: Mask) -> list[tuple[Mask, float]]:
     runs = ndimage.minimum_filter1d(mask.view(np.uint8), length, mode="constant")
     if runs.any(axis=0).sum() + length < LONG * mask.shape[1]:
         return []
-    labels, _ = ndimage.label(ndimage.maximum_filter1d(runs, length, mode="constant"), AROUND)
+    labels = labelled(ndimage.maximum_filter1d(runs, length, mode="constant"))
     found = []
     for number, box in enumerate(boxes_of(labels), 1):
         share = size(box)[1] / mask.shape[1]
@@ -271,6 +270,11 @@ def _mended(mask: Mask, rules: Mask) -> Mask:
     return mask | ((upright | level) & rules)
 
 
+def labelled(mask: ndarray) -> Int[ndarray, "_ _"]:
+    """Return the number of the piece that each pixel belongs to, from 1; corners connect."""
+    return ndimage.label(mask, AROUND)[0]
+
+
 def widest(mask: Mask) -> int:
     """Return how wide the widest part is, in pixels."""
     return 2 * int(ndimage.distance_transform_cdt(mask, "chessboard").max()) - 1
@@ -286,8 +290,3 @@ def disc(diameter: int) -> Mask:
     """Return a footprint in the shape of a disc, ``diameter + 1`` pixels wide."""
     y, x = np.mgrid[: diameter + 1, : diameter + 1] - diameter / 2
     return np.hypot(x, y) <= diameter / 2 + 0.21  # of 1, whose corners are 0.71 away
-
-
-def areas_of(labels: Int[ndarray, "h w"]) -> Int[ndarray, " n"]:
-    """Return how many pixels each label has, from 1."""
-    return np.bincount(labels.ravel())[1:]
