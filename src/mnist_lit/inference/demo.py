@@ -22,7 +22,6 @@ from numpy import ndarray
 from PIL import Image
 
 from mnist_lit.checkpoints import pretrained
-from mnist_lit.checkpoints.read import Trained
 from mnist_lit.errors import DemoError, MissingPackageError, PictureError, need
 from mnist_lit.inference.files import open_picture
 from mnist_lit.inference.pictures import prepare_for, to_gray
@@ -86,6 +85,7 @@ element.querySelector("button").addEventListener("click", () => {
     tell();
 });
 """
+trained = cache(pretrained.load)  # each network once
 
 
 def build(model: str, trust: tuple[str, ...] = ()) -> Any:
@@ -102,7 +102,7 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
     gr = need("gradio", "demo")
     with suppress(MissingPackageError):  # Gradio opens a picture before it is read here
         need("pillow_heif", "pictures").register_heif_opener()
-    trained(model, trust)
+    trained(model, trust=trust)
     models = dict.fromkeys([model, *pretrained.names()])
     with gr.Blocks(title="mnist-lit", analytics_enabled=False) as page:
         gr.Markdown("# mnist-lit\nA network of a few kilobytes reads the digits that you draw.")
@@ -161,15 +161,14 @@ def read(
         image = open_picture(picture)
         if to_gray(image).min() == 1:  # the empty paper
             return HINT, None, None, None
-        network = trained(model, trust)
+        network = trained(model, trust=trust)
         found = prepare_for(network.facts, image, single=False)
     except PictureError as error:
         return f"{HINT} ({error})", None, None, None
     (reading,) = read_all(network, [found], torch.device("cpu"))
     if reading.status == "none":
         return f"# no digit\n{reading.why}", None, None, None
-    words = "<br>".join(html.escape(line) for line in reading.text.split("\n"))
-    said = [f"# {words}"]
+    said = ["# " + html.escape(reading.text).replace("\n", "<br>")]
     if len(reading.digits) > 1:
         said.append(f"{reading.probability:.1%}")
     if reading.status == "unsure":
@@ -207,16 +206,11 @@ def uploaded(path: str | None) -> bytes | None:
     return Path(path).read_bytes()
 
 
-@cache
-def trained(model: str, trust: tuple[str, ...] = ()) -> Trained:
-    """Load a network once."""
-    return pretrained.load(model, trust=trust)
-
-
 def describe(model: str, trust: tuple[str, ...] = ()) -> str:
     """Name a model with its size, and its accuracy if that is on record."""
     if model not in pretrained.names():
-        return f"{Path(model).name}: {count_parameters(trained(model, trust).network):,} parameters"
+        parameters = count_parameters(trained(model, trust=trust).network)
+        return f"{Path(model).name}: {parameters:,} parameters"
     known = pretrained.record(model)
     accuracy = known["test_correct"] / known["test_total"]
     return f"{model}: {known['parameters']:,} parameters, {accuracy:.2%}"

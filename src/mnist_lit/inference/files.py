@@ -136,10 +136,7 @@ def _decoded(source: Any, several: bool) -> Iterator[tuple[str, Image.Image]]:
     # A telephone's MPO or HEIC is a photograph; what comes after it are smaller copies.
     animated = image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False)
     if animated and not (several and image.format == "TIFF"):
-        words = (
-            "read them with pages()" if image.format == "TIFF" else "save one of them as a picture"
-        )
-        raise PictureError(f"several frames or pages; {words}")
+        raise PictureError("several frames or pages; read them with pages() (TIFF), or save one")
     if image.format in ("JPEG", "MPO"):
         width = image.width
         image.draft(None, (JPEG_SIDE, JPEG_SIDE))

@@ -45,8 +45,7 @@ def to_gray(image: Image.Image) -> Gray:
         if not np.isfinite(gray).all():
             raise PictureError("values that are not numbers, or too far apart")
     else:
-        gray = np.array(_flatten(image), dtype=np.float32)
-        gray /= 255
+        gray = np.divide(_flatten(image), 255, dtype=np.float32)
     return gray
 
 
@@ -63,9 +62,7 @@ def clearest(image: Image.Image) -> Gray | None:
     # So that black, white and all between them lie between 0 and 255.
     axis /= np.abs(axis).sum()
     mixed = rgb.convert("L", (*axis.tolist(), -255 * float(axis.clip(max=0).sum())))
-    gray = np.array(mixed, dtype=np.float32)
-    gray /= 255
-    return gray
+    return np.divide(mixed, 255, dtype=np.float32)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -189,11 +186,9 @@ def lay_out(ink: Gray) -> UInt8[ndarray, "28 28"]:
     height, width = (max(1, round(BOX * length / longer)) for length in ink.shape)
     small = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)
     digit = np.clip(np.asarray(small), 0, None)
-    digit = np.clip(digit / digit.max(), 0, 1)
+    digit = digit / digit.max()
     laid = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
-    top, left = (
-        min(max(0, round(IMAGE_SIZE / 2 - centre)), IMAGE_SIZE - length)
-        for centre, length in zip(ndimage.center_of_mass(digit), digit.shape, strict=True)
-    )
+    corner = np.rint(IMAGE_SIZE / 2 - np.array(ndimage.center_of_mass(digit))).astype(int)
+    top, left = corner.clip(0, np.subtract(IMAGE_SIZE, digit.shape))
     laid[top : top + height, left : left + width] = _pixels(digit)
     return laid

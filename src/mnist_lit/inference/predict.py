@@ -234,12 +234,8 @@ def _prepare_some(facts: Facts, single: bool, sources: Sequence[Path | bytes]) -
         name = "standard input" if isinstance(source, bytes) else for_terminal(source)
         try:
             for label, image in labelled_pages(source, name):
-                page = Page(source, label)
-                try:
-                    found = prepare_for(facts, image, single, name + label)
-                    prepared.append(Prepared(page, found))
-                except PictureError as error:
-                    prepared.append(Prepared(page, "", str(error)))
+                found = prepare_for(facts, image, single, name + label)
+                prepared.append(Prepared(Page(source, label), found))
         except PictureError as error:
             prepared.append(Prepared(Page(source, ""), "", str(error)))
     return prepared

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
@@ -18,7 +18,7 @@ from mnist_lit.checkpoints.read import Trained, read
 from mnist_lit.errors import CheckpointError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.facts import DIGITS
-from mnist_lit.inference.boxes import shared, size
+from mnist_lit.inference.boxes import bounds, shared, size, window
 from mnist_lit.inference.pictures import Candidate
 
 BATCH = 256
@@ -248,10 +248,7 @@ def _reject(found: Sequence[_Classified], parted: bool) -> Reading:
 def digit_probabilities(pixels: Sequence[ndarray], device: torch.device) -> list[float]:
     """Return for each image how probable it is that it shows a digit."""
     rows = _classify(_rejector(), pixels, device)
-    if not rows:
-        return []
-    boxes = _are_boxes(np.stack(pixels))
-    return [0.0 if box else 1 - row[-1] for box, row in zip(boxes, rows, strict=True)]
+    return [0.0 if _is_box(one) else 1 - row[-1] for one, row in zip(pixels, rows, strict=True)]
 
 
 @cache
@@ -259,23 +256,18 @@ def _rejector() -> Trained:
     return read(REJECTOR)
 
 
-def _are_boxes(images: UInt8[ndarray, "n h w"]) -> Bool[ndarray, " n"]:
-    """Say of each image whether there is ink all along the four edges of what is on it.
+def _is_box(image: UInt8[ndarray, "h w"]) -> bool:
+    """Say whether there is ink all along the four edges of what is on an image.
 
     Of MNIST's 60,000 training digits none has it along 85 % of each; the network takes many boxes
     for zeros.
     """
-    ink = np.greater_equal(images, 96)
-    number = np.arange(len(ink))
-    boxes = np.ones(len(ink), bool)
-    for lines in (ink, ink.transpose(0, 2, 1)):
-        across = lines.any(1)
-        length = across.shape[1] - across.argmax(1) - across[:, ::-1].argmax(1)
-        for way in (lines, lines[:, ::-1]):
-            first = way.any(2).argmax(1)
-            edge = way[number, first] | way[number, np.minimum(first + 1, way.shape[1] - 1)]
-            boxes &= (length >= 5) & (edge.sum(1) >= 0.9 * length)
-    return boxes
+    ink = np.greater_equal(image, 96)
+    if not ink.any():
+        return False
+    ink = ink[window(bounds(ink))]
+    edges = ink[:2].any(0), ink[-2:].any(0), ink[:, :2].any(1), ink[:, -2:].any(1)
+    return min(ink.shape) >= 5 and all(edge.sum() >= 0.9 * len(edge) for edge in edges)
 
 
 def in_lines(boxes: Sequence[tuple[int, int, int, int]]) -> list[list[int]]:
