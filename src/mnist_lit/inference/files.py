@@ -32,8 +32,6 @@ JPEG_SIDE = 1_000  # pixels; a larger JPEG is decoded at a half, quarter or eigh
 JPEG_STEP = 4_096  # bytes that its decoder is given at a time; between them it can be stopped
 PDF_SCALE = 200 / 72  # a page of a PDF is drawn with 200 dots an inch
 REDUCED = "mnist-lit: reduced by"  # how many times smaller an image is than the file's picture
-# Endings of what Pillow alone does not read. A folder's PDFs are seldom digits.
-HEIC_ENDINGS = (".heic", ".heif")
 
 
 class _Timed(io.BytesIO):
@@ -194,13 +192,14 @@ def read_content(source: Any) -> bytes:
 def find_pictures(arguments: Sequence[str]) -> list[Path]:
     """Return the files that file names, folders and patterns stand for, each once.
 
-    Of a folder these are the files in it with the ending of an image format, but hidden ones.
+    Of a folder these are the files in it with the ending of an image format, but hidden ones and
+    PDFs, which are seldom digits.
 
     Raises:
         PictureError: A folder or pattern has none.
     """
     known = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
-    known.update(HEIC_ENDINGS)
+    known |= {".heic", ".heif"}  # which Pillow alone does not read
     found: dict[Path, None] = {}
     for argument in arguments:
         path = Path(argument)

@@ -45,7 +45,7 @@ def to_gray(image: Image.Image) -> Gray:
         if not np.isfinite(gray).all():
             raise PictureError("values that are not numbers, or too far apart")
     else:
-        gray = np.divide(_flatten(image), 255, dtype=np.float32)
+        gray = np.divide(np.asarray(_flatten(image)), 255, dtype=np.float32)
     return gray
 
 
@@ -62,7 +62,7 @@ def clearest(image: Image.Image) -> Gray | None:
     # So that black, white and all between them lie between 0 and 255.
     axis /= np.abs(axis).sum()
     mixed = rgb.convert("L", (*axis.tolist(), -255 * float(axis.clip(max=0).sum())))
-    return np.divide(mixed, 255, dtype=np.float32)
+    return np.divide(np.asarray(mixed), 255, dtype=np.float32)
 
 
 def _flatten(image: Image.Image) -> Image.Image:

@@ -137,10 +137,9 @@ def _are_labelled(pair: Any) -> bool:
     if not (isinstance(pair, (list, tuple)) and len(pair) == 2):
         return False
     images, labels = pair
-    if not isinstance(labels, (int, ndarray, np.generic, Tensor)):
-        return False
     batch = isinstance(images, (ndarray, Tensor)) and images.ndim > 1
-    return np.ndim(labels) == 0 or (batch and tuple(labels.shape) == (len(images),))
+    shapes = [(), (len(images),)] if batch else [()]
+    return isinstance(labels, (int, ndarray, np.generic, Tensor)) and np.shape(labels) in shapes
 
 
 def _split(images: Any, side: int, name: str) -> Iterator[Image.Image]:
@@ -218,14 +217,10 @@ def prepare_files(
 ) -> Iterator[list[Prepared]]:
     """Read and prepare files, or their contents, on all cores; in order, some at a time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    many = len(sources) > ONE_PROCESS
+    size, workers = (BATCH, cores or 1) if len(sources) > ONE_PROCESS else (1, 0)
     data: Any = sources  # which DataLoader takes as it is, though it is no Dataset
-    yield from DataLoader(
-        data,
-        batch_size=BATCH if many else 1,
-        num_workers=(cores or 1) if many else 0,
-        collate_fn=partial(_prepare_some, facts, single),
-    )
+    prepare = partial(_prepare_some, facts, single)
+    yield from DataLoader(data, size, num_workers=workers, collate_fn=prepare)
 
 
 def _prepare_some(facts: Facts, single: bool, sources: Sequence[Path | bytes]) -> list[Prepared]:
@@ -251,9 +246,7 @@ def sheet(named: Sequence[tuple[Page, Reading]]) -> "Figure":
     grid: Any = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for number, (page, reading) in enumerate(named):
-        row, column = divmod(number, columns)
-        left, right = grid[row, 2 * column], grid[row, 2 * column + 1]
+    for (page, reading), (left, right) in zip(named, grid.reshape(-1, 2), strict=False):
         with suppress(PictureError):  # it may be gone by now
             left.imshow(boxed(page.open(), reading))
         left.set_title(for_terminal(Path(page.name).name, 22), fontsize=8, parse_math=False)

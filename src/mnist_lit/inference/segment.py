@@ -206,13 +206,12 @@ def _groups(mask: Mask) -> _Groups:
     owners = []
     for box, piece in pieces:
         found = np.flatnonzero(_are_owners(digits[: len(areas)], box))
-        if len(found):
-            owners.append(found[0])
-            digits[found[0]] = union(np.stack([digits[found[0]], box]))
-        else:
-            owners.append(len(areas))
-            digits[len(areas)] = box
+        owner = int(found[0]) if len(found) else len(areas)
+        if owner == len(areas):
+            digits[owner] = box
             areas.append(int(piece.sum()))
+        digits[owner] = union(np.stack([digits[owner], box]))
+        owners.append(owner)
     digits = digits[: len(areas)]
     heights = size(digits)[:, 0]
     tall = heights >= FRAGMENT * heights[np.argmax(areas)]
