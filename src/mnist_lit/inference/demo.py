@@ -13,13 +13,10 @@ from asyncio import get_running_loop
 from contextlib import redirect_stderr, suppress
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
-from numpy import ndarray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.errors import DemoError, MissingPackageError, PictureError, need
@@ -39,7 +36,6 @@ KEPT = 120  # seconds that a picture lies in the temporary folder
 ROOM = 200_000_000  # bytes of pictures in it, at most
 SWEEP = 5  # seconds between looks into it
 SESSIONS = 20  # pages whose latest picture is remembered
-OWN = ("localhost", "127.0.0.1", "[::1]")
 EVERYWHERE = ("0.0.0.0", "[::]")
 PAPER = """
 <canvas width="480" height="320" aria-label="paper"></canvas>
@@ -66,7 +62,6 @@ const to = (event) => {
     pen.stroke();
     if (Date.now() - told > 100) tell();
 };
-const ends = (event) => { if (event.pointerId === finger) { finger = null; tell(); } };
 Object.assign(pen, {lineWidth: 22, lineCap: "round", lineJoin: "round", fillStyle: "white"});
 clear();
 canvas.addEventListener("pointerdown", (event) => {
@@ -78,7 +73,9 @@ canvas.addEventListener("pointerdown", (event) => {
     to({clientX: event.clientX + 0.1, clientY: event.clientY});  // a tap is a dot
 });
 canvas.addEventListener("pointermove", (event) => { if (event.pointerId === finger) to(event); });
-canvas.addEventListener("lostpointercapture", ends);  // lifted, or cancelled
+canvas.addEventListener("lostpointercapture", (event) => {  // it is lifted, or cancelled
+    if (event.pointerId === finger) { finger = null; tell(); }
+});
 element.querySelector("button").addEventListener("click", () => {
     finger = null;
     clear();
@@ -150,7 +147,7 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
 
 def read(
     picture: bytes | None, model: str, trust: tuple[str, ...] = ()
-) -> tuple[str, dict[str, float] | None, ndarray | None, Image.Image | None]:
+) -> tuple[str, dict[str, float] | None, Image.Image | None, Image.Image | None]:
     """Return what the page shows of a picture file.
 
     Words, the probabilities of one digit, what the network saw, and the picture with boxes.
@@ -173,7 +170,7 @@ def read(
         said.append(f"{reading.probability:.1%}")
     if reading.status == "unsure":
         said.append("unsure")
-    large = np.kron(montage(reading), np.ones((SEEN, SEEN), dtype=np.uint8))
+    large = ImageOps.scale(Image.fromarray(montage(reading)), SEEN, Image.Resampling.NEAREST)
     labels = None
     if len(reading.digits) == 1:
         (digit,) = reading.digits
@@ -283,7 +280,7 @@ def serve(
     # Gradio asks its page for an answer when it starts, through the proxy that these would name.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
     with (
-        TemporaryDirectory(prefix="mnist-lit-demo-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="mnist-lit-demo-", ignore_cleanup_errors=True) as folder,
         Path(os.devnull).open("w") as nowhere,
         # Gradio prints a traceback of each nonsense; who sent it is answered.
         redirect_stderr(nowhere),
@@ -310,7 +307,7 @@ def _launch(page: Any, host: str, port: int) -> None:
     trusted = need("starlette.middleware.trustedhost", "demo").TrustedHostMiddleware
     # A page elsewhere could have its own name resolved to this machine. Who listens everywhere
     # means others to come, by names that only they and a proxy know.
-    names = ["*"] if host in EVERYWHERE else [host, *OWN]
+    names = ["*"] if host in EVERYWHERE else [host, "localhost", "127.0.0.1", "[::1]"]
     page.launch(
         server_name=host,
         server_port=port,

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +56,13 @@ def refusing(name: str) -> Iterator[None]:
     except (PictureError, MissingPackageError) as error:
         words = str(error)
     except UnidentifiedImageError:
-        known = "PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, PPM, HEIC, PDF"
-        words = f"not an image that can be read ({known})"
+        words = "not an image that can be read (PNG, JPEG, GIF, TIFF, WebP, AVIF, HEIC, PDF …)"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         words = "far too many pixels; scale it down"
     except Exception as error:  # decoders raise whatever the first wrong byte leads them to
         words = f"damaged or cut off ({for_terminal(reason(error))})"
-        if isinstance(error, OSError) and error.strerror:  # the system's own
-            words = f"cannot be read: {error.strerror}"
+        if system := getattr(error, "strerror", None):
+            words = f"cannot be read: {system}"
     raise PictureError(f"{name}: {words}") from None
 
 
@@ -106,7 +104,7 @@ def labelled_pages(source: Any, name: str) -> Iterator[tuple[str, Image.Image]]:
     source = Path(source) if isinstance(source, str) else source
     name = for_terminal(source) if isinstance(source, Path) else name
     found = _decoded(source, several=True)
-    for number in count():
+    for number in range(MAX_PAGES + 1):
         with refusing(name):
             page = next(found, None)
             if page is not None and number == MAX_PAGES:

@@ -23,6 +23,7 @@ from mnist_lit.inference.threshold import Gray, disc
 from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20
+Edges = tuple[int, int, int, int]  # left, top, right and bottom, in pixels
 
 
 def to_gray(image: Image.Image) -> Gray:
@@ -91,7 +92,7 @@ class Candidate(NamedTuple):
             is laid out as MNIST's are, or what is said to be one digit.
     """
 
-    box: tuple[int, int, int, int]
+    box: Edges
     pixels: UInt8[ndarray, "side side"]
     ways: tuple[tuple["Candidate", ...], ...] = ()
     sought: bool = False
@@ -122,9 +123,9 @@ def prepare_for(
             whole = np.array([(0, length) for length in gray.shape])
             shape = facts.side, facts.side
             small = Image.fromarray(gray).resize(shape, Image.Resampling.BOX, reducing_gap=None)
-            return [Candidate(_edges(whole, image, gray.shape), _pixels(np.asarray(small)))]
+            return [Candidate(_edges(whole, image, gray), _pixels(np.asarray(small)))]
         if is_laid_out(gray):
-            return [Candidate(_edges(bounds(gray > 0), image, gray.shape), _pixels(gray))]
+            return [Candidate(_edges(bounds(gray > 0), image, gray), _pixels(gray))]
         several = not single and facts.classes == DIGITS
         found = _found(gray, image, several)
         del gray  # two of them at a time would take too much memory
@@ -141,17 +142,15 @@ def _found(gray: Gray, image: Image.Image, several: bool) -> list[Candidate] | s
 
     def candidate(found: Found) -> Candidate:
         ways = tuple(tuple(map(candidate, way)) for way in found.ways)
-        box = _edges(found.box, image, gray.shape, scale)
+        box = _edges(found.box, image, gray, scale)
         return Candidate(box, lay_out(found.ink), ways, several)
 
     return list(map(candidate, founds))
 
 
-def _edges(
-    box: Box, image: Image.Image, shape: tuple[int, ...], scale: float = 1
-) -> tuple[int, int, int, int]:
+def _edges(box: Box, image: Image.Image, gray: Gray, scale: float = 1) -> Edges:
     """Return left, top, right and bottom on the file's picture; this one may be a smaller copy."""
-    edges = np.rint(grown(box, 0, shape, scale) * image.info.get(REDUCED, 1))
+    edges = np.rint(grown(box, 0, gray.shape, scale) * image.info.get(REDUCED, 1))
     (top, bottom), (left, right) = edges.astype(int).tolist()
     return left, top, right, bottom
 

@@ -183,8 +183,7 @@ def _light_on_dark(gray: Gray) -> bool:
     y, x = np.mgrid[-1 : 1 : gray.shape[0] * 1j, -1 : 1 : gray.shape[1] * 1j].reshape(2, -1)
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
     near = np.maximum(np.abs(x), np.abs(y)) > 0.85  # an edge
-    values = gray.reshape(-1)
-    residual = values
+    values = residual = gray.reshape(-1)
     for _ in range(5):
         some = terms[near]
         # Of the normal equations, and not of the terms themselves: much faster.
