@@ -33,9 +33,9 @@ from mnist_lit.checkpoints.read import read_file
 from mnist_lit.checkpoints.write import packed
 from mnist_lit.errors import PictureError
 from mnist_lit.files import write_bytes
-from mnist_lit.inference.digits import find_digit
 from mnist_lit.inference.pictures import lay_out
-from mnist_lit.inference.reading import JUDGE
+from mnist_lit.inference.reading import REJECTOR
+from mnist_lit.inference.segment import segment
 
 FONTS = (
     "DejaVuSans*",
@@ -247,7 +247,8 @@ def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
                 label = number % 10
                 made = drawing.digit(str(label))
             try:
-                yield lay_out(find_digit(photographed(made, drawing.rng)).ink), label
+                (found,), _ = segment(photographed(made, drawing.rng), several=False)
+                yield lay_out(found.ink), label
             except PictureError:  # nothing in it stands out
                 continue
             break
@@ -287,7 +288,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.take:
         whole = read_file(options.folder / "checkpoints" / "last.ckpt")
-        write_bytes(JUDGE, packed({k: whole[k] for k in ("hyper_parameters", "state_dict")}))
+        write_bytes(REJECTOR, packed({k: whole[k] for k in ("hyper_parameters", "state_dict")}))
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     digits = MNISTDataModule().images("train")

@@ -11,8 +11,10 @@ import hashlib
 import io
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import cos, sin
 from pathlib import Path
 from statistics import mode
@@ -30,7 +32,6 @@ from tqdm import tqdm
 from mnist_lit import MNISTDataModule, predict
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.evaluation.page import open_subject, page
-from mnist_lit.inference import demo
 from mnist_lit.inference.predict import Page, sheet
 
 # The results are read by the program that makes them, the photographs are made by the tests.
@@ -222,24 +223,31 @@ def unread() -> Figure:
 
 def demonstration() -> bytes:
     """Draw the digit on the demo's page."""
-    address = demo.serve("final-world", "127.0.0.1", None, wait=False)
+    command = [sys.executable, "-m", "mnist_lit", "demo", "final-world", "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[0]
+        try:
+            return screenshot(partial(drawing, address), 1000, 860)
+        finally:
+            process.terminate()
 
-    def draw(browser: Tab) -> None:
-        browser.goto(address)
-        canvas = browser.locator("#paper canvas")
-        canvas.wait_for(timeout=60_000)
-        box = canvas.bounding_box()
-        assert box is not None
-        for number, (x, y) in enumerate(FIVE):
-            at = box["x"] + (x + 0.25) * box["height"], box["y"] + y * box["height"]
-            browser.mouse.move(*at, steps=8 if number else 1)
-            if not number:
-                browser.mouse.down()
-        browser.mouse.up()
-        browser.locator("#seen img").wait_for()
-        browser.wait_for_timeout(1000)
 
-    return screenshot(draw, 1000, 860)
+def drawing(address: str, browser: Tab) -> None:
+    """Draw the digit on the page at an address."""
+    browser.goto(address)
+    canvas = browser.locator("#paper canvas")
+    canvas.wait_for(timeout=60_000)
+    box = canvas.bounding_box()
+    assert box is not None
+    for number, (x, y) in enumerate(FIVE):
+        at = box["x"] + (x + 0.25) * box["height"], box["y"] + y * box["height"]
+        browser.mouse.move(*at, steps=8 if number else 1)
+        if not number:
+            browser.mouse.down()
+    browser.mouse.up()
+    browser.locator("#seen img").wait_for()
+    browser.wait_for_timeout(1000)
 
 
 def comparison() -> bytes:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from mnist_lit import MNISTDataModule, load_pretrained, predict
 from mnist_lit.facts import MNIST
 from mnist_lit.inference.pictures import prepare_for
-from mnist_lit.inference.reading import judged
+from mnist_lit.inference.reading import digit_probabilities
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the photographs are made by the tests
 
@@ -149,7 +149,7 @@ def read(pictures: list[Image.Image]) -> dict[str, Any]:
         if isinstance(found, str):
             scores.append(0.0)
         else:
-            scores += judged([found[0].pixels], torch.device("cpu"))
+            scores += digit_probabilities([found[0].pixels], torch.device("cpu"))
     counts = {status: said.count(status) for status in ("read", "unsure", "none")}
     return {"n": len(pictures), **counts, "scores": scores}
 

@@ -30,6 +30,7 @@ from mnist_lit import MNISTDataModule
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.errors import MissingPackageError, UserError
 from mnist_lit.inference import demo
+from tests.conftest import PROJECT
 
 # Strokes on a paper of 1×1, from the top left.
 STROKES: dict[str, list[list[tuple[float, float]]]] = {
@@ -500,7 +501,8 @@ def test_uploads_are_bounded(address: str) -> None:
         (0, [7, "final"], "a PNG as a data URL is expected"),
         (0, [None], "enough input values"),
         (0, ["", "nonsense"], "not in the list of choices"),
-        (1, [{"path": "/etc/passwd"}, "final"], "a file that was not uploaded"),
+        (1, [{"path": f"{PROJECT}/docs/pictures/read.png"}, "final"], "file that was not uploaded"),
+        (1, [{"path": "/etc/passwd"}, "final"], "cannot identify image file"),
         (1, [{"path": 7}, "final"], "validation error"),
         (99, [], "Internal Server Error"),
     ],

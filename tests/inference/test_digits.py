@@ -14,9 +14,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 import mnist_lit
 from mnist_lit import MNISTDataModule
 from mnist_lit.cli import main
-from mnist_lit.inference.digits import in_lines
 from mnist_lit.inference.predict import Page, boxed, montage, sheet
-from mnist_lit.inference.reading import Reading
+from mnist_lit.inference.reading import Reading, in_lines
 from tests.inference.test_ink import digits
 from tests.inference.world import SEVERAL
 

@@ -31,9 +31,8 @@ from mnist_lit.cli import main
 from mnist_lit.errors import CheckpointError, PictureError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.inference import files
-from mnist_lit.inference.files import open_picture
+from mnist_lit.inference.files import find_pictures, open_picture
 from mnist_lit.inference.pictures import lay_out, prepare_for, to_gray
-from mnist_lit.inference.predict import find_pictures
 from mnist_lit.inference.reading import Prediction
 from tests.conftest import ordinary_user
 from tests.inference.photographs import photograph
@@ -410,7 +409,7 @@ def test_each_bad_file_gets_a_line_and_the_others_are_read(
         "wide.png": "20,000×3,000 pixels; 36 million in all pages",
         "moving.gif": "several frames",
         "bomb.png": "pixels",
-        "none.png": "no such file",
+        "none.png": "No such file",
     }
     assert set(lines) == set(wanted)
     for name, words in wanted.items():
@@ -598,7 +597,7 @@ def test_a_file_that_may_not_be_read(digits: np.ndarray) -> None:
         picture.chmod(0)
         with ordinary_user(), pytest.raises(PictureError) as caught:
             open_picture(picture)
-    assert str(caught.value) == f"{picture}: no permission to read it"
+    assert str(caught.value) == f"{picture}: cannot be read: Permission denied"
 
 
 def test_a_sheet_is_refused_a_name_before_anything_is_read(

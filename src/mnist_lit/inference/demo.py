@@ -1,10 +1,8 @@
 """A local page on which to draw a digit and watch a network read it."""
 
-import atexit
 import base64
 import errno
 import html
-import logging
 import os
 import signal
 import socket
@@ -12,21 +10,16 @@ import tempfile
 import time
 import webbrowser
 from asyncio import get_running_loop
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
-from numpy import ndarray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mnist_lit.checkpoints import pretrained
-from mnist_lit.checkpoints.read import Trained
-from mnist_lit.errors import PictureError, UserError, need, reason
+from mnist_lit.errors import MissingPackageError, PictureError, UserError, need
 from mnist_lit.inference.files import open_picture
 from mnist_lit.inference.pictures import prepare_for, to_gray
 from mnist_lit.inference.predict import boxed, montage
@@ -43,10 +36,7 @@ KEPT = 120  # seconds that a picture lies in the temporary folder
 ROOM = 200_000_000  # bytes of pictures in it, at most
 SWEEP = 5  # seconds between looks into it
 SESSIONS = 20  # pages whose latest picture is remembered
-OWN = ("localhost", "127.0.0.1", "[::1]")
 EVERYWHERE = ("0.0.0.0", "[::]")
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
 PAPER = """
 <canvas width="480" height="320" aria-label="paper"></canvas>
 <button type="button">Clear</button>
@@ -60,10 +50,7 @@ button { margin-top: 8px; padding: 4px 16px; border: 1px solid silver; border-ra
 DRAW = """
 const canvas = element.querySelector("canvas"), pen = canvas.getContext("2d");
 let finger = null, told = 0;  // the pointer that draws: a palm or a second finger does not
-const clear = () => {
-    pen.fillStyle = "white";
-    pen.fillRect(0, 0, canvas.width, canvas.height);
-};
+const clear = () => pen.fillRect(0, 0, canvas.width, canvas.height);
 const tell = () => {
     told = Date.now();
     props.value = canvas.toDataURL("image/png");
@@ -75,8 +62,7 @@ const to = (event) => {
     pen.stroke();
     if (Date.now() - told > 100) tell();
 };
-const ends = (event) => { if (event.pointerId === finger) { finger = null; tell(); } };
-Object.assign(pen, {lineWidth: 22, lineCap: "round", lineJoin: "round", strokeStyle: "black"});
+Object.assign(pen, {lineWidth: 22, lineCap: "round", lineJoin: "round", fillStyle: "white"});
 clear();
 canvas.addEventListener("pointerdown", (event) => {
     if (finger !== null || event.button !== 0) return;
@@ -87,14 +73,16 @@ canvas.addEventListener("pointerdown", (event) => {
     to({clientX: event.clientX + 0.1, clientY: event.clientY});  // a tap is a dot
 });
 canvas.addEventListener("pointermove", (event) => { if (event.pointerId === finger) to(event); });
-canvas.addEventListener("pointerup", ends);
-canvas.addEventListener("pointercancel", ends);
+canvas.addEventListener("lostpointercapture", (event) => {  // it is lifted, or cancelled
+    if (event.pointerId === finger) { finger = null; tell(); }
+});
 element.querySelector("button").addEventListener("click", () => {
     finger = null;
     clear();
     tell();
 });
 """
+trained = cache(pretrained.load)  # each network once
 
 
 def build(model: str, trust: tuple[str, ...] = ()) -> Any:
@@ -109,20 +97,11 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
         CheckpointError: There is no such model.
     """
     gr = need("gradio", "demo")
-    known = pretrained.names()
-    models = known if model in known else [model, *known]
-    trained(model, trust)
-
-    class Page(gr.Blocks):  # type: ignore[misc,name-defined]  # gr is imported when needed
-        async def process_api(self, *args: Any, **kwargs: Any) -> Any:
-            """Say what is wrong with a call to who called, and print no traceback."""
-            try:
-                return await super().process_api(*args, **kwargs)
-            except Exception as error:
-                words = getattr(error, "message", None) or reason(error.__cause__ or error)
-                raise gr.Error(html.escape(for_terminal(words)), print_exception=False) from None
-
-    with Page(title="mnist-lit", analytics_enabled=False) as page:
+    with suppress(MissingPackageError):  # Gradio opens a picture before it is read here
+        need("pillow_heif", "pictures").register_heif_opener()
+    trained(model, trust=trust)
+    models = dict.fromkeys([model, *pretrained.names()])
+    with gr.Blocks(title="mnist-lit", analytics_enabled=False) as page:
         gr.Markdown("# mnist-lit\nA network of a few kilobytes reads the digits that you draw.")
         with gr.Row():
             with gr.Column():
@@ -132,6 +111,7 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                 picture = gr.Image(
                     label="or a picture of digits",
                     type="filepath",
+                    image_mode=None,  # any other would be decoded here, whatever its size
                     sources=["upload", "webcam", "clipboard"],
                     # A digit must not be mirrored; a telephone has its better camera at the back.
                     webcam_options=gr.WebcamOptions(
@@ -140,58 +120,34 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                     elem_id="picture",
                 )
             with gr.Column():
-                choice = gr.Dropdown(
-                    [(describe(name, trust), name) for name in models],
-                    value=model,
-                    label="Network",
-                    elem_id="model",
-                )
+                networks = [(describe(name, trust), name) for name in models]
+                choice = gr.Dropdown(networks, value=model, label="Network", elem_id="model")
                 words = gr.Markdown(HINT, elem_id="words")
+                given = {"interactive": False, "buttons": []}
                 seen = gr.Image(
-                    label="What the network sees (28×28 a digit)",
-                    interactive=False,
-                    buttons=[],
-                    elem_id="seen",
+                    label="What the network sees (28×28 a digit)", elem_id="seen", **given
                 )
                 probabilities = gr.Label(
-                    label="Probabilities of one digit",
-                    num_top_classes=10,
-                    elem_id="probabilities",
+                    label="Probabilities of one digit", num_top_classes=10, elem_id="probabilities"
                 )
-                boxes = gr.Image(
-                    label="Where it found them", interactive=False, buttons=[], elem_id="boxes"
-                )
-
-        def uploaded(given: Any) -> bytes | None:
-            if given is None:
-                return None
-            path = Path(given.path).resolve()
-            if not path.is_relative_to(Path(picture.GRADIO_CACHE).resolve()):
-                raise PictureError("a file that was not uploaded")  # Gradio lets some through
-            return path.read_bytes()
-
-        # Gradio's own decodes a picture, of any size, to see whether it has to be converted.
-        picture.preprocess = uploaded
+                boxes = gr.Image(label="Where it found them", elem_id="boxes", **given)
         latest = gr.State()  # the drawing or the picture, for another network to read
-        outputs = [words, probabilities, seen, boxes]
+        outputs = [latest, words, probabilities, seen, boxes]
 
-        def on_drawing(drawing: Any, name: str) -> tuple[Any, ...]:
-            drawn = decode(drawing)
-            return drawn, *read(drawn, name, trust)
+        def answer(content: bytes | None, name: str) -> tuple[Any, ...]:
+            return content, *read(content, name, trust)
 
         # Of the drawings that come while one is being read only the newest matters.
-        live: Any = {"show_progress": "hidden", "trigger_mode": "always_last"}
-        paper.input(on_drawing, [paper, choice], [latest, *outputs], **live)
-        picture.change(
-            lambda p, name: (p, *read(p, name, trust)), [picture, choice], [latest, *outputs]
-        )
-        choice.change(lambda p, name: read(p, name, trust), [latest, choice], outputs, **live)
+        live: Any = {"outputs": outputs, "show_progress": "hidden", "trigger_mode": "always_last"}
+        paper.input(lambda drawing, name: answer(decode(drawing), name), [paper, choice], **live)
+        picture.change(lambda path, name: answer(uploaded(path), name), [picture, choice], outputs)
+        choice.change(answer, [latest, choice], **live)
     return page
 
 
 def read(
     picture: bytes | None, model: str, trust: tuple[str, ...] = ()
-) -> tuple[str, dict[str, float] | None, ndarray | None, Image.Image | None]:
+) -> tuple[str, dict[str, float] | None, Image.Image | None, Image.Image | None]:
     """Return what the page shows of a picture file.
 
     Words, the probabilities of one digit, what the network saw, and the picture with boxes.
@@ -202,20 +158,19 @@ def read(
         image = open_picture(picture)
         if to_gray(image).min() == 1:  # the empty paper
             return HINT, None, None, None
-        network = trained(model, trust)
+        network = trained(model, trust=trust)
         found = prepare_for(network.facts, image, single=False)
     except PictureError as error:
         return f"{HINT} ({error})", None, None, None
     (reading,) = read_all(network, [found], torch.device("cpu"))
     if reading.status == "none":
         return f"# no digit\n{reading.why}", None, None, None
-    words = "<br>".join(html.escape(line) for line in reading.text.split("\n"))
-    said = [f"# {words}"]
+    said = ["# " + html.escape(reading.text).replace("\n", "<br>")]
     if len(reading.digits) > 1:
         said.append(f"{reading.probability:.1%}")
     if reading.status == "unsure":
         said.append("unsure")
-    large = np.kron(montage(reading), np.ones((SEEN, SEEN), dtype=np.uint8))
+    large = ImageOps.scale(Image.fromarray(montage(reading)), SEEN, Image.Resampling.NEAREST)
     labels = None
     if len(reading.digits) == 1:
         (digit,) = reading.digits
@@ -235,16 +190,24 @@ def decode(drawing: Any) -> bytes:
         raise PictureError("the drawing: a PNG as a data URL is expected") from None
 
 
-@cache
-def trained(model: str, trust: tuple[str, ...] = ()) -> Trained:
-    """Load a network once."""
-    return pretrained.load(model, trust=trust)
+def uploaded(path: str | None) -> bytes | None:
+    """Read a picture that Gradio has put into the temporary folder.
+
+    Raises:
+        PictureError: It lies elsewhere; Gradio lets some of those through.
+    """
+    if path is None:
+        return None
+    if not Path(path).resolve().is_relative_to(Path(tempfile.gettempdir()).resolve()):
+        raise PictureError("a file that was not uploaded")
+    return Path(path).read_bytes()
 
 
 def describe(model: str, trust: tuple[str, ...] = ()) -> str:
     """Name a model with its size, and its accuracy if that is on record."""
     if model not in pretrained.names():
-        return f"{Path(model).name}: {count_parameters(trained(model, trust).network):,} parameters"
+        parameters = count_parameters(trained(model, trust=trust).network)
+        return f"{Path(model).name}: {parameters:,} parameters"
     known = pretrained.record(model)
     accuracy = known["test_correct"] / known["test_total"]
     return f"{model}: {known['parameters']:,} parameters, {accuracy:.2%}"
@@ -264,7 +227,7 @@ class Guard:
         self.app = app
         self.held = 0  # bytes of uploads that may lie in the temporary folder
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on, or answer it."""
         headers = {name: text.decode("latin-1") for name, text in scope.get("headers", ())}
         origin = headers.get(b"origin")
@@ -285,23 +248,17 @@ class Guard:
             return
         while (await receive()).get("more_body"):
             pass  # a browser that is cut off while it sends shows no answer
-        kind = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": status, "headers": kind})
-        await send({"type": "http.response.body", "body": f"{words}\n".encode()})
+        refusal = need("starlette.responses", "demo").PlainTextResponse
+        await refusal(f"{words}\n", status, {"connection": "close"})(scope, receive, send)
 
     def _release(self, upload: int) -> None:
         self.held -= upload
 
 
 def serve(
-    model: str,
-    host: str,
-    port: int | None,
-    wait: bool = True,
-    trust: tuple[str, ...] = (),
-    browser: bool = False,
-) -> str:
-    """Serve the page and, with ``wait``, keep it open until Ctrl-C; returns its address.
+    model: str, host: str, port: int | None, trust: tuple[str, ...] = (), browser: bool = False
+) -> None:
+    """Serve the page until Ctrl-C, or until the process is asked to end.
 
     It answers requests for ``localhost``, this machine's own addresses 127.0.0.1 and ::1, and the
     host; of 0.0.0.0 and :: those for any name. Pictures lie in a temporary folder of its own for
@@ -311,7 +268,6 @@ def serve(
         model: The one that is picked at first: of the package, or a checkpoint.
         host: The address to listen at.
         port: None for the first free one from 7860.
-        wait: Return only after Ctrl-C, or when the process is asked to end.
         trust: Classes that a checkpoint may name, beside those of this project.
         browser: Open the page in a browser.
 
@@ -321,28 +277,44 @@ def serve(
     """
     port = _free(host.strip("[]"), port)
     host = f"[{host.strip('[]')}]" if ":" in host else host  # as it stands in an address
-    try:
-        kept = TemporaryDirectory(prefix="mnist-lit-demo-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise UserError(f"no temporary folder: {error.strerror}; set TMPDIR to one") from None
-    atexit.register(kept.cleanup)
-    # Gradio reads its own when it is imported; some of its uploads lie where Python's are.
-    tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = kept.name
     # Gradio asks its page for an answer when it starts, through the proxy that these would name.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
+    with (
+        tempfile.TemporaryDirectory(prefix="mnist-lit-demo-", ignore_cleanup_errors=True) as folder,
+        Path(os.devnull).open("w") as nowhere,
+        # Gradio prints a traceback of each nonsense; who sent it is answered.
+        redirect_stderr(nowhere),
+    ):
+        # Gradio reads its own when it is imported; some of its uploads lie where Python's are.
+        tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = folder
+        page = build(model, trust)
+        _launch(page, host, port)
+        address = f"http://{'localhost' if host in EVERYWHERE else host}:{port}/"
+        print(f"{address} (Ctrl-C ends it)", flush=True)
+        if browser:
+            webbrowser.open(address)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with suppress(KeyboardInterrupt):
+            while page.is_running:
+                time.sleep(SWEEP)
+                _sweep(Path(folder))
+        page.close(verbose=False)
+
+
+def _launch(page: Any, host: str, port: int) -> None:
     gr = need("gradio", "demo")
     middleware = need("starlette.middleware", "demo").Middleware
     trusted = need("starlette.middleware.trustedhost", "demo").TrustedHostMiddleware
-    page = build(model, trust)
     # A page elsewhere could have its own name resolved to this machine. Who listens everywhere
     # means others to come, by names that only they and a proxy know.
-    names = ["*"] if host in EVERYWHERE else [host, *OWN]
+    names = ["*"] if host in EVERYWHERE else [host, "localhost", "127.0.0.1", "[::1]"]
     page.launch(
         server_name=host,
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
         share=False,
+        show_error=True,
         max_file_size=UPLOAD,
         state_session_capacity=SESSIONS,
         # Only fonts of the machine: the page needs no network.
@@ -350,47 +322,26 @@ def serve(
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
-        app_kwargs={
-            **dict.fromkeys(("docs_url", "redoc_url", "openapi_url")),
-            "middleware": [middleware(trusted, allowed_hosts=names), middleware(Guard)],
-        },
+        app_kwargs={"middleware": [middleware(trusted, allowed_hosts=names), middleware(Guard)]},
     )
-    # Tracebacks of nonsense that Gradio does not expect; who sent it is answered.
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    address = f"http://{'localhost' if host in EVERYWHERE else host}:{port}/"
-    print(f"{address} (Ctrl-C ends it)", flush=True)
-    if browser:
-        webbrowser.open(address)
-    if wait:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with suppress(KeyboardInterrupt):
-            while page.is_running:
-                time.sleep(SWEEP)
-                _sweep(Path(kept.name))
-        page.close(verbose=False)
-        kept.cleanup()
-    return address
 
 
 def _free(host: str, port: int | None) -> int:
     """Return a port that can be had; Gradio would try a hundred of a wrong host, 5 s each."""
-    place = f"--host {for_terminal(host)}, --port {port or 'any'}"
+    place = f"--host {for_terminal(host)}, --port {port or 'any'}: cannot be opened"
     if port is not None and not 1 <= port <= 65_535:
-        raise UserError(f"{place}: cannot be opened: a port from 1 to 65535 is expected")
-    error: Exception | None = None
+        raise UserError(f"{place}: a port from 1 to 65535 is expected")
+    words: object = ""
     for one in PORTS if port is None else [port]:
         try:
-            family, *_, address = socket.getaddrinfo(
-                host, one, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            socket.create_server(address, family=family).close()
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            socket.create_server((host, one), family=family).close()
             return one
-        except (OSError, ValueError) as caught:  # ValueError: a name that cannot be one
-            error = caught
-            if getattr(caught, "errno", None) != errno.EADDRINUSE:
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
+            words = getattr(error, "strerror", None) or error
+            if getattr(error, "errno", None) != errno.EADDRINUSE:
                 break
-    words = getattr(error, "strerror", None) or error
-    raise UserError(f"{place}: cannot be opened: {words}; give another")
+    raise UserError(f"{place}: {words}; give another")
 
 
 def _sweep(folder: Path) -> None:

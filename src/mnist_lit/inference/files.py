@@ -1,23 +1,25 @@
 """Reading people's picture files, within one bound for a whole file."""
 
+import glob
 import io
 import stat
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from mnist_lit.errors import PictureError, reason
+from mnist_lit.errors import MissingPackageError, PictureError, need, reason
 from mnist_lit.text import for_terminal
 
 # What is read. Pillow knows more; some of those start other programs, or hold no picture at all.
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS: tuple[str, ...] = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# How a HEIC file goes on after four bytes; an AVIF may as well.
+HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx", b"ftypmif1", b"ftypmsf1")
 MAX_BYTES = 100_000_000
 MAX_PAGES = 50
 MAX_PIXELS = 36_000_000  # of all pages, as they are decoded: a sheet of A4 at 600 dots an inch
@@ -29,9 +31,6 @@ JPEG_SIDE = 1_000  # pixels; a larger JPEG is decoded at a half, quarter or eigh
 JPEG_STEP = 4_096  # bytes that its decoder is given at a time; between them it can be stopped
 PDF_SCALE = 200 / 72  # a page of a PDF is drawn with 200 dots an inch
 REDUCED = "mnist-lit: reduced by"  # how many times smaller an image is than the file's picture
-EXTRA = "pip install 'mnist-lit[pictures]'"
-# Endings of what Pillow alone does not read. A folder's PDFs are seldom digits.
-HEIC_ENDINGS = (".heic", ".heif")
 
 
 class _Timed(io.BytesIO):
@@ -53,21 +52,18 @@ def refusing(name: str) -> Iterator[None]:
             warnings.simplefilter("ignore")  # decoders' own words on damage
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # 89 million pixels
             yield
-    except FileNotFoundError:
-        raise PictureError(f"{name}: no such file") from None
-    except PermissionError:
-        raise PictureError(f"{name}: no permission to read it") from None
-    except IsADirectoryError:
-        raise PictureError(f"{name}: a folder, not a picture") from None
+        return
+    except (PictureError, MissingPackageError) as error:
+        words = str(error)
     except UnidentifiedImageError:
-        words = "PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, PPM, HEIC, PDF"
-        raise PictureError(f"{name}: not an image that can be read ({words})") from None
-    except PictureError as error:
-        raise PictureError(f"{name}: {error}") from None
+        words = "not an image that can be read (PNG, JPEG, GIF, TIFF, WebP, AVIF, HEIC, PDF …)"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureError(f"{name}: far too many pixels; scale it down") from None
+        words = "far too many pixels; scale it down"
     except Exception as error:  # decoders raise whatever the first wrong byte leads them to
-        raise PictureError(f"{name}: damaged or cut off ({for_terminal(reason(error))})") from None
+        words = f"damaged or cut off ({for_terminal(reason(error))})"
+        if system := getattr(error, "strerror", None):
+            words = f"cannot be read: {system}"
+    raise PictureError(f"{name}: {words}") from None
 
 
 def open_picture(source: Any, name: str = "the picture") -> Image.Image:
@@ -108,7 +104,7 @@ def labelled_pages(source: Any, name: str) -> Iterator[tuple[str, Image.Image]]:
     source = Path(source) if isinstance(source, str) else source
     name = for_terminal(source) if isinstance(source, Path) else name
     found = _decoded(source, several=True)
-    for number in count():
+    for number in range(MAX_PAGES + 1):
         with refusing(name):
             page = next(found, None)
             if page is not None and number == MAX_PAGES:
@@ -126,54 +122,38 @@ def _decoded(source: Any, several: bool) -> Iterator[tuple[str, Image.Image]]:
     if content.startswith(b"%PDF-"):
         yield from _decoded_pdf(content, several)
         return
-    file, seconds, pixels = _Timed(content), MAX_SECONDS, 0
-    begun = time.thread_time()
-    file.end = begun + seconds
-    image: Any = _heic(file) if _is_heic(content) else Image.open(file, formats=FORMATS)
-    kind = str(image.format)
+    formats = FORMATS
+    if content[4:12] in HEIC and b"avif" not in content[16:64]:
+        need("pillow_heif", "pictures").register_heif_opener()
+        formats = ("HEIF",)
+    file = _Timed(content)
+    file.end = time.thread_time() + MAX_SECONDS
+    image: Any = Image.open(file, formats=formats)
     # A telephone's MPO or HEIC is a photograph; what comes after it are smaller copies.
-    animated = kind not in ("MPO", "HEIF") and getattr(image, "is_animated", False)
-    if animated and not (several and kind == "TIFF"):
-        words = "read them with pages()" if kind == "TIFF" else "save one of them as a picture"
-        raise PictureError(f"several frames or pages; {words}")
-    if kind in ("JPEG", "MPO"):
+    animated = image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False)
+    if animated and not (several and image.format == "TIFF"):
+        raise PictureError("several frames or pages; read them with pages() (TIFF), or save one")
+    if image.format in ("JPEG", "MPO"):
         width = image.width
         image.draft(None, (JPEG_SIDE, JPEG_SIDE))
         image.info[REDUCED] = width / image.width
         image.decodermaxblock = JPEG_STEP
-    for number in count():
-        try:
-            image.seek(number if animated else image.tell())
-        except EOFError:
-            return
-        pixels += image.width * image.height
-        if pixels > MAX_PIXELS or max(image.size) > MAX_SIDE:
+    pixels = 0
+    for number, frame in enumerate(ImageSequence.Iterator(image) if animated else [image], 1):
+        pixels += frame.width * frame.height
+        if pixels > MAX_PIXELS or max(frame.size) > MAX_SIDE:
             raise PictureError(
-                f"{image.width:,}×{image.height:,} pixels; {MAX_PIXELS / 1e6:.0f} million in all "
+                f"{frame.width:,}×{frame.height:,} pixels; {MAX_PIXELS / 1e6:.0f} million in all "
                 f"pages, and {MAX_SIDE:,} a side, are the most; scale it down or save fewer pages"
             )
-        image.load()
-        if not animated:
-            yield "", image
-            return
-        seconds -= time.thread_time() - begun
-        yield f"#{number + 1}", image.copy()
-        begun = time.thread_time()
-        file.end = begun + seconds
+        frame.load()
+        decoded = time.thread_time()
+        yield (f"#{number}", frame.copy()) if animated else ("", frame)
+        file.end += time.thread_time() - decoded
 
 
 def _decoded_pdf(content: bytes, several: bool) -> Iterator[tuple[str, Image.Image]]:
-    try:
-        import pypdfium2 as pdfium  # type: ignore[import-untyped]  # it has no types
-    except ImportError:
-        raise PictureError(f"a PDF; {EXTRA} reads it") from None
-    try:
-        document = pdfium.PdfDocument(content)
-    except pdfium.PdfiumError as error:
-        if "password" in str(error).lower():
-            raise PictureError("a PDF with a password; save it without") from None
-        raise
-    with document:
+    with need("pypdfium2", "pictures").PdfDocument(content) as document:
         if len(document) > 1 and not several:
             raise PictureError(f"{len(document):,} pages; read them with pages()")
         most = MAX_PIXELS / min(max(len(document), 1), MAX_PAGES)
@@ -185,40 +165,53 @@ def _decoded_pdf(content: bytes, several: bool) -> Iterator[tuple[str, Image.Ima
             page.close()
 
 
-def _is_heic(content: bytes) -> bool:
-    kind, others = content[4:12], content[16:64]
-    return kind in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx") or (
-        kind in (b"ftypmif1", b"ftypmsf1") and b"avif" not in others
-    )
-
-
-def _heic(file: "_Timed") -> Any:
-    try:
-        from pillow_heif import HeifImageFile
-    except ImportError:
-        raise PictureError(f"a HEIC photograph; {EXTRA} reads it, or save it as JPEG") from None
-    return HeifImageFile(file)  # type: ignore[no-untyped-call]  # untyped there
-
-
 def read_content(source: Any) -> bytes:
     """Return what a file holds, given its path, itself or its content.
 
     Raises:
         PictureError: It is no regular file, open for text or too large.
     """
-    if isinstance(source, bytes):
-        content = source
-    elif isinstance(source, Path):
-        if not stat.S_ISREG(mode := source.stat().st_mode) and not stat.S_ISDIR(mode):
+    if isinstance(source, Path):
+        if not stat.S_ISREG(source.stat().st_mode):
             raise PictureError("not a regular file")
         with source.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    else:
+            return read_content(file)
+    if not isinstance(source, bytes):
         if source.seekable():
             source.seek(0)
-        content = source.read(MAX_BYTES + 1)
-    if not isinstance(content, bytes):
+        source = source.read(MAX_BYTES + 1)
+    if not isinstance(source, bytes):
         raise PictureError("a file that is open for text; open it with 'rb'")
-    if len(content) > MAX_BYTES:
+    if len(source) > MAX_BYTES:
         raise PictureError(f"more than {MAX_BYTES / 1e6:.0f} MB; save it smaller")
-    return content
+    return source
+
+
+def find_pictures(arguments: Sequence[str]) -> list[Path]:
+    """Return the files that file names, folders and patterns stand for, each once.
+
+    Of a folder these are the files in it with the ending of an image format, but hidden ones and
+    PDFs, which are seldom digits.
+
+    Raises:
+        PictureError: A folder or pattern has none.
+    """
+    known = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
+    known |= {".heic", ".heif"}  # which Pillow alone does not read
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        path = Path(argument)
+        files = [path]
+        with refusing(for_terminal(argument)):
+            if path.is_dir():
+                inside = (p for p in sorted(path.iterdir()) if not p.name.startswith("."))
+                files = [p for p in inside if p.suffix.lower() in known and p.is_file()]
+                if not files:
+                    raise PictureError("no pictures in this folder")
+            elif glob.has_magic(argument) and not path.exists():
+                # The pattern may be absolute, which pathlib's own does not take.
+                files = sorted(Path(n) for n in glob.glob(argument, recursive=True))  # noqa: PTH207
+                if not files:
+                    raise PictureError("no file matches")
+        found.update(dict.fromkeys(files))
+    return list(found)

@@ -16,7 +16,7 @@ from mnist_lit.devices import pick_device
 from mnist_lit.errors import PictureError
 from mnist_lit.evaluation import figures
 from mnist_lit.inference import predict
-from mnist_lit.inference.files import read_content, refusing
+from mnist_lit.inference.files import find_pictures, read_content, refusing
 from mnist_lit.inference.reading import Reading, read_all
 from mnist_lit.text import for_terminal, show
 
@@ -74,7 +74,7 @@ def _sources(pictures: Sequence[str]) -> tuple[list[Path | bytes], list[str]]:
                 with refusing("standard input"):
                     sources.append(read_content(sys.stdin.buffer))
             else:
-                sources += predict.find_pictures([argument])
+                sources += find_pictures([argument])
         except PictureError as error:
             errors.append(str(error))
     return list(dict.fromkeys(sources)), errors

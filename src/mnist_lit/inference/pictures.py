@@ -6,7 +6,7 @@ and Haffner, Gradient-based learning applied to document recognition, 1998, sect
 ink is found first: people's pictures have shadows, ruled lines, noise, and ink of either colour.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,12 +16,14 @@ from scipy import ndimage
 
 from mnist_lit.errors import PictureError
 from mnist_lit.facts import DIGITS, THINNEST, Facts
-from mnist_lit.inference.digits import Found, find_digit, find_digits
+from mnist_lit.inference.boxes import Box, bounds, grown, size, window
 from mnist_lit.inference.files import REDUCED, refusing
-from mnist_lit.inference.ink import Box, Gray, bounds, disc
+from mnist_lit.inference.segment import Found, segment
+from mnist_lit.inference.threshold import Gray, disc
 from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20
+Edges = tuple[int, int, int, int]  # left, top, right and bottom, in pixels
 
 
 def to_gray(image: Image.Image) -> Gray:
@@ -44,8 +46,7 @@ def to_gray(image: Image.Image) -> Gray:
         if not np.isfinite(gray).all():
             raise PictureError("values that are not numbers, or too far apart")
     else:
-        gray = np.array(_flatten(image), dtype=np.float32)
-        gray /= 255
+        gray = np.divide(np.asarray(_flatten(image)), 255, dtype=np.float32)
     return gray
 
 
@@ -62,9 +63,7 @@ def clearest(image: Image.Image) -> Gray | None:
     # So that black, white and all between them lie between 0 and 255.
     axis /= np.abs(axis).sum()
     mixed = rgb.convert("L", (*axis.tolist(), -255 * float(axis.clip(max=0).sum())))
-    gray = np.array(mixed, dtype=np.float32)
-    gray /= 255
-    return gray
+    return np.divide(np.asarray(mixed), 255, dtype=np.float32)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -93,7 +92,7 @@ class Candidate(NamedTuple):
             is laid out as MNIST's are, or what is said to be one digit.
     """
 
-    box: tuple[int, int, int, int]
+    box: Edges
     pixels: UInt8[ndarray, "side side"]
     ways: tuple[tuple["Candidate", ...], ...] = ()
     sought: bool = False
@@ -120,53 +119,44 @@ def prepare_for(
     """
     with refusing(name):
         gray = to_gray(image)
-        if facts.centred:
-            several = not single and facts.classes == DIGITS
-            return _prepare(image, gray, several)
-        side = facts.side
-        small = Image.fromarray(gray).resize((side, side), Image.Resampling.BOX, reducing_gap=None)
-        pixels = np.round(np.asarray(small).clip(0, 1) * 255).astype(np.uint8)
-        height, width = gray.shape
-        return [Candidate(_scaled((0, 0, width, height), image), pixels)]
+        if not facts.centred:
+            whole = np.array([(0, length) for length in gray.shape])
+            shape = facts.side, facts.side
+            small = Image.fromarray(gray).resize(shape, Image.Resampling.BOX, reducing_gap=None)
+            return [Candidate(_edges(whole, image, gray), _pixels(np.asarray(small)))]
+        if is_laid_out(gray):
+            return [Candidate(_edges(bounds(gray > 0), image, gray), _pixels(gray))]
+        several = not single and facts.classes == DIGITS
+        found = _found(gray, image, several)
+        del gray  # two of them at a time would take too much memory
+        colours = clearest(image) if isinstance(found, str) else None
+        return found if colours is None else _found(colours, image, several)
 
 
-def _prepare(image: Image.Image, gray: Gray, several: bool) -> list[Candidate] | str:
-    if is_laid_out(gray):
-        pixels = np.round(gray * 255).astype(np.uint8)
-        return [Candidate(_edges(bounds(gray > 0)), pixels)]
+def _found(gray: Gray, image: Image.Image, several: bool) -> list[Candidate] | str:
+    """Return what may be digits, laid out, or why there is none."""
     try:
-        return _found(gray, image, several)
-    except PictureError as error:
-        refused = str(error)
-    del gray  # two of them at a time would take too much memory
-    colours = clearest(image)
-    if colours is None:
-        return refused
-    try:
-        return _found(colours, image, several)
+        founds, scale = segment(gray, several)
     except PictureError as error:
         return str(error)
 
+    def candidate(found: Found) -> Candidate:
+        ways = tuple(tuple(map(candidate, way)) for way in found.ways)
+        box = _edges(found.box, image, gray, scale)
+        return Candidate(box, lay_out(found.ink), ways, several)
 
-def _found(gray: Gray, image: Image.Image, several: bool) -> list[Candidate]:
-    found = find_digits(gray) if several else [find_digit(gray)]
-    return [_candidate(one, image, several) for one in found]
-
-
-def _candidate(found: Found, image: Image.Image, sought: bool) -> Candidate:
-    ways = tuple(tuple(_candidate(one, image, sought) for one in way) for way in found.ways)
-    return Candidate(_scaled(_edges(found.box), image), lay_out(found.ink), ways, sought)
+    return list(map(candidate, founds))
 
 
-def _edges(box: Box) -> tuple[int, int, int, int]:
-    return box.columns.start, box.rows.start, box.columns.stop, box.rows.stop
-
-
-def _scaled(edges: tuple[int, int, int, int], image: Image.Image) -> tuple[int, int, int, int]:
-    """Return a box on the picture as its file has it, which may have been decoded smaller."""
-    scale = image.info.get(REDUCED, 1)
-    left, top, right, bottom = (round(edge * scale) for edge in edges)
+def _edges(box: Box, image: Image.Image, gray: Gray, scale: float = 1) -> Edges:
+    """Return left, top, right and bottom on the file's picture; this one may be a smaller copy."""
+    edges = np.rint(grown(box, 0, gray.shape, scale) * image.info.get(REDUCED, 1))
+    (top, bottom), (left, right) = edges.astype(int).tolist()
     return left, top, right, bottom
+
+
+def _pixels(light: Gray) -> UInt8[ndarray, "h w"]:
+    return np.round(255 * light.clip(0, 1)).astype(np.uint8)
 
 
 def is_laid_out(gray: Gray) -> bool:
@@ -176,36 +166,28 @@ def is_laid_out(gray: Gray) -> bool:
     """
     if gray.shape != (IMAGE_SIZE, IMAGE_SIZE) or gray.max() < 0.95:
         return False
-    height, width = (part.stop - part.start for part in bounds(gray > 0))
     away = np.arange(IMAGE_SIZE) - IMAGE_SIZE / 2
     most = 0.6 * gray.sum()
     centred = all(abs(gray.sum(axis=axis) @ away) < most for axis in (0, 1))
-    return max(height, width) <= BOX and centred
+    return bool(size(bounds(gray > 0)).max() <= BOX) and centred
 
 
 def lay_out(ink: Gray) -> UInt8[ndarray, "28 28"]:
     """Scale ink into a box of 20×20 and put its centre of mass into the middle of 28×28."""
-    ink = ink[bounds(ink > 0.25)]
-    ink = np.pad(ink, 1)
+    ink = np.pad(ink[window(bounds(ink > 0.25))], 1)
     longer = max(ink.shape)
     stroke = 2 * float(ndimage.distance_transform_edt(ink > 0.5).max())
     if stroke < THINNEST * longer:
-        size = round(THINNEST * longer - stroke) + 1
-        ink = ndimage.grey_dilation(np.pad(ink, size), footprint=disc(size))
-        ink = ink[bounds(ink > 0.25)]
+        more = round(THINNEST * longer - stroke) + 1
+        ink = ndimage.grey_dilation(np.pad(ink, more), footprint=disc(more))
+        ink = ink[window(bounds(ink > 0.25))]
         longer = max(ink.shape)
     height, width = (max(1, round(BOX * length / longer)) for length in ink.shape)
     small = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)
     digit = np.clip(np.asarray(small), 0, None)
-    digit = np.clip(digit / digit.max(), 0, 1)
-    total = float(digit.sum())
-    centre = [
-        float(digit.sum(axis=1 - axis) @ np.arange(digit.shape[axis])) / total for axis in (0, 1)
-    ]
-    laid: Any = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
-    top, left = (
-        min(max(0, round(IMAGE_SIZE / 2 - c)), IMAGE_SIZE - length)
-        for c, length in zip(centre, digit.shape, strict=True)
-    )
-    laid[top : top + height, left : left + width] = np.round(255 * digit)
+    digit = digit / digit.max()
+    laid = np.zeros((IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
+    corner = np.rint(IMAGE_SIZE / 2 - np.array(ndimage.center_of_mass(digit))).astype(int)
+    top, left = corner.clip(0, np.subtract(IMAGE_SIZE, digit.shape))
+    laid[top : top + height, left : left + width] = _pixels(digit)
     return laid

@@ -1,10 +1,10 @@
 """Reading people's pictures with a trained network."""
 
 import copy
-import glob
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from math import ceil
 from numbers import Number
 from pathlib import Path
@@ -16,20 +16,14 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.devices import pick_device
 from mnist_lit.errors import PictureError, reason
 from mnist_lit.facts import MNIST, Facts
-from mnist_lit.inference.files import (
-    FORMATS,
-    HEIC_ENDINGS,
-    REDUCED,
-    labelled_pages,
-    open_picture,
-)
+from mnist_lit.inference.files import REDUCED, labelled_pages, open_picture
 from mnist_lit.inference.pictures import Candidate, prepare_for, to_gray
 from mnist_lit.inference.reading import Reading, read_all
 from mnist_lit.text import for_terminal
@@ -113,19 +107,15 @@ def _separate(images: Any, side: int, first: int = 0) -> Iterator[Any]:
         yield Path(images)
     elif isinstance(images, (bytes, bytearray, memoryview)):
         yield bytes(images)
-    elif isinstance(images, (ndarray, Tensor)) or hasattr(images, "__array__"):
+    elif isinstance(images, Tensor) or hasattr(images, "__array__") or _are_numbers(images):
         yield from _split(images, side, f"picture {first}")
+    elif _are_labelled(images):
+        yield from _separate(images[0], side, first)
     elif isinstance(images, Mapping) or not (
         isinstance(images, Iterable) or hasattr(images, "__getitem__")
     ):
-        raise PictureError(
-            f"picture {first}: {type(images).__name__} is no picture; a file's path or content, a "
-            "PIL image, an array or a tensor is expected"
-        )
-    elif _numbers(images):
-        yield from _split(images, side, f"picture {first}")
-    elif _labelled(images):
-        yield from _separate(images[0], side, first)
+        words = "a file's path or content, a PIL image, an array or a tensor is expected"
+        raise PictureError(f"picture {first}: {type(images).__name__} is no picture; {words}")
     else:
         for one in images:
             for picture in _separate(one, side, first):
@@ -133,23 +123,23 @@ def _separate(images: Any, side: int, first: int = 0) -> Iterator[Any]:
                 yield picture
 
 
-def _numbers(images: Any) -> bool:
+def _are_numbers(images: Any) -> bool:
     """Say whether lists in lists hold numbers."""
     while isinstance(images, (list, tuple)) and images:
         images = images[0]
-    return isinstance(images, Number)
+        if isinstance(images, Number):
+            return True
+    return False
 
 
-def _labelled(pair: Any) -> bool:
+def _are_labelled(pair: Any) -> bool:
     """Say whether something is an item of a data set with its label, or a batch with its labels."""
     if not (isinstance(pair, (list, tuple)) and len(pair) == 2):
         return False
     images, labels = pair
-    if not isinstance(labels, (int, ndarray, np.generic, Tensor)):
-        return False
-    shape: tuple[int, ...] = getattr(labels, "shape", ())
-    several = len(shape) == 1 and isinstance(images, (ndarray, Tensor)) and images.ndim > 1
-    return shape == () or (several and len(images) == shape[0])
+    batch = isinstance(images, (ndarray, Tensor)) and images.ndim > 1
+    shapes = [(), (len(images),)] if batch else [()]
+    return isinstance(labels, (int, ndarray, np.generic, Tensor)) and np.shape(labels) in shapes
 
 
 def _split(images: Any, side: int, name: str) -> Iterator[Image.Image]:
@@ -161,32 +151,25 @@ def _split(images: Any, side: int, name: str) -> Iterator[Image.Image]:
             images = images.float() if images.is_floating_point() else images  # bfloat16
         array = np.asarray(images)
     except Exception as error:  # rows of several lengths; a tensor that holds nothing
-        raise PictureError(
-            f"{name}: cannot be made an array: {for_terminal(reason(error))}"
-        ) from None
+        raise PictureError(f"{name}: is no array: {for_terminal(reason(error))}") from None
     shape, rank = array.shape, array.ndim
-    if rank in (1, 2) and shape[-1] == side**2 and shape != (side**2, side**2):
-        batch = array.reshape(-1, side, side)
-    elif rank == 2:
-        batch = array[None]
-    elif rank == 3 and shape[1:] == (side, side):
-        batch = array
-    elif rank == 3 and tensor and shape[0] in CHANNELS:
-        batch = np.moveaxis(array, 0, -1)[None]
-    elif rank == 3:
-        batch = array[None] if shape[-1] in CHANNELS else array
-    elif rank == 4 and shape[1] in CHANNELS and (tensor or shape[3] not in CHANNELS):
-        batch = np.moveaxis(array, 1, -1)
-    else:
-        batch = array
-    picture = list(batch.shape[1:])
+    flat = rank in (1, 2) and shape[-1] == side**2 and shape != (side**2, side**2)
+    several = flat or shape[1:] == (side, side)
+    in_front = tensor or (rank == 4 and shape[-1] not in CHANNELS)
+    if flat:
+        array = array.reshape(-1, side, side)
+    elif in_front and rank in (3, 4) and not several and shape[-3] in CHANNELS:
+        array = np.moveaxis(array, -3, -1)
+    if array.ndim == 2 or (array.ndim == 3 and not several and array.shape[-1] in CHANNELS):
+        array = array[None]
+    picture = array.shape[1:]
     fits = len(picture) == 2 or (len(picture) == 3 and picture[2] in CHANNELS)
     if not fits or 0 in picture or array.dtype.kind not in "biuf":
         raise PictureError(
             f"{name}: {array.dtype} {list(shape)} is no image; [H, W], [N, {side}, {side}], "
             f"[N, {side**2}], [N, C, H, W] or [N, H, W, C] is expected, C being 1, 3 or 4"
         )
-    for one in _pixels(batch, name):
+    for one in _pixels(array, name):
         yield Image.fromarray(one[..., 0] if one.shape[2:] == (1,) else one)
 
 
@@ -196,52 +179,12 @@ def _pixels(array: ndarray, name: str) -> UInt8[ndarray, "..."]:
     real = np.issubdtype(array.dtype, np.floating)
     if array.dtype == bool or (real and low >= 0 and high <= 1):
         return np.round(255 * array.astype(np.float32)).astype(np.uint8)
-    if not (low >= 0 and high <= 255):  # nor is NaN
-        wanted = "0 to 1, or whole numbers to 255," if real else "0 to 255"
-        words = f"{'floats' if real else 'integers'} from {low:g} to {high:g}"
-        raise PictureError(f"{name}: {words}; {wanted} are expected")
-    pixels = array.astype(np.uint8)
-    if real and (pixels != array).any():
+    if not (low >= 0 and high <= 255) or (real and (array % 1).any()):  # nor is NaN
         raise PictureError(
-            f"{name}: floats from {low:g} to {high:g}; 0 to 1, or whole numbers to 255, are "
-            "expected"
+            f"{name}: {'floats' if real else 'integers'} from {low:g} to {high:g}; 0 to 1, or "
+            "whole numbers to 255, are expected"
         )
-    return pixels
-
-
-def find_pictures(arguments: Sequence[str]) -> list[Path]:
-    """Return the files that file names, folders and patterns stand for, each once.
-
-    Of a folder these are the files in it with the ending of an image format, but hidden ones.
-
-    Raises:
-        PictureError: A folder or pattern has none.
-    """
-    known = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
-    known.update(HEIC_ENDINGS)
-    found: dict[Path, None] = {}
-    for argument in arguments:
-        path = Path(argument)
-        try:
-            if path.is_dir():
-                inside = (p for p in sorted(path.iterdir()) if not p.name.startswith("."))
-                files = [p for p in inside if p.suffix.lower() in known and p.is_file()]
-                if not files:
-                    raise PictureError(f"{for_terminal(argument)}: no pictures in this folder")
-            elif glob.has_magic(argument) and not path.exists():
-                # The pattern may be absolute, which pathlib's own does not take.
-                files = sorted(Path(n) for n in glob.glob(argument, recursive=True))  # noqa: PTH207
-                if not files:
-                    raise PictureError(f"{for_terminal(argument)}: no file matches")
-            else:
-                files = [path]
-        except (OSError, ValueError) as error:
-            if isinstance(error, PictureError):
-                raise
-            words = getattr(error, "strerror", None) or error
-            raise PictureError(f"{for_terminal(argument)}: cannot be read: {words}") from None
-        found.update(dict.fromkeys(files))
-    return list(found)
+    return array.astype(np.uint8)
 
 
 class Page(NamedTuple):
@@ -269,47 +212,28 @@ class Prepared(NamedTuple):
     error: str = ""
 
 
-class _Pictures(Dataset[list[Prepared]]):
-    def __init__(self, facts: Facts, sources: Sequence[Path | bytes], single: bool) -> None:
-        self.facts = facts
-        self.sources = sources
-        self.single = single
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def __getitem__(self, index: int) -> list[Prepared]:
-        return list(self._pages(self.sources[index]))
-
-    def _pages(self, source: Path | bytes) -> Iterator[Prepared]:
-        name = "standard input" if isinstance(source, bytes) else for_terminal(source)
-        try:
-            for label, image in labelled_pages(source, name):
-                page = Page(source, label)
-                try:
-                    found = prepare_for(self.facts, image, self.single, name + label)
-                    yield Prepared(page, found)
-                except PictureError as error:
-                    yield Prepared(page, "", str(error))
-        except PictureError as error:
-            yield Prepared(Page(source, ""), "", str(error))
-
-
 def prepare_files(
     facts: Facts, sources: Sequence[Path | bytes], single: bool
 ) -> Iterator[list[Prepared]]:
     """Read and prepare files, or their contents, on all cores; in order, some at a time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield from DataLoader(
-        _Pictures(facts, sources, single),
-        batch_size=BATCH if len(sources) > ONE_PROCESS else 1,
-        num_workers=(cores or 1) if len(sources) > ONE_PROCESS else 0,
-        collate_fn=_flat,
-    )
+    size, workers = (BATCH, cores or 1) if len(sources) > ONE_PROCESS else (1, 0)
+    data: Any = sources  # which DataLoader takes as it is, though it is no Dataset
+    prepare = partial(_prepare_some, facts, single)
+    yield from DataLoader(data, size, num_workers=workers, collate_fn=prepare)
 
 
-def _flat(files: Sequence[list[Prepared]]) -> list[Prepared]:
-    return [page for pages_of_one in files for page in pages_of_one]
+def _prepare_some(facts: Facts, single: bool, sources: Sequence[Path | bytes]) -> list[Prepared]:
+    prepared = []
+    for source in sources:
+        name = "standard input" if isinstance(source, bytes) else for_terminal(source)
+        try:
+            for label, image in labelled_pages(source, name):
+                found = prepare_for(facts, image, single, name + label)
+                prepared.append(Prepared(Page(source, label), found))
+        except PictureError as error:
+            prepared.append(Prepared(Page(source, ""), "", str(error)))
+    return prepared
 
 
 def sheet(named: Sequence[tuple[Page, Reading]]) -> "Figure":
@@ -322,17 +246,12 @@ def sheet(named: Sequence[tuple[Page, Reading]]) -> "Figure":
     grid: Any = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for number, (page, reading) in enumerate(named):
-        row, column = divmod(number, columns)
-        left, right = grid[row, 2 * column], grid[row, 2 * column + 1]
+    for (page, reading), (left, right) in zip(named, grid.reshape(-1, 2), strict=False):
         with suppress(PictureError):  # it may be gone by now
             left.imshow(boxed(page.open(), reading))
-        name = for_terminal(Path(page.name).name)
-        name = name if len(name) < 22 else f"…{name[-20:]}"
-        left.set_title(name, fontsize=8, parse_math=False)
+        left.set_title(for_terminal(Path(page.name).name, 22), fontsize=8, parse_math=False)
         right.imshow(montage(reading), cmap="gray", vmin=0, vmax=255)
-        said = reading.text.replace("\n", " / ") or "no digit"
-        said = said if len(said) < 14 else f"{said[:12]}…"
+        said = for_terminal(reading.text.replace("\n", " / ") or "no digit", 14)
         sure = f"   {reading.probability:.1%}" if reading.digits else ""
         doubt = "\nunsure" if reading.status == "unsure" else ""
         right.set_title(f"{said}{sure}{doubt}", fontsize=10, parse_math=False)
@@ -341,17 +260,13 @@ def sheet(named: Sequence[tuple[Page, Reading]]) -> "Figure":
 
 def montage(reading: Reading) -> ndarray:
     """Lay what the network saw of each digit side by side, ``uint8 [height, width]``."""
-    seen = [digit.prepared for digit in reading.digits]
+    seen = [np.pad(digit.prepared, 1, constant_values=96) for digit in reading.digits]
     if not seen:
         return np.zeros((1, 1), np.uint8)
     across = ceil(len(seen) ** 0.5) if len(seen) > ROW else len(seen)
-    framed = [np.pad(one, 1, constant_values=96) for one in seen]
-    side = len(framed[0])
-    laid = np.full((-(-len(seen) // across) * side, across * side), 96, np.uint8)
-    for number, one in enumerate(framed):
-        top, left = (side * place for place in divmod(number, across))
-        laid[top : top + side, left : left + side] = one
-    return laid
+    seen += [np.full_like(seen[0], 96)] * (-len(seen) % across)
+    rows = np.reshape(seen, (-1, across, *seen[0].shape)).swapaxes(1, 2)
+    return rows.reshape(-1, across * seen[0].shape[1])
 
 
 def boxed(image: Image.Image, reading: Reading) -> Image.Image:

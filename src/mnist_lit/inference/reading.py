@@ -1,33 +1,35 @@
 """What a network reads of one picture: its digits, in order, and how sure it is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from numpy import ndarray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from mnist_lit.checkpoints.read import Trained, read
 from mnist_lit.errors import CheckpointError
 from mnist_lit.evaluation.evaluate import classify
-from mnist_lit.facts import DIGITS, Facts
-from mnist_lit.inference.digits import in_lines
+from mnist_lit.facts import DIGITS
+from mnist_lit.inference.boxes import bounds, shared, size, window
 from mnist_lit.inference.pictures import Candidate
 
 BATCH = 256
 # A second network, with small's blocks, which tells digits from what is none.
-JUDGE = Path(__file__).with_name("digit-or-none.ckpt")
+REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 # The probability of being a digit, times that of the digit: below the first it is none, below the
 # second it is read and said to be unsure. Of photographs of 2,000 training digits that the second
 # network was not trained on, 0.05 % and 0.5 % are below.
 NONE = 0.01
 UNSURE = 0.15
+SAME_LINE = 0.4  # of the lower one's height is beside the other
 LIKELY = 0.5  # that all digits of a picture are right
 
 
@@ -124,9 +126,7 @@ class Reading:
     @property
     def _one(self) -> Prediction:
         if len(self.digits) != 1:
-            raise ValueError(
-                f"{len(self.digits)} digits on this picture; look at .digits, or at .text"
-            )
+            raise ValueError(f"{len(self.digits)} digits on this picture; see .digits and .text")
         return self.digits[0]
 
     @property
@@ -171,67 +171,42 @@ def read_all(
     Raises:
         CheckpointError: The network does not give a number for each class.
     """
-    pixels = [
-        seen.pixels
-        for page in pages
-        if not isinstance(page, str)
-        for candidate in page
-        for seen in (candidate, *(part for way in candidate.ways for part in way))
-    ]
-    rows = iter(_probabilities(trained.network, trained.facts, pixels, device))
+    candidates = [one for page in pages if not isinstance(page, str) for one in page]
+    pixels = [seen.pixels for one in candidates for seen in (one, *chain(*one.ways))]
+    rows = iter(_classify(trained, pixels, device))
     digits = trained.facts.classes == DIGITS and trained.facts.centred
-    sure = iter(judged(pixels, device) if digits else [1.0] * len(pixels))
+    sure = iter(digit_probabilities(pixels, device) if digits else [1.0] * len(pixels))
+
+    def classified(seen: Candidate) -> _Classified:
+        found = Prediction(tuple(next(rows)), seen.pixels, trained.facts.classes, seen.box)
+        return _Classified(found, next(sure) * found.probability, seen.sought)
+
     readings = []
     for page in pages:
         if isinstance(page, str):
             readings.append(Reading((), "none", page))
             continue
-        found: list[_Judged] = []
+        found: list[_Classified] = []
         parted = False
         for candidate in page:
-            ways = [
-                [_Judged(seen, tuple(next(rows)), next(sure)) for seen in way]
-                for way in ((candidate,), *candidate.ways)
-            ]
+            ways = [[classified(seen) for seen in way] for way in ((candidate,), *candidate.ways)]
             best = max(ways, key=lambda way: min(one.score for one in way))
             parted |= len(best) > 1
             found += best
-        readings.append(_reading(found, parted, trained.facts))
+        readings.append(_reject(found, parted))
     return readings
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """A candidate, the probabilities of its classes, and that of its being a digit at all."""
+class _Classified(NamedTuple):
+    """What may be a digit, the probability of its being this one, and whether it was looked for."""
 
-    seen: Candidate
-    probabilities: tuple[float, ...]
-    digit: float
-
-    @property
-    def score(self) -> float:
-        return self.digit * max(self.probabilities)
+    digit: Prediction
+    score: float
+    sought: bool
 
 
-def _reading(found: Sequence[_Judged], parted: bool, facts: Facts) -> Reading:
-    kept = [one for one in found if one.score >= NONE or not one.seen.sought]
-    if not kept:
-        return Reading((), "none", "no digit to be seen, but something else")
-    lines = tuple(
-        tuple(
-            Prediction(one.probabilities, one.seen.pixels, facts.classes, one.seen.box)
-            for one in (kept[number] for number in line)
-        )
-        for line in in_lines([one.seen.box for one in kept])
-    )
-    whole = float(np.prod([max(one.probabilities) for one in kept]))
-    # What touches and was cut apart is hardly more often right than wrong.
-    sure = whole >= LIKELY and not parted and all(one.score >= UNSURE for one in kept)
-    return Reading(lines, "read" if sure else "unsure")
-
-
-def _probabilities(
-    network: nn.Module, facts: Facts, pixels: Sequence[ndarray], device: torch.device
+def _classify(
+    trained: Trained, pixels: Sequence[ndarray], device: torch.device
 ) -> list[list[float]]:
     """Return the probabilities of the classes for images, ``uint8 [side, side]`` each.
 
@@ -240,52 +215,79 @@ def _probabilities(
     """
     # In float32, which a global default or the network's owner may have made another type; channels
     # last, in which a CPU's convolutions take half the time.
-    network = network.to(device, torch.float32).eval()
+    network = trained.network.to(device, torch.float32).eval()
     convert_conv2d_weight_memory_format(network, torch.channels_last)
+    classes = len(trained.facts.classes)
     rows: list[list[float]] = []
     for start in range(0, len(pixels), BATCH):
         batch = pixels[start : start + BATCH]
         images = torch.from_numpy(np.stack(batch)).unsqueeze(1).to(device)
-        logits: Float[Tensor, "b classes"] = classify(network, images, facts)
-        if logits.shape != (len(batch), len(facts.classes)) or not logits.isfinite().all():
+        logits: Float[Tensor, "b classes"] = classify(network, images, trained.facts)
+        if logits.shape != (len(batch), classes) or not logits.isfinite().all():
             raise CheckpointError(
-                f"the network gives {list(logits.shape[1:])} values for {len(facts.classes)} "
-                "classes, or some that are not numbers; give one that was trained on these classes "
-                "and did not diverge"
+                f"the network gives {list(logits.shape[1:])} values for {classes} classes, or some "
+                "that are not numbers; give one that was trained on these classes and did not "
+                "diverge"
             )
         rows += logits.softmax(dim=1).tolist()
     return rows
 
 
-def judged(pixels: Sequence[ndarray], device: torch.device) -> list[float]:
+def _reject(found: Sequence[_Classified], parted: bool) -> Reading:
+    """Leave out what is no digit, and put the rest in order."""
+    kept = [one for one in found if one.score >= NONE or not one.sought]
+    if not kept:
+        return Reading((), "none", "no digit to be seen, but something else")
+    lines = in_lines([one.digit.box for one in kept])
+    reading = Reading(tuple(tuple(kept[n].digit for n in line) for line in lines), "read")
+    # What touches and was cut apart is hardly more often right than wrong.
+    sure = reading.probability >= LIKELY and not parted and all(one.score >= UNSURE for one in kept)
+    return reading if sure else replace(reading, status="unsure")
+
+
+def digit_probabilities(pixels: Sequence[ndarray], device: torch.device) -> list[float]:
     """Return for each image how probable it is that it shows a digit."""
-    judge = _judge()
-    rows = _probabilities(judge.network, judge.facts, pixels, device)
-    if not rows:
-        return []
-    boxes = _are_boxes(np.stack(pixels))
-    return [0.0 if box else 1 - row[-1] for box, row in zip(boxes, rows, strict=True)]
+    rows = _classify(_rejector(), pixels, device)
+    return [0.0 if _is_box(one) else 1 - row[-1] for one, row in zip(pixels, rows, strict=True)]
 
 
-def _are_boxes(images: UInt8[ndarray, "n h w"]) -> Bool[ndarray, " n"]:
-    """Say of each image whether there is ink all along the four edges of what is on it.
+@cache
+def _rejector() -> Trained:
+    return read(REJECTOR)
+
+
+def _is_box(image: UInt8[ndarray, "h w"]) -> bool:
+    """Say whether there is ink all along the four edges of what is on an image.
 
     Of MNIST's 60,000 training digits none has it along 85 % of each; the network takes many boxes
     for zeros.
     """
-    ink = np.greater_equal(images, 96)
-    number = np.arange(len(ink))
-    boxes = np.ones(len(ink), bool)
-    for lines in (ink, ink.transpose(0, 2, 1)):
-        across = lines.any(1)
-        length = across.shape[1] - across.argmax(1) - across[:, ::-1].argmax(1)
-        for way in (lines, lines[:, ::-1]):
-            first = way.any(2).argmax(1)
-            edge = way[number, first] | way[number, np.minimum(first + 1, way.shape[1] - 1)]
-            boxes &= (length >= 5) & (edge.sum(1) >= 0.9 * length)
-    return boxes
+    ink = np.greater_equal(image, 96)
+    if not ink.any():
+        return False
+    ink = ink[window(bounds(ink))]
+    edges = ink[:2].any(0), ink[-2:].any(0), ink[:, :2].any(1), ink[:, -2:].any(1)
+    return min(ink.shape) >= 5 and all(edge.sum() >= 0.9 * len(edge) for edge in edges)
 
 
-@cache
-def _judge() -> Trained:
-    return read(JUDGE)
+def in_lines(boxes: Sequence[tuple[int, int, int, int]]) -> list[list[int]]:
+    """Return the numbers of digits line by line from the top, each line from left to right.
+
+    A digit and the next one to its right are in one line, so that a line may slope.
+
+    Args:
+        boxes: Left, top, right and bottom of each.
+    """
+    edges = np.reshape(boxes, (-1, 2, 2)).transpose(0, 2, 1)[:, ::-1]  # rows before columns
+    height = size(edges)[:, 0]
+    middle = edges[:, 1].mean(axis=1)
+    line = np.arange(len(edges))
+    for number, box in enumerate(edges):
+        lower = np.minimum(height, height[number])
+        beside = (middle > middle[number]) & (shared(edges, box)[:, 0] >= SAME_LINE * lower)
+        if beside.any():
+            following = int(np.where(beside, edges[:, 1, 0], np.inf).argmin())
+            line[line == line[following]] = line[number]
+    lines = [np.flatnonzero(line == name) for name in np.unique(line)]
+    lines.sort(key=lambda numbers: float(edges[numbers, 0].sum(axis=1).mean()))
+    return [sorted(numbers.tolist(), key=lambda number: float(middle[number])) for numbers in lines]

@@ -1,0 +1,333 @@
+"""Segment: which strokes on a picture are one digit.
+
+A number is parted by its gaps. What is too wide to be one digit is parted in several ways, along
+the paths with the least ink, and the networks that read the parts decide (heuristic
+over-segmentation; LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document
+recognition, 1998, section V).
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+from numpy import ndarray
+from scipy import ndimage
+
+from mnist_lit.errors import PictureError
+from mnist_lit.inference.boxes import Box, bounds, boxes_of, grown, shared, size, union, window
+from mnist_lit.inference.threshold import (
+    SPECK,
+    TINY,
+    Foreground,
+    Gray,
+    Mask,
+    foreground,
+    labelled,
+    stroke,
+    threshold,
+    widest,
+)
+
+READ_HEIGHT = 48  # pixels of a digit's height; more show no more
+READ_STROKE = 4  # and of a stroke's width; on fewer, gaps are not told from noise
+LOOKS = 2  # with more pixels each time, at most
+MOST_SIDE = 2_000  # of the picture on which small digits are looked for
+# In shares of the picture's side:
+THICK = 0.2  # any stroke is thinner than this
+SMALL = 0.3  # a digit that is smaller is read from a part of the picture
+# In shares of a digit's longer side:
+REACH = 0.25  # how far from its largest part the others lie
+TOUCH = 0.25  # what touches an edge by more than this comes in from beyond it
+# In shares of a digit's height:
+WHOLE = 0.6  # a piece of this height is a digit, if there is another one beside it
+FRAGMENT = 0.5  # what is lower is a part of the digit beside it, or a point or a dash
+WIDE = 1.1  # what is wider may be two digits that touch
+NARROW = 0.35  # and each of them is wider than this
+OVERLAP = 0.5  # of the narrower one's width, where one stroke is above the other
+SAME_LINE = 0.4  # of the lower one's height is beside the other
+MOST_PARTS = 8  # of what touches
+
+
+class Found(NamedTuple):
+    """A digit on a picture, or what may be one.
+
+    Attributes:
+        box: Where it is, in pixels of the reduced picture.
+        ink: How much ink there is, from 0 to 1, of this digit alone.
+        ways: Other ways to see it: two digits or more each.
+    """
+
+    box: Box
+    ink: Gray
+    ways: tuple[tuple["Found", ...], ...] = ()
+
+
+def segment(gray: Gray, several: bool) -> tuple[list[Found], float]:
+    """Return what may be the digits of a picture, in any order.
+
+    A digit that is small on a large picture is looked for on a reduced one, and read from the part
+    of the picture around it.
+
+    Args:
+        gray: From 0 (black) to 1 (white).
+        several: There may be several digits; otherwise one is taken, and the rest is left out.
+
+    Returns:
+        With it comes how many times smaller than the picture's sides those are that boxes are of.
+
+    Raises:
+        PictureError: There is nothing to be seen.
+    """
+    seen = threshold(gray)
+    digit = _only_piece(seen.mask) if several else None
+    if digit is None and not (several and max(gray.shape) > TINY):
+        digit = one_digit(seen.mask)
+    if digit is None:
+        seen, groups = _groups_with_enough_pixels(gray, seen)
+        if len(groups.boxes) > 1 or _is_wide(groups.boxes[0]):
+            return list(_found(seen, groups)), max(gray.shape) / seen.side
+        digit = one_digit(seen.mask)
+    scale = max(gray.shape) / seen.side
+    ink = seen.ink(digit)
+    box = bounds(ink > 0)
+    longer = size(box).max()
+    if scale > 1 and longer < SMALL * seen.side:
+        around = grown(box, 0.5 * longer + 2, gray.shape, scale)
+        with suppress(PictureError):  # what made it stand out may lie further away
+            closer = foreground(gray[window(around)])
+            ink = closer.ink(one_digit(closer.mask))
+    return [Found(bounds(digit) - seen.margin, ink)], scale
+
+
+def _only_piece(mask: Mask) -> Mask | None:
+    """Return the only piece but for specks, if there is one that is not too wide for one digit."""
+    labels = labelled(mask)
+    areas = np.bincount(labels.ravel())[1:]
+    piece = labels == areas.argmax() + 1
+    alone = (areas >= SPECK * areas.max()).sum() == 1
+    return piece if alone and not _is_wide(bounds(piece)) else None
+
+
+def _is_wide(box: Box) -> bool:
+    height, width = size(box)
+    return bool(width > WIDE * height)
+
+
+class Parts(NamedTuple):
+    """What a mask consists of.
+
+    Pieces that a stroke's width parts, as those of a dashed stroke, are one part.
+
+    Attributes:
+        labels: The number of the part that a pixel belongs to, from 1; 0 is background.
+        boxes: Where each is.
+        areas: The number of pixels of each.
+        inside: Whether each ends within the picture, or only just touches one of its edges.
+        main: The largest one, counted from 0. The edge of a table or a shadow comes in from the
+            side; a digit seldom does. What is thicker than any stroke then is a digit only if there
+            is nothing else.
+    """
+
+    labels: Int[ndarray, "h w"]
+    boxes: Box
+    areas: Int[ndarray, " n"]
+    inside: Bool[ndarray, " n"]
+    main: int
+
+
+def _parts_of(mask: Mask) -> Parts:
+    joined = ndimage.distance_transform_edt(~mask) <= (stroke(mask) + 1) / 2
+    labels = np.where(mask, labelled(joined), 0)
+    boxes, areas = boxes_of(labels), np.bincount(labels.ravel())[1:]
+    edges = labels[0], labels[-1], labels[:, 0], labels[:, -1]
+    touching = np.stack([np.bincount(edge, minlength=len(boxes) + 1)[1:] for edge in edges])
+    inside = (touching > 0).sum(axis=0) < 2
+    inside &= touching.sum(axis=0) <= TOUCH * size(boxes).max(axis=1)
+    weights = np.where(inside, 1.0, 0.2)
+    for part in np.flatnonzero(~inside):
+        if widest(labels == part + 1) > THICK * max(mask.shape):
+            weights[part] = SPECK
+    return Parts(labels, boxes, areas, inside, int((areas * weights).argmax()))
+
+
+def one_digit(mask: Mask) -> Mask:
+    """Keep the largest part and what lies near it and is no speck."""
+    labels, boxes, areas, inside, main = _parts_of(mask)
+    distant = -REACH * size(boxes[main]).max()
+    kept = (areas >= SPECK * areas[main]) & (shared(boxes, boxes[main]) > distant).all(axis=1)
+    kept &= inside | (np.arange(len(boxes)) == main)
+    return np.isin(labels, np.flatnonzero(kept) + 1)
+
+
+class _Groups(NamedTuple):
+    """Strokes that belong together.
+
+    Attributes:
+        labels: Their number at each pixel, from 1.
+        boxes: Where they are.
+        within: All ink that does not come in from beyond an edge, specks too.
+    """
+
+    labels: Int[ndarray, "h w"]
+    boxes: Box
+    within: Mask
+
+
+def _groups_with_enough_pixels(gray: Gray, seen: Foreground) -> tuple[Foreground, _Groups]:
+    """Group strokes, and look again with more pixels where digits have few."""
+    groups = _groups(seen.mask)
+    for _ in range(LOOKS):
+        height = float(np.median(size(groups.boxes)[:, 0]))
+        wide = stroke(seen.mask)
+        larger = max(READ_STROKE / wide, min(READ_HEIGHT / height, 2 * READ_STROKE / wide))
+        side = min(max(gray.shape), MOST_SIDE, round(seen.side * larger))
+        if side < 1.2 * seen.side:
+            break
+        seen = seen.closer(gray, groups.within, side)
+        groups = _groups(seen.mask)
+    return seen, groups
+
+
+def _groups(mask: Mask) -> _Groups:
+    parts = _parts_of(mask)
+    if not parts.inside[parts.main]:
+        kept = one_digit(mask)
+        return _Groups(kept.astype(np.int32), bounds(kept)[None], mask)
+    pieces: list[tuple[Box, Mask]] = []
+    for part in np.flatnonzero(parts.inside & (parts.areas >= SPECK * parts.areas[parts.main])):
+        box = parts.boxes[part]
+        pieces += _pieces(parts.labels[window(box)] == part + 1, box)
+    pieces.sort(key=lambda piece: -size(piece[0])[0])
+    digits = np.empty((len(pieces), 2, 2), int)
+    areas: list[int] = []  # of the tallest piece of each digit
+    owners = []
+    for box, piece in pieces:
+        found = np.flatnonzero(_are_owners(digits[: len(areas)], box))
+        owner = int(found[0]) if len(found) else len(areas)
+        if owner == len(areas):
+            digits[owner] = box
+            areas.append(int(piece.sum()))
+        digits[owner] = union(np.stack([digits[owner], box]))
+        owners.append(owner)
+    digits = digits[: len(areas)]
+    heights = size(digits)[:, 0]
+    tall = heights >= FRAGMENT * heights[np.argmax(areas)]
+    numbers = np.where(tall, tall.cumsum(), 0)
+    labels = np.zeros(mask.shape, np.int32)
+    for (box, piece), owner in zip(pieces, owners, strict=True):
+        labels[window(box)][piece] = numbers[owner]
+    within = np.isin(parts.labels, np.flatnonzero(parts.inside) + 1)
+    return _Groups(labels, digits[tall], within)
+
+
+def _are_owners(digits: Box, box: Box) -> Bool[ndarray, " n"]:
+    """Say of each digit whether a piece that is not taller is a part of it."""
+    rows, columns = shared(digits, box).T
+    heights, widths = size(digits).T
+    height, width = size(box)
+    near = np.minimum(rows, columns) > -REACH * heights
+    low = height < FRAGMENT * heights
+    crossing = columns >= OVERLAP * np.minimum(widths, width)
+    crossing &= rows >= SAME_LINE * height
+    return near & (low | crossing)
+
+
+def _pieces(own: Mask, box: Box) -> Iterator[tuple[Box, Mask]]:
+    """Yield a part in its box, or the digits beside each other that only narrow gaps part."""
+    numbers = labelled(own)
+    boxes = boxes_of(numbers)
+    whole = np.flatnonzero(size(boxes)[:, 0] >= WHOLE * size(box)[0])
+    apart = all(
+        shared(one, two)[1] < OVERLAP * min(size(one)[1], size(two)[1])
+        for one, two in combinations(boxes[whole], 2)
+    )
+    if len(whole) < 2 or not apart:
+        yield box, own
+        return
+    # Each pixel belongs to the nearest of them.
+    nearest = ndimage.distance_transform_edt(
+        ~np.isin(numbers, whole + 1), return_distances=False, return_indices=True
+    )
+    owner = np.where(own, numbers[tuple(nearest)], 0)
+    for n in whole + 1:
+        piece = owner == n
+        around = bounds(piece)
+        yield around + box[:, :1], piece[window(around)]
+
+
+def _found(seen: Foreground, groups: _Groups) -> Iterator[Found]:
+    usual = float(np.median(size(groups.boxes)[:, 1]))
+
+    def found(box: Box, numbers: ndarray, beside: bool) -> Found:
+        height, width = size(box)
+        around = grown(box, max(4, 0.3 * max(height, width)), seen.mask.shape)
+        ink = seen.part(around).ink(np.isin(groups.labels[window(around)], numbers + 1))
+        wide = beside and len(groups.boxes) > 2 and width > max(1.6 * usual, 0.8 * height)
+        return Found(box, ink, tuple(_parted(ink, around)) if wide or _is_wide(box) else ())
+
+    for cluster in _clusters(groups.boxes):
+        founds = [found(groups.boxes[n], cluster[cluster == n], beside=True) for n in cluster]
+        box = union(groups.boxes[cluster])
+        if not 1 < len(cluster) <= MOST_PARTS or _is_wide(box):
+            yield from founds
+        else:  # perhaps the strokes of one digit
+            yield found(box, cluster, beside=False)._replace(ways=(tuple(founds),))
+
+
+def _clusters(boxes: Box) -> list[Int[ndarray, " m"]]:
+    """Return the numbers of the digits that are near each other."""
+    heights = size(boxes)[:, 0]
+    cluster = np.arange(len(boxes))
+    for number, box in enumerate(boxes):
+        near = shared(boxes, box).min(axis=1) > -REACH * np.maximum(heights, heights[number])
+        cluster[np.isin(cluster, cluster[near])] = cluster[number]
+    return [np.flatnonzero(cluster == name) for name in np.unique(cluster)]
+
+
+def _parted(ink: Gray, around: Box) -> Iterator[tuple[Found, ...]]:
+    """Part what may be several digits into two and more, along the paths with the least ink."""
+    box = bounds(ink > 0)
+    ink = ink[window(box)]
+    corner = around[:, :1] + box[:, :1]
+    height, width = ink.shape
+    for count in range(2, MOST_PARTS + 1):
+        if not NARROW * height <= width / count <= WIDE * height:
+            continue
+        seams = np.array([_seam(ink, place / count, 0.4 / count) for place in range(1, count)])
+        part = (np.arange(width) >= seams[:, :, None]).sum(axis=0)
+        inks = [np.where(part == number, ink, 0) for number in range(count)]
+        if all((one > 0.5).any() for one in inks):
+            yield tuple(Found(bounds(one > 0.25) + corner, one) for one in inks)
+
+
+def _seam(ink: Gray, at: float, within: float) -> Int[ndarray, " h"]:
+    """Return the column at which each row is cut: a path with little ink.
+
+    Args:
+        ink: From 0 to 1.
+        at: Where the path should be, in shares of the width.
+        within: How far from there it may be.
+    """
+    height, width = ink.shape
+    first = max(1, round((at - within) * width))
+    last = min(width - 1, round((at + within) * width))
+    columns = np.arange(first, last + 1)
+    away = np.abs(columns - at * width) / width
+    cost = ink[:, columns] + 0.3 * away[None] ** 2
+    total = cost[0].astype(np.float64)
+    steps = np.zeros(cost.shape, np.int64)
+    for row in range(1, height):
+        padded = np.pad(total, 1, constant_values=np.inf)
+        # A step aside costs a little, so that a path through the background is straight.
+        three = np.stack([padded[:-2] + 0.05, padded[1:-1], padded[2:] + 0.05])
+        best = three.argmin(axis=0)
+        steps[row] = best - 1
+        total = three.min(axis=0) + cost[row]
+    path = np.zeros(height, np.int64)
+    path[-1] = int(total.argmin())
+    for row in range(height - 1, 0, -1):
+        path[row - 1] = path[row] + steps[row, path[row]]
+    return columns[path]

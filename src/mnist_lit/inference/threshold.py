@@ -1,0 +1,291 @@
+"""Threshold: the ink of a picture apart from its background, shadows, ruled lines and noise."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+from numpy import ndarray
+from PIL import Image
+from scipy import ndimage
+
+from mnist_lit.errors import PictureError
+from mnist_lit.inference.boxes import Box, bounds, boxes_of, size, window
+
+WORKING_SIDE = 140  # pixels; more show no more of a digit that ends in a box of 20
+SEARCHING_SIDE = 200  # where nothing is seen on so few: a digit is small or faint
+READING_SIDE = 1_000  # where nothing is seen on so few either: a page full of digits
+FINE = 0.5  # pixels that are smoothed over where digits have few
+TINY = 20  # pixels; the digit fills a picture of so few
+TWO_TONED = 0.75  # of the variance is between its two tones, where a picture has no more
+# In shares of the working picture's side:
+BACKGROUND = 0.35  # wider than any stroke, narrower than a shadow
+RULE = 0.04  # ruled lines are thinner than this
+LONG = 0.6  # and longer than this in a frame
+ACROSS = 0.95  # and than this elsewhere
+EDGE = 0.05  # a digit that comes so near to every edge fills the picture
+# Ink must differ from its background by this share of black to white, and by this factor of the
+# background's noise.
+MIN_CONTRAST = 0.06
+MIN_SIGNAL = 5.0
+DASHES = 4  # pieces of one digit; without a dashed stroke it has three at most
+SPECK = 0.03  # of the ink's area
+BLANK = "no digit to be seen, the page is blank or too faint"
+NOTHING = "no digit to be seen, only lines or specks"
+AROUND = np.ones((3, 3), dtype=bool)  # a pixel's neighbours, those at its corners too
+
+Gray = Float32[ndarray, "_ _"]  # of any size: pictures are reduced and cut on the way
+Mask = Bool[ndarray, "_ _"]
+
+
+class Foreground(NamedTuple):
+    """Ink and background of a picture.
+
+    Attributes:
+        sign: 1 for dark ink, -1 for light ink.
+        background: How light the background is at each pixel, times ``sign``.
+        depth: How much darker each pixel is than the background, or lighter with light ink.
+        bare: The depth of the background itself.
+        mask: What is ink, without ruled lines.
+        margin: Pixels that were added on each side.
+    """
+
+    sign: float
+    background: Gray
+    depth: Gray
+    bare: float
+    mask: Mask
+    margin: int = 0
+
+    @property
+    def side(self) -> int:
+        """The longer side of the picture, without a margin."""
+        return max(self.mask.shape) - 2 * self.margin
+
+    def part(self, box: Box) -> "Foreground":
+        """Return a part of the picture."""
+        at = window(box)
+        return Foreground(self.sign, self.background[at], self.depth[at], self.bare, self.mask[at])
+
+    def ink(self, mask: Mask) -> Gray:
+        """Return how much ink there is, from 0 to 1, of what a mask shows, and none of the rest."""
+        full = np.quantile(self.depth[mask], 0.8)
+        soft = np.clip((self.depth - self.bare) / (full - self.bare), 0, 1)
+        pieces = np.bincount(labelled(mask).ravel())[1:]
+        if (pieces > SPECK * mask.sum()).sum() >= DASHES:
+            closed = disc(2 * stroke(mask))
+            wide = len(closed)  # beyond the edges there is no ink
+            mask = ndimage.binary_closing(np.pad(mask, wide), closed)[wide:-wide, wide:-wide]
+            soft = ndimage.grey_closing(soft, footprint=closed)
+        near = ndimage.distance_transform_cdt(~mask, "taxicab") <= 2
+        return np.where(near, soft, 0).astype(np.float32)
+
+    def closer(self, gray: Gray, kept: Mask, side: int) -> "Foreground":
+        """Look at the picture with more pixels, where a mask shows that there is ink."""
+        fine = ndimage.gaussian_filter(_shrunk(gray, side), FINE)
+        shape = fine.shape[::-1]
+        background = np.asarray(Image.fromarray(self.background).resize(shape))
+        depth = np.clip(background - self.sign * fine, 0, None)
+        near = ndimage.binary_dilation(kept, AROUND, iterations=2)
+        near = np.asarray(Image.fromarray(near).resize(shape, Image.Resampling.NEAREST))
+        threshold = _otsu(depth[near])[0]
+        bare = _median(depth[near & (depth <= threshold)])
+        return Foreground(self.sign, background, depth, bare, near & (depth > threshold))
+
+
+def threshold(gray: Gray) -> Foreground:
+    """Tell ink from background, on a reduced picture.
+
+    Args:
+        gray: From 0 (black) to 1 (white).
+
+    Raises:
+        PictureError: There is nothing to be seen.
+    """
+    for side in (WORKING_SIDE, SEARCHING_SIDE):
+        try:
+            return foreground(gray, side)
+        except PictureError:
+            if max(gray.shape) <= side:
+                raise
+    return foreground(gray, READING_SIDE)
+
+
+def foreground(gray: Gray, side: int = WORKING_SIDE) -> Foreground:
+    """Do so with at most so many pixels a side; raises as :func:`threshold` does."""
+    gray = _shrunk(gray, side)
+    side = max(gray.shape)
+    threshold, share = _otsu(gray)
+    light = _background_is_light(gray, threshold)
+    is_background = (gray > threshold) == light
+    tone = _median(gray[is_background])
+    # A hard shadow parts a picture in two tones as well, but is wider than a stroke.
+    two_toned = share > TWO_TONED and (side <= TINY or widest(~is_background) < BACKGROUND * side)
+    margin = round(side / 4) if two_toned and side <= TINY else 0
+    gray = np.pad(gray, margin, constant_values=tone)
+    gray = ndimage.gaussian_filter(gray, min(1, max(gray.shape) / WORKING_SIDE))
+    if two_toned:
+        sign = 1.0 if light else -1.0
+        background = np.full_like(gray, sign * tone)
+    else:
+        sign = -1.0 if _light_on_dark(gray) else 1.0
+        reach = max(3, round(BACKGROUND * min(gray.shape)))
+        background = ndimage.grey_closing(sign * gray, size=(reach, reach))
+    depth = np.clip(background - sign * gray, 0, None)
+    mask = depth > _otsu(depth)[0]
+    if mask.all() or not mask.any():
+        raise PictureError(BLANK)
+    rules = _rules(mask)
+    if rules.any():
+        # They may be darker than the digit, and would part the values in another place.
+        rules = ndimage.binary_dilation(rules, AROUND)
+        mask = _mended(~rules & (depth > _otsu(depth[~rules])[0]), rules)
+    if not mask.any():
+        raise PictureError(NOTHING)
+    outside = depth[~mask]
+    bare = _median(outside)
+    noise = 1.4826 * _median(np.abs(outside - bare))
+    if _median(depth[mask]) - bare < max(MIN_CONTRAST, MIN_SIGNAL * noise):
+        raise PictureError(BLANK)
+    return Foreground(sign, background, depth, bare, mask, margin)
+
+
+def _shrunk(gray: Gray, side: int) -> Gray:
+    """Return a picture of at most so many pixels a side."""
+    height, width = gray.shape
+    scale = side / max(height, width)
+    if scale >= 1:
+        return gray
+    shape = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(gray).resize(shape, Image.Resampling.BOX))
+
+
+def _background_is_light(gray: Gray, threshold: float) -> bool:
+    """Say which of two tones is the background: that of most of the picture's edge.
+
+    A frame can run along the edge itself, and a thick digit fill what is a little further in. So
+    there are three votes: of the edge, of a wider one, and of the whole.
+    """
+    votes = [_median(gray.ravel()) > threshold]
+    for width in (1, max(1, round(0.1 * min(gray.shape)))):
+        edge = np.ones(gray.shape, dtype=bool)
+        edge[width:-width, width:-width] = False
+        votes.append(_median(gray[edge]) > threshold)
+    return sum(votes) >= 2
+
+
+def _light_on_dark(gray: Gray) -> bool:
+    """Compare what is far from a smooth background on either side of it.
+
+    The background is a surface of second order through most of the picture.
+    """
+    step = max(1, max(gray.shape) // 40)
+    gray = gray[::step, ::step]  # enough for a surface
+    y, x = np.mgrid[-1 : 1 : gray.shape[0] * 1j, -1 : 1 : gray.shape[1] * 1j].reshape(2, -1)
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+    near = np.maximum(np.abs(x), np.abs(y)) > 0.85  # an edge
+    values = residual = gray.reshape(-1)
+    for _ in range(5):
+        some = terms[near]
+        # Of the normal equations, and not of the terms themselves: much faster.
+        surface = np.linalg.lstsq(some.T @ some, some.T @ values[near], rcond=None)[0]
+        residual = values - terms @ surface
+        near = np.abs(residual) <= 2.5 * max(_median(np.abs(residual)), 1e-3)
+    return bool((residual**3).sum() > 0)
+
+
+def _median(values: Float[ndarray, " n"]) -> float:
+    """Return the middle value, of an even number the upper one; numpy's takes twice as long."""
+    middle = len(values) // 2
+    return float(np.partition(values, middle)[middle])
+
+
+def _otsu(values: Float32[ndarray, "..."]) -> tuple[float, float]:
+    """Return the threshold that parts values best in two (Otsu, 1979).
+
+    With it comes the share of the variance that is between the two.
+    """
+    low, high = float(values.min()), float(values.max())
+    wide = max(high - low, 1e-9) / 256
+    bins = ((values - low) * (1 / wide)).astype(np.int64).clip(max=255)
+    counts = np.bincount(bins.ravel(), minlength=256)
+    centres = low + wide * (np.arange(256) + 0.5)
+    below = counts.cumsum()
+    above = below[-1] - below
+    total = (counts * centres).cumsum()
+    # Of an empty part the mean does not matter.
+    apart = total / below.clip(1) - (total[-1] - total) / above.clip(1)
+    between = below * above * apart**2
+    best = int(np.argmax(between))
+    variance = float(values.var()) * values.size**2
+    return float(centres[best]), float(between[best]) / max(variance, 1e-9)
+
+
+def _rules(mask: Mask) -> Mask:
+    """Find long thin lines, as of ruled paper and forms.
+
+    The strokes of a digit that fills its picture can be as long. Then there is nothing beside it.
+    """
+    level = _lines(mask)
+    upright = [(line.T, share) for line, share in _lines(mask.T)]
+    framed = len(level) >= 2 and len(upright) >= 2
+    rules = np.zeros_like(mask)
+    for line, share in (*level, *upright):
+        if framed or share >= ACROSS:
+            rules |= line
+    labels = labelled(mask)
+    near = EDGE * max(mask.shape)
+    for number in np.unique(labels[rules]):
+        part = labels == number
+        start, stop = bounds(part).T
+        fills = (start <= near).all() and (stop >= np.subtract(mask.shape, near)).all()
+        if fills and (mask & ~part).sum() < SPECK * mask.sum():
+            return np.zeros_like(mask)
+    return rules
+
+
+def _lines(mask: Mask) -> list[tuple[Mask, float]]:
+    """Return the thin lines from left to right, and how much of the width each goes."""
+    length = max(3, mask.shape[1] // 8) | 1
+    # An opening, as scipy's for masks but faster: what is left of runs of this length.
+    runs = ndimage.minimum_filter1d(mask.view(np.uint8), length, mode="constant")
+    if runs.any(axis=0).sum() + length < LONG * mask.shape[1]:
+        return []
+    labels = labelled(ndimage.maximum_filter1d(runs, length, mode="constant"))
+    found = []
+    for number, box in enumerate(boxes_of(labels), 1):
+        share = size(box)[1] / mask.shape[1]
+        line = labels == number
+        thick = np.median(line[window(box)].sum(axis=0))
+        if share >= LONG and thick <= RULE * max(mask.shape):
+            found.append((line, share))
+    return found
+
+
+def _mended(mask: Mask, rules: Mask) -> Mask:
+    """Join what rules crossed."""
+    long = round(RULE * max(mask.shape)) + 5
+    upright = ndimage.binary_closing(mask, np.ones((long, 1), dtype=bool))
+    level = ndimage.binary_closing(mask, np.ones((1, long), dtype=bool))
+    return mask | ((upright | level) & rules)
+
+
+def labelled(mask: ndarray) -> Int[ndarray, "_ _"]:
+    """Return the number of the piece that each pixel belongs to, from 1; corners connect."""
+    return ndimage.label(mask, AROUND)[0]
+
+
+def widest(mask: Mask) -> int:
+    """Return how wide the widest part is, in pixels."""
+    return 2 * int(ndimage.distance_transform_cdt(mask, "chessboard").max()) - 1
+
+
+def stroke(mask: Mask) -> int:
+    """Return how wide a stroke is, in pixels."""
+    depths = ndimage.distance_transform_cdt(np.pad(mask, 1), "chessboard")
+    return max(1, round(2 * float(np.quantile(depths[depths > 0], 0.9)) - 1))
+
+
+def disc(diameter: int) -> Mask:
+    """Return a footprint in the shape of a disc, ``diameter + 1`` pixels wide."""
+    y, x = np.mgrid[: diameter + 1, : diameter + 1] - diameter / 2
+    return np.hypot(x, y) <= diameter / 2 + 0.21  # of 1, whose corners are 0.71 away
