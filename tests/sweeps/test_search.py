@@ -33,7 +33,10 @@ LR = "optimizer.lr=tag(log, interval(0.01, 0.1))"
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train in this process what a launcher starts a process for, which would take ten seconds."""
+    """Train in this process what a launcher starts a process for, and draw no figures.
+
+    A process would take ten seconds, the figures as long as the trainings.
+    """
 
     def run(self: Processes, task: Any) -> JobReturn:
         with self.composing:
@@ -51,6 +54,11 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         (task.folder / "output.log").touch()
         return self._returned(task, 1)
 
+    def drawn(_study: optuna.Study) -> None:
+        raise RuntimeError("nothing is drawn")
+
+    for plot in ("optimization_history", "param_importances", "slice", "intermediate_values"):
+        monkeypatch.setattr(optuna.visualization.matplotlib, f"plot_{plot}", drawn)
     monkeypatch.setattr(Processes, "_run", run)
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
 

@@ -141,6 +141,7 @@ def test_it_learns(tiny: Make) -> None:
         "data.batch_size=50",
         "optimizer.lr=0.1",
         "trainer.max_epochs=6",
+        "trainer.check_val_every_n_epoch=6",
         "trainer.limit_val_batches=null",
         "test=true",
     )
