@@ -57,11 +57,24 @@ TINY = (
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 LONG = ("test_benchmarks.py", "test_notebook.py", "test_command_line.py", "test_prediction.py")
+# In one process each: a server, a browser, a training or imports that take seconds are shared.
+TOGETHER = {
+    "test_demo.py": "browser",
+    "test_web.py": "browser",
+    "test_c.py": "exports",
+    "test_export.py": "exports",
+    "test_own.py": "own",
+    "test_search.py": "search",
+    "test_page.py": "pages",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the long tests, so that none of them is what a core waits for at the end."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: item.path.name not in (*TOGETHER, *LONG))
+    for item in items:
+        if group := TOGETHER.get(item.path.name):
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_finish() -> None:

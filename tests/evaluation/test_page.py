@@ -275,11 +275,12 @@ def test_an_output_is_never_an_input(run: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".unfinished-*"))
 
 
+@pytest.mark.usefixtures("few_images")
 def test_a_file_that_is_replaced_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, words in (
-        ("nano.pt2", ["export", "nano", "--to", "torch", "--output"]),
+        ("nano.safetensors", ["export", "nano", "--to", "safetensors", "--output"]),
         ("page.html", ["report", "nano", "--output"]),
     ):
         (tmp_path / name).write_text("older")

@@ -27,6 +27,7 @@ __all__ = ["odd_network"]  # a fixture
 
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
 STANDARDS = (("c99", "c11", "c17", "c2x"), ("c++11", "c++14", "c++17", "c++20"))
+CLANG = ("clang", "clang++")
 ROOT = Path(__file__).parents[2]
 # Reads images, whole and row by row; prints digits and logits, and whether the two agree.
 PROGRAM = """
@@ -91,7 +92,9 @@ def run(program: Path, pixels: torch.Tensor) -> str:
     ).stdout.decode()
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang", "g++", "clang++"])
+@pytest.mark.parametrize(
+    "compiler", ["gcc", "g++", *(pytest.param(c, marks=pytest.mark.slow) for c in CLANG)]
+)
 def test_every_standard_takes_it_and_gives_the_same_bits(
     compiler: str, headers: Path, mnist: MNISTDataModule
 ) -> None:
@@ -111,7 +114,7 @@ def test_sanitizers_find_nothing(headers: Path, mnist: MNISTDataModule) -> None:
     corner = torch.zeros(4, 1, 28, 28)
     corner[0, 0, 0, 0] = corner[1, 0, 27, 27] = corner[2, 0, 0] = corner[3, 0, :, 27] = 255
     odd = torch.cat([blank, full, corner]).to(torch.uint8)
-    assert len(run(program, torch.cat([odd, mnist.test.images[:1000]])).splitlines()) == 1006
+    assert len(run(program, torch.cat([odd, mnist.test.images[:100]])).splitlines()) == 106
 
 
 def test_whole_numbers_give_the_logits_of_the_network(
