@@ -52,9 +52,9 @@ F1 = (
 )
 
 
-@pytest.fixture(scope="module", params=[28, 32])
-def bars(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_idx(tmp_path_factory.mktemp("idx") / "bars", classes=7, side=request.param)
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_idx(tmp_path_factory.mktemp("idx") / "bars", classes=7, side=32)
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +340,6 @@ def test_a_class_that_a_stranger_names_is_not_imported(
     assert "stranger" not in sys.modules
 
 
-@pytest.mark.parametrize("bars", [28], indirect=True)
 def test_weights_to_start_from_are_taken_as_far_as_they_fit(
     tiny: Make, bars: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -381,7 +380,6 @@ def test_validation_loss_is_cross_entropy_whatever_is_minimised(tiny: Make) -> N
     assert rows(result)[0]["train_loss"] != rows(plain)[0]["train_loss"]
 
 
-@pytest.mark.parametrize("bars", [28], indirect=True)
 def test_a_metric_is_in_line_csv_report_and_objective(
     trained_on_bars: TrainingResult,
     tiny: Make,
@@ -485,6 +483,7 @@ def test_loggers_get_the_whole_config_without_a_password_and_the_test_metrics(ti
     assert "model.blocks.1.channels: 16" in (result.run_dir / "hparams.yaml").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # MLflow's own
 def test_a_resumed_run_goes_on_where_it_was_logged(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

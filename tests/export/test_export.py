@@ -73,7 +73,7 @@ def test_a_shipped_network_is_read_back_as_it_was(
 ) -> None:
     file = tmp_path / f"model{FORMATS[form].ending}"
     # 10,000 images on one core
-    name = {"c": "tiny", "c-int8": "tiny", "web": "nano"}.get(form, "final")
+    name = {"c": "tiny", "c-int8": "tiny", "onnx": "final"}.get(form, "nano")
     main(["export", name, "--to", form, "--output", str(file)])
     assert file.is_file()
     words = capsys.readouterr().out
