@@ -513,6 +513,7 @@ def test_a_resumed_run_goes_on_where_it_was_logged(
         assert database.execute(logged).fetchall() == [(4,), (9,)], "a new run has all epochs"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # MLflow's own
 def test_a_sweep_has_one_database_in_its_folder_and_a_run_for_each_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -134,16 +134,16 @@ def test_whole_numbers_give_the_logits_of_the_network(
     assert not re.search(r"float|double|\d\.\d", code)
 
 
-def test_digits_are_read_as_by_the_network_in_whole_numbers(mnist: MNISTDataModule) -> None:
-    for name in ("nano", "final"):
-        trained = pretrained.load(name)
-        source = Source(
-            *(trained.network, MNIST, 1, 1), calibration=lambda: mnist.train.images[:1000]
-        )
-        with load(make(source, True), source) as (answer, _):
-            digits = torch.from_numpy(answer(mnist.test.images[:2000].numpy())).argmax(1)
-        same = digits == classify(trained.network, mnist.test.images[:2000]).argmax(1)
-        assert int((~same).sum()) <= 6
+@pytest.mark.parametrize("name", ["nano", pytest.param("final", marks=pytest.mark.slow)])
+def test_digits_are_read_as_by_the_network_in_whole_numbers(
+    name: str, mnist: MNISTDataModule
+) -> None:
+    trained = pretrained.load(name)
+    source = Source(*(trained.network, MNIST, 1, 1), calibration=lambda: mnist.train.images[:1000])
+    with load(make(source, True), source) as (answer, _):
+        digits = torch.from_numpy(answer(mnist.test.images[:2000].numpy())).argmax(1)
+    same = digits == classify(trained.network, mnist.test.images[:2000]).argmax(1)
+    assert int((~same).sum()) <= 6
 
 
 @pytest.mark.usefixtures("few_images")

@@ -315,6 +315,7 @@ print(hashlib.sha256(c.make(source, True)).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_every_processor_makes_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     # With torch's operations for any processor, whose sums differ in float32.
     plain = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}

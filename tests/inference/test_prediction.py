@@ -312,6 +312,7 @@ def test_a_default_of_float64_changes_nothing(digits: np.ndarray, labels: list[i
     assert [one.digit for one in found] == labels
 
 
+@pytest.mark.slow
 def test_a_forked_process_predicts_after_the_first_one_has() -> None:
     program = (
         "import multiprocessing, numpy, torch, mnist_lit; torch.set_num_threads(2)\n"
