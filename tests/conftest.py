@@ -12,20 +12,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
-from omegaconf import DictConfig
 
-from mnist_lit import MNISTDataModule, compose
-from mnist_lit.data import archives
-from mnist_lit.training import hydra
+# PyTorch is imported where it is used: the process that only hands out the tests needs none of it.
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from mnist_lit import MNISTDataModule
 
 # Batches this small take longer on two threads than on one; subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
+
+# Python keeps what it compiles, though some machines' environment says otherwise: each process that
+# a test starts would compile PyTorch and Lightning again, which takes ten seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A shell's background jobs inherit that Ctrl-C is ignored, and their processes would too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -53,11 +57,24 @@ TINY = (
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 LONG = ("test_benchmarks.py", "test_notebook.py", "test_command_line.py", "test_prediction.py")
+# In one process each: a server, a browser, a training or imports that take seconds are shared.
+TOGETHER = {
+    "test_demo.py": "browser",
+    "test_web.py": "browser",
+    "test_c.py": "exports",
+    "test_export.py": "exports",
+    "test_own.py": "own",
+    "test_search.py": "search",
+    "test_page.py": "pages",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the long tests, so that none of them is what a core waits for at the end."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: item.path.name not in (*TOGETHER, *LONG))
+    for item in items:
+        if group := TOGETHER.get(item.path.name):
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_finish() -> None:
@@ -72,10 +89,11 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Callable[..., DictConfig]:
+def tiny(tmp_path: Path) -> "Callable[..., DictConfig]":
     """Compose the config of a run that takes about a second."""
+    from mnist_lit import compose
 
-    def make(*overrides: str, run_dir: str = "run") -> DictConfig:
+    def make(*overrides: str, run_dir: str = "run") -> "DictConfig":
         return compose(*TINY, f"run_dir={tmp_path / run_dir}", *overrides)
 
     return make
@@ -87,18 +105,42 @@ def unpacked_once() -> Iterator[None]:
 
     What is kept are bytes, which no test can change, and the content itself is the key.
     """
+    from mnist_lit.data import archives
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(archives, "_verified", lru_cache(maxsize=8)(archives._verified))
         yield
 
 
 @pytest.fixture(scope="session")
-def mnist() -> MNISTDataModule:
+def mnist() -> "MNISTDataModule":
     """The real images, read once."""
+    from mnist_lit import MNISTDataModule
+
     data = MNISTDataModule()
     data.prepare_data()
     data.setup("fit")
     return data
+
+
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands look at 1,000 images; each format of an export has a test with all of them."""
+    import torch
+
+    from mnist_lit.data import reopen
+    from mnist_lit.data.batches import Images
+    from mnist_lit.evaluation import page
+    from mnist_lit.export import run
+
+    whole = reopen.split
+
+    def split(*arguments: Any) -> Images:
+        images = whole(*arguments)
+        return images.subset(torch.arange(min(1000, len(images))))
+
+    for module in (reopen, page, run):
+        monkeypatch.setattr(module, "split", split)
 
 
 def write_idx(folder: Path, classes: int, side: int, train: int = 840, test: int = 210) -> Path:
@@ -139,6 +181,7 @@ def here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Here:
     """Do what ``python train.py`` does, in this process, which has loaded torch already."""
+    from mnist_lit.training import hydra
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         monkeypatch.chdir(tmp_path)

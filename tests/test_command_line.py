@@ -158,7 +158,7 @@ def test_a_mistake_is_one_line_and_a_non_zero_exit(
 def test_a_missed_requirement_exits_non_zero_after_saving_everything(
     here: Here, tmp_path: Path
 ) -> None:
-    done = here(*ENFORCED, "test=true", "hydra.run.dir=run")
+    done = here(*ENFORCED, "model=optimized", "test=true", "hydra.run.dir=run")
     assert done.returncode == 1
     assert done.stderr == f"error: requirements not met in {tmp_path / 'run'}\n"
     run = tmp_path / "run"
@@ -171,14 +171,14 @@ def test_a_missed_requirement_exits_non_zero_after_saving_everything(
 
 
 def test_a_sweep_runs_every_job_in_a_folder_of_its_own(here: Here, tmp_path: Path) -> None:
-    done = here("-m", *ENFORCED, "model=optimized,small", "optimizer=sgd,adamw")
+    done = here("-m", *ENFORCED, "model=optimized,small")
     assert done.returncode == 1, "the tiny runs miss 99.4 %, and every one of them must still run"
     reports = sorted(tmp_path.glob("multirun/*/*/*/report.json"))
-    assert [path.parent.name for path in reports] == ["0", "1", "2", "3"]
+    assert [path.parent.name for path in reports] == ["0", "1"]
     models = [json.loads(path.read_text())["model"] for path in reports]
-    assert models == ["optimized", "optimized", "small", "small"]
-    assert done.stderr == "error: of 4 jobs 4 missed requirements\n"
-    assert done.stdout.count(": missed requirements, min_val_accuracy") == 4
+    assert models == ["optimized", "small"]
+    assert done.stderr == "error: of 2 jobs 2 missed requirements\n"
+    assert done.stdout.count(": missed requirements, min_val_accuracy") == 2
 
 
 @pytest.mark.slow
@@ -432,6 +432,7 @@ def test_a_class_that_ends_the_process_is_a_mistake(
         train(compose(*TINY, quits, f"run_dir={tmp_path / 'python'}"))
 
 
+@pytest.mark.slow
 def test_a_run_without_a_terminal_trains(tmp_path: Path) -> None:
     """Its streams are closed at the start, or its terminal is while it trains."""
     command = [sys.executable, str(PROJECT / "train.py"), *TINY, "hydra.run.dir=closed"]

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from importlib.metadata import metadata
 from pathlib import Path
@@ -116,10 +117,18 @@ def compose_all(arguments: list[str]) -> None:
         jobs = [[str(one.input_line) for one in overrides if not one.is_sweep_override()]]
     seen: set[str] = set()
     for job in jobs:
-        # Of the combinations of a sweep those with a value that none before them has.
-        if not set(job) <= seen or not job:
-            parse(compose(*job, "run_dir=unused"))
-        seen |= set(job)
+        # Of the combinations of a sweep those with a choice that none before them has, and of
+        # the numbers of a key the first.
+        kinds = {re.sub(r"=[-+.\de]+$", "=", word) for word in job}
+        if not kinds <= seen or not job:
+            composed(*job)
+        seen |= kinds
+
+
+@cache
+def composed(*words: str) -> None:
+    """Compose and check a config, once if it stands on several pages."""
+    parse(compose(*words, "run_dir=unused"))
 
 
 def test_the_table_of_results_is_that_of_the_measured_seeds(

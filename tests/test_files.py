@@ -43,6 +43,7 @@ def test_a_folder_without_a_jobs_record_is_not_to_be_removed(tmp_path: Path) -> 
         job.read(tmp_path)
 
 
+@pytest.mark.usefixtures("few_images")
 def test_an_export_of_a_folder_has_its_whole_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

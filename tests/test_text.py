@@ -135,6 +135,7 @@ def test_facts_hold_words_of_any_script_and_no_control_characters() -> None:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("few_images")
 @pytest.mark.parametrize("form", ["c", "c-int8", "arduino"])
 def test_a_checkpoint_that_is_exported_to_c_runs_nothing(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

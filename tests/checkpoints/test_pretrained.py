@@ -15,8 +15,15 @@ from tests.conftest import PROJECT
 
 RESULTS = PROJECT / "benchmarks" / "results" / "accuracy"
 
+# The others in the slow tests: each takes one to three seconds.
+AT_ONCE = ("final", "final-world", "nano")
 
-@pytest.mark.parametrize("name", pretrained.names())
+
+def when(name: str) -> list[pytest.MarkDecorator]:
+    return [] if name in AT_ONCE else [pytest.mark.slow]
+
+
+@pytest.mark.parametrize("name", [pytest.param(one, marks=when(one)) for one in pretrained.names()])
 def test_a_shipped_network_reads_exactly_the_digits_on_record(
     name: str, mnist: MNISTDataModule
 ) -> None:

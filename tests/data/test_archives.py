@@ -165,6 +165,7 @@ print(archives.find_mnist())
 """
 
 
+@pytest.mark.slow
 def test_a_download_that_was_killed_leaves_nothing_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

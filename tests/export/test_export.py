@@ -32,9 +32,11 @@ from mnist_lit.training.classifier import LitClassifier
 from tests.conftest import needs_compiler
 
 
-def of(form: str) -> Any:
-    """A format, whose test is left out where it could not be checked."""
-    return pytest.param(form, marks=needs_compiler) if form.startswith("c") else form
+def of(form: str, whole: bool = False) -> Any:
+    """A format, whose test is left out where it could not be checked, and slow for all images."""
+    marks = [needs_compiler] if form.startswith("c") else []
+    marks += [pytest.mark.slow] if whole and form in ("arduino", "c-int8", "web") else []
+    return pytest.param(form, marks=marks)
 
 
 FINAL, NANO = pretrained.load("final"), pretrained.load("nano")
@@ -65,13 +67,13 @@ def odd_network() -> CompactCNN:
     return network.eval()
 
 
-@pytest.mark.parametrize("form", [of(form) for form in FORMATS])
+@pytest.mark.parametrize("form", [of(form, whole=True) for form in FORMATS])
 def test_a_shipped_network_is_read_back_as_it_was(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / f"model{FORMATS[form].ending}"
     # 10,000 images on one core
-    name = {"c": "tiny", "c-int8": "tiny", "web": "nano"}.get(form, "final")
+    name = {"c": "tiny", "c-int8": "tiny", "onnx": "final"}.get(form, "nano")
     main(["export", name, "--to", form, "--output", str(file)])
     assert file.is_file()
     words = capsys.readouterr().out
@@ -299,16 +301,18 @@ def test_a_checkpoint_can_be_exported(tmp_path: Path) -> None:
 # Prints a hash of a header, whose weights are folded and whose maps are calibrated.
 HASH = """
 import hashlib
-from mnist_lit import MNIST, MNISTDataModule
+from mnist_lit import MNIST
 from mnist_lit.checkpoints import pretrained
+from mnist_lit.data.reopen import reopen, split
 from mnist_lit.export import c
 from mnist_lit.export.source import Source
-images = MNISTDataModule().images("train").images[:1000]
+images = split(reopen(MNIST), "train", MNIST).images[:1000]
 source = Source(pretrained.load("nano").network, MNIST, 1, 1, calibration=lambda: images)
 print(hashlib.sha256(c.make(source, True)).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_every_processor_makes_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     # With torch's operations for any processor, whose sums differ in float32.
     plain = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}

@@ -181,6 +181,7 @@ def test_digits_drawn_on_the_paper_are_read(opened: Page) -> None:
     assert elsewhere == []
 
 
+@pytest.mark.slow
 def test_a_finger_draws_on_a_phone(browser: Browser, address: str) -> None:
     phone = browser.new_page(viewport={"width": 390, "height": 780}, has_touch=True, is_mobile=True)
     phone.goto(address)
@@ -233,6 +234,7 @@ def touch(page: Page, *fingers: tuple[float, float] | None) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_one_finger_draws_whatever_else_touches_the_paper(browser: Browser, address: str) -> None:
     phone = browser.new_page(viewport={"width": 600, "height": 780}, has_touch=True, is_mobile=True)
     phone.goto(address)
@@ -311,6 +313,7 @@ def test_what_is_no_digit_is_said_to_be_none(opened: Page, tmp_path: Path) -> No
     expect(opened.locator("#words h1")).to_have_text("no digit", timeout=15_000)
 
 
+@pytest.mark.slow
 def test_the_page_reads_while_a_stroke_goes_on(opened: Page) -> None:
     box = opened.locator("#paper canvas").bounding_box()
     assert box is not None
@@ -338,6 +341,7 @@ def test_a_picture_and_another_network(
     expect(opened.locator("#words")).to_have_text("2", timeout=15_000)
 
 
+@pytest.mark.slow
 def test_the_camera_takes_a_picture(opened: Page) -> None:
     opened.locator("#picture").get_by_label("Capture from camera").click()
     opened.get_by_title("grant webcam access").click()
@@ -416,6 +420,7 @@ def test_pages_of_other_places_are_refused(address: str) -> None:
         assert ask(address, "/config", headers)[0] == status, headers
 
 
+@pytest.mark.slow
 def test_it_works_behind_a_proxy_that_keeps_the_host(tmp_path: Path) -> None:
     """Listening everywhere, it answers to any name; pages of other places are refused still."""
     command = [sys.executable, "-m", "mnist_lit", "demo", "--no-browser", "--host", "0.0.0.0"]

@@ -187,14 +187,21 @@ def test_of_a_folder_heic_is_read_and_pdf_passed_over(
     assert list(answers(capsys)) == [("a.png", 7), ("b.heic", 2)]
 
 
-@pytest.mark.parametrize("ending", ["png", "pdf"])
-def test_standard_input_is_read(ending: str, papers: list[Image.Image], tmp_path: Path) -> None:
-    given = papers[:1] if ending == "png" else papers[:2]
-    content = in_one_file(given, tmp_path / f"scan.{ending}").read_bytes()
+def test_standard_input_is_read(
+    papers: list[Image.Image],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = in_one_file(papers[:1], tmp_path / "scan.png").read_bytes()
     command = [sys.executable, "-m", "mnist_lit", "predict", "final", "-", "--json"]
     done = subprocess.run(command, input=content, capture_output=True, check=True)
     found = [(row["file"], row["digit"]) for row in json.loads(done.stdout)]
-    assert found == ([("-", 7)] if ending == "png" else [("-#1", 7), ("-#2", 2)])
+    assert found == [("-", 7)]
+    pages = in_one_file(papers[:2], tmp_path / "scan.pdf").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(pages)))
+    main(["predict", "final", "-", "--json"])
+    assert list(answers(capsys)) == [("-#1", 7), ("-#2", 2)]
 
 
 def test_an_empty_standard_input_is_one_line(

@@ -17,13 +17,18 @@ NUMBER = 40
 # What is read right of so many at least, where it is not nearly all of them.
 LEAST = {"8×8": 34, "16×16": 37, "page 8 mm": 38, "margin": 38}
 
+SIMILAR = ("page 15 mm", "page 10 mm")  # to pages of 25 and of 8 mm
+
 
 def digits(mnist: MNISTDataModule) -> Iterator[tuple[ndarray, str]]:
     for image, label in zip(mnist.test.images, mnist.test.labels.tolist(), strict=True):
         yield image[0].numpy(), str(label)
 
 
-@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SIMILAR)) for name in GROUPS],
+)
 def test_pictures_of_every_kind_are_read(name: str, mnist: MNISTDataModule) -> None:
     few = islice(digits(mnist), NUMBER)
     cases = list(GROUPS[name](few, np.random.default_rng(1)))

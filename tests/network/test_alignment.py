@@ -176,7 +176,7 @@ def test_training_straightens_after_it_distorts(tiny: Make, mnist: MNISTDataModu
 
 
 def test_a_trained_network_brings_its_alignment(tiny: Make, mnist: MNISTDataModule) -> None:
-    done = train(tiny("model.align=true", "test=true", "data.train_size=9600"))
+    done = train(tiny("model.align=true", "test=true"))
     network = read(done.run_dir / "checkpoints/best.ckpt").network
     assert isinstance(network, CompactCNN)
     assert network.description["align"] is True

@@ -140,7 +140,8 @@ def test_it_learns(tiny: Make) -> None:
         "data.train_size=2000",
         "data.batch_size=50",
         "optimizer.lr=0.1",
-        "trainer.max_epochs=6",
+        "trainer.max_epochs=4",
+        "trainer.check_val_every_n_epoch=4",
         "trainer.limit_val_batches=null",
         "test=true",
     )
