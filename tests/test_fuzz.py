@@ -25,7 +25,7 @@ def fuzz(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return import_module("fuzz")
 
 
-@pytest.mark.parametrize("trials", [10, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [10, pytest.param(25, marks=pytest.mark.slow)])
 def test_nonsense_is_refused_in_a_line_and_leaves_nothing(
     trials: int, fuzz: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
