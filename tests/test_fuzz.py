@@ -1,5 +1,6 @@
 """A share of ``benchmarks/fuzz.py``, and what it has found."""
 
+import json
 import os
 import sys
 from importlib import import_module
@@ -11,7 +12,7 @@ import pytest
 from mnist_lit import compose
 from mnist_lit.config.check import parse
 from mnist_lit.training.build import prepare
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, TINY, Here
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def fuzz(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return import_module("fuzz")
 
 
-@pytest.mark.parametrize("trials", [10, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("trials", [10, pytest.param(25, marks=pytest.mark.slow)])
 def test_nonsense_is_refused_in_a_line_and_leaves_nothing(
     trials: int, fuzz: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +106,16 @@ def test_legal_values_that_look_odd_are_taken(fuzz: Any, part: int) -> None:
     common = "requirements.enforce=false", "trainer.accelerator=cpu", "run_dir=unused"
     for words in cases[:20] if part == 0 else cases[20:]:
         prepare(parse(compose(*words, *common)))
+
+
+def test_what_was_only_checked_is_not_what_the_next_sweep_trains(
+    fuzz: Any, here: Here, tmp_path: Path
+) -> None:
+    assert fuzz.answer("seed=1") == ("accepted", "")
+    sweep = ("-m", *TINY, "hydra/launcher=basic", "hydra.sweep.dir=sweep", "seed=3")
+    assert here(*sweep).returncode == 0
+    report = json.loads((tmp_path / "sweep/0/report.json").read_text())
+    assert (report["model"], report["seed"]) == ("nano", 3)
 
 
 @pytest.mark.parametrize("override", ["seed=1", "data.train_size=6000", "optimizer.lr=0.3"])

@@ -69,6 +69,7 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
     # Classes of the user's are importable from the folder in which training is started.
     sys.path.append("")
     missed: list[str] = []
+    BUILT.clear()  # of a run that was checked in this process and not started
 
     def task(cfg: DictConfig) -> float:
         in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
