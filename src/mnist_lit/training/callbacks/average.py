@@ -1,12 +1,13 @@
 """An exponential moving average of the weights, as a Lightning callback."""
 
-from itertools import chain, compress
+from itertools import chain
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mnist_lit.validation import Probability
 
@@ -29,12 +30,11 @@ class MovingAverage(WeightAveraging):
         """Put the average beside the weights; Lightning makes it before it moves them."""
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
-        average, current = _state(self._average_model.module), _state(pl_module)
-        real = [tensor.is_floating_point() for tensor in average]
-        self._averages, self._weights = list(compress(average, real)), list(compress(current, real))
+        pairs = list(zip(_state(self._average_model.module), _state(pl_module), strict=True))
+        real = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._averages, self._weights = (list(side) for side in zip(*real, strict=True))
         # Batch norm counts its steps.
-        whole = [not yes for yes in real]
-        self._counters = list(compress(average, whole)), list(compress(current, whole))
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -55,9 +55,10 @@ class MovingAverage(WeightAveraging):
         assert self._average_model is not None
         before, self._latest_update_step = self._latest_update_step, trainer.global_step
         kept = min(self.decay, (1 + before) / (10 + before)) if before else 0.0
-        torch._foreach_lerp_(self._averages, self._weights, 1 - kept)
-        if self._counters[0]:
-            torch._foreach_copy_(*self._counters)
+        average = get_ema_multi_avg_fn(kept)  # type: ignore[no-untyped-call]
+        average(self._averages, self._weights, before)
+        for count, steps in self._counters:
+            count.copy_(steps)
         # Lightning's own counter, by which it tells whether there is an average to validate.
         self._average_model.n_averaged += 1
 
