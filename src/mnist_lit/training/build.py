@@ -97,8 +97,7 @@ def prepare(config: Config) -> Run:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     check(config.trainer, "trainer")
     check_loggers(config)
-    data = build_data(config)
-    facts = facts_of(config, data)
+    data, facts = build_data(config)
     module = build_module(config, facts)
     module.build_optimizer(_length(config, data))  # whether they can be built
     options = options_of(config)
@@ -120,36 +119,30 @@ def prepare(config: Config) -> Run:
     return Run(config, data, facts, module, record, best, trainer, checks, notes)
 
 
-def build_data(config: Config) -> pl.LightningDataModule:
-    """Make the data module; no file is read yet.
+def build_data(config: Config) -> tuple[pl.LightningDataModule, Facts]:
+    """Make the data module, and return it with its facts and what its images come from.
+
+    No file is read yet, but those that facts have to be read off.
 
     Raises:
-        ConfigError: It is no LightningDataModule, or lacks a loader.
+        ConfigError: It is no LightningDataModule, lacks a loader or its facts, or has too few
+            images for what is asked.
     """
     data = build(config.data, "data", kind=pl.LightningDataModule, seed=config.seed)
+    place = f"data={config.data['_target_']}"
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if not is_overridden(name, data, pl.LightningDataModule):
-            target = config.data["_target_"]
-            raise ConfigError(f"data={target}: it has no {name}; a run trains, validates and tests")
-    return data
-
-
-def facts_of(config: Config, data: pl.LightningDataModule) -> Facts:
-    """Return the facts of a data module, with what its images come from.
-
-    Raises:
-        ConfigError: It has none, or too few images for what is asked.
-    """
+            raise ConfigError(f"{place}: it has no {name}; a run trains, validates and tests")
     if isinstance(data, ImagesDataModule):
         data.check()
     facts = getattr(data, "facts", None)
     if not isinstance(facts, Facts):
         raise ConfigError(
-            f"data={config.data['_target_']}: it needs an attribute `facts`, a mnist_lit.Facts "
-            "that says name, classes, side, mean and std"
+            f"{place}: it needs an attribute `facts`, a mnist_lit.Facts that says name, classes, "
+            "side, mean and std"
         )
     source = facts.source or {key: v for key, v in config.data.items() if key != "root"}
-    return replace(facts, source=source)
+    return data, replace(facts, source=source)
 
 
 def build_module(config: Config, facts: Facts = MNIST) -> LitClassifier:
@@ -259,19 +252,18 @@ def build_loggers(config: Config, runs: Mapping[str, str]) -> list[Logger]:
     Raises:
         ConfigError: One cannot be built, or would replace a file that is not of this run.
     """
-    # Each takes one of these arguments.
-    known = {name: {"id": run, "run_id": run} for name, run in runs.items()}
     loggers = []
     for name, node in config.logger.items():
-        loggers.append(build(node, f"logger.{name}", kind=Logger, **known.get(name, {})))
-        folder = Path(loggers[-1].log_dir or "") if isinstance(loggers[-1], CSVLogger) else None
-        if folder is None or folder.resolve() == Path(config.run_dir).resolve():
+        # One of Weights & Biases or MLflow takes one of these arguments.
+        known = dict.fromkeys(("id", "run_id"), runs[name]) if name in runs else {}
+        logger = build(node, f"logger.{name}", kind=Logger, **known)
+        loggers.append(logger)
+        if not isinstance(logger, CSVLogger) or config.ckpt_path is not None:
             continue
-        for file in ("metrics.csv", "hparams.yaml"):
-            if config.ckpt_path is None and (folder / file).exists():
-                raise ConfigError(
-                    f"logger.{name}: {folder / file} would be replaced; give another save_dir"
-                )
+        folder = Path(logger.log_dir).resolve()
+        for file in (folder / "metrics.csv", folder / "hparams.yaml"):
+            if file.exists() and folder != Path(config.run_dir).resolve():
+                raise ConfigError(f"logger.{name}: {file} would be replaced; give another save_dir")
     return loggers
 
 
@@ -312,10 +304,10 @@ def build_trainer(
             f"trainer.num_nodes={trainer.num_nodes}: this is no cluster; start the same command on "
             "every node with srun or torchrun, or a sweep with hydra/launcher=submitit_slurm"
         )
-    number, cores = trainer.num_devices, os.cpu_count() or 1
-    if trainer.strategy.root_device.type == "cpu" and number > cores:
+    cores = os.cpu_count() or 1
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > cores:
         raise ConfigError(
-            f"trainer.devices={number}: at most {cores}, the number of processor cores"
+            f"trainer.devices={trainer.num_devices}: at most {cores}, the number of processor cores"
         )
     if isinstance(data, ImagesDataModule) and data.steps < trainer.world_size:
         raise ConfigError(
@@ -328,13 +320,13 @@ def build_trainer(
 def _length(config: Config, data: pl.LightningDataModule) -> int:
     """Return how long the training is in units of ``module.interval``, in one process."""
     options, epochs = config.trainer, config.trainer["max_epochs"]
-    batches = data.steps if isinstance(data, ImagesDataModule) else SOME
-    limit = options.get("limit_train_batches")
-    if limit is not None:
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    if batches < 1:
-        there = f"; an epoch has {data.steps}" if isinstance(data, ImagesDataModule) else ""
-        raise ConfigError(f"trainer.limit_train_batches={limit}: leaves no batch{there}")
+    limit = options.get("limit_train_batches") or 1.0
+    there = data.steps if isinstance(data, ImagesDataModule) else SOME
+    batches = min(there, limit) if isinstance(limit, int) else int(there * limit)
+    if batches < 1 and there != SOME:
+        raise ConfigError(
+            f"trainer.limit_train_batches={limit}: leaves no batch; an epoch has {there}"
+        )
     steps = -(-batches // (options.get("accumulate_grad_batches") or 1)) * epochs
     if steps > MOST_STEPS:
         raise ConfigError(

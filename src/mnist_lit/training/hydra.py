@@ -8,8 +8,7 @@ import os
 import shlex
 import signal
 import sys
-import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -23,7 +22,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString, Sweep
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
@@ -93,7 +91,6 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         options = [word for word in own if word.startswith("-")]
         if not {*options} - {"-m", "--multirun"} and rundir.is_first():
             print(LOADING, flush=True)  # the checks, and torch's import, take seconds
-        _check_choices(own, {path.name for path in conf.iterdir() if path.is_dir()})
         own = _hidden(_with_the_options_of_the_run(own))
         # Hydra takes -m only before what is to be varied.
         many = [word for word in own if word in ("-m", "--multirun")]
@@ -138,22 +135,6 @@ def _hang_up(*_: Any) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def _check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
-    """Refuse what is no name where a choice of a group is expected; Hydra does not foresee it."""
-    given = [word for word in arguments if "=" in word and not word.startswith("-")]
-    for one in OverridesParser.create().parse_overrides(given):
-        if one.key_or_group == "run_dir":
-            raise ConfigError(f"{one.input_line}: hydra.run.dir is meant")
-        values = one.value()
-        for value in values if isinstance(values, list) else [values]:
-            named = isinstance(value, (str, Sweep, QuotedString)) and "${" not in str(value)
-            if one.key_or_group in groups and not named:
-                raise ConfigError(
-                    f"{one.input_line}: the name of a choice is expected, as in "
-                    f"`python train.py --help`"
-                )
-
-
 def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
     """Let ``ckpt_path=FOLDER``, or ``latest``, go on in that folder with the options it has.
 
@@ -161,29 +142,26 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
         ConfigError: There is nothing to go on with.
     """
     given = [word for word in arguments if word.startswith("ckpt_path=")]
-    value = OverridesParser.create().parse_override(given[-1]).value() if given else None
-    text = str(value or "")
+    if not given:
+        return list(arguments)
+    text = str(OverridesParser.create().parse_override(given[-1]).value())
+    folder = Path(text).expanduser()
     if text == "latest":
-        unfinished = [
-            last.parents[1]
-            for last in Path("outputs").glob("*/*/checkpoints/last.ckpt")
-            if not (last.parents[1] / "report.json").is_file()
-        ]
+        last = Path("outputs").glob("*/*/checkpoints/last.ckpt")
+        unfinished = [file for file in last if not (file.parents[1] / "report.json").is_file()]
         if not unfinished:
             raise ConfigError("ckpt_path=latest: there is no unfinished run below outputs/")
-        text = str(max(unfinished, key=lambda run: (run / "checkpoints/last.ckpt").stat().st_mtime))
-    folder = Path(text).expanduser()
+        folder = max(unfinished, key=lambda file: file.stat().st_mtime).parents[1]
     if text in ("", AUTO) or not folder.is_dir():
         return list(arguments)
-    overrides = folder / ".hydra" / "overrides.yaml"
-    try:
-        begun = yaml.safe_load(overrides.read_text(encoding="utf-8"))
-        begun = [word for word in begun if not word.startswith("ckpt_path=")]
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+    overrides = folder / rundir.HYDRAS / "overrides.yaml"
+    if not overrides.is_file():
         raise ConfigError(
             f"ckpt_path={text}: not the folder of a run, which has its options in "
             ".hydra/overrides.yaml; give its last.ckpt with the options that it was started with"
-        ) from None
+        )
+    begun = yaml.safe_load(overrides.read_text(encoding="utf-8"))
+    begun = [word for word in begun if not word.startswith("ckpt_path=")]
     others = [word for word in arguments if word not in given]
     run = folder.resolve()
     return [*begun, *others, override("ckpt_path", run), override("hydra.run.dir", run)]
@@ -201,11 +179,10 @@ def _hidden(arguments: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def _reserved(config: DictConfig) -> Iterator[None]:
-    """Make the folder of a run, which goes again if the run is refused.
+def _reserved(config: DictConfig) -> Iterator[Path]:
+    """Yield the folder of a run; one that nobody has named is made, and goes if the run is refused.
 
-    A name that nobody has given is followed by a number if it is taken. The other processes of a
-    training have the folder of the first.
+    The other processes of a training have the folder of the first.
     """
     store = None
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes know nothing of each other
@@ -213,20 +190,21 @@ def _reserved(config: DictConfig) -> Iterator[None]:
 
         store = next(rendezvous("env://"))[0]
     folder = Path(config.hydra.run.dir).expanduser()
-    made = [path for path in folder.parents if not path.exists()]
-    if rundir.is_first():
-        named = _is_named(config) or rundir.goes_on(folder, config.ckpt_path)
-        made = [folder] * (not named or not folder.exists()) + made
-        folder = free("hydra.run.dir", folder, named)
-    elif store is not None:
-        folder = Path(store.get("run_dir").decode())
+    goes_on = rundir.goes_on(folder, config.ckpt_path)
+    made: list[Path] = []
+    if not rundir.is_first():
+        folder = folder if store is None else Path(store.get("run_dir").decode())
+    elif not (_is_named(config) or goes_on):
+        there = [path for path in folder.parents if path.exists()]
+        folder = free(folder)
+        made = [folder, *(path for path in folder.parents if path not in there)]
     with flag_override(config.hydra, "readonly", False):
         config.hydra.run.dir = str(folder)
         begun = (folder / rundir.HYDRAS / "overrides.yaml").is_file()
-        if not rundir.is_first() or (begun and rundir.goes_on(folder, config.ckpt_path)):
+        if not rundir.is_first() or (begun and goes_on):
             config.hydra.output_subdir = None  # the options with which a run began stay
     try:
-        yield
+        yield folder
     except BaseException:
         for path in made:
             with suppress(OSError):  # something lies there
@@ -240,27 +218,15 @@ def _is_named(config: DictConfig) -> bool:
     return any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
 
 
-def free(key: str, wanted: Path, named: bool) -> Path:
-    """Make a folder and return it; a taken name is followed by a number, unless it was ``named``.
-
-    Raises:
-        ConfigError: It cannot be made.
-    """
-    folder = wanted
-    try:
-        for taken in count(1):
-            try:
-                folder.mkdir(parents=True, exist_ok=named)
-                break
-            except FileExistsError:
-                if named:
-                    raise
-                folder = wanted.with_name(f"{wanted.name}-{taken}")
-    except OSError as error:
-        raise ConfigError(
-            f"{key}={wanted}: cannot be made: {error.strerror}; give another folder"
-        ) from None
-    return folder
+def free(wanted: Path) -> Path:
+    """Make a folder and return it; a taken name is followed by a number."""
+    folder, numbers = wanted, count(1)
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            folder = wanted.with_name(f"{wanted.name}-{next(numbers)}")
 
 
 def _command(program: str, arguments: Sequence[str]) -> str:
@@ -304,17 +270,16 @@ class CheckConfig(Callback):
         """Build a single run and claim its folder."""
         with errors_as_lines():
             auto = config.ckpt_path == AUTO
-            if auto and not _is_named(config):
-                raise ConfigError("ckpt_path=auto: name the folder: hydra.run.dir=FOLDER")
             if auto:
-                folder = Path(config.hydra.run.dir).expanduser()
-                last = folder / "checkpoints" / "last.ckpt"
+                if not _is_named(config):
+                    raise ConfigError("ckpt_path=auto: name the folder: hydra.run.dir=FOLDER")
+                last = Path(config.hydra.run.dir).expanduser() / "checkpoints" / "last.ckpt"
                 with flag_override(config, "readonly", False):
                     config.ckpt_path = str(last) if last.is_file() else None
             if not config.hydra.run.dir:
                 raise ConfigError("hydra.run.dir=: the name of a folder is expected")
-            with _reserved(config):
-                run, folder = check(config), Path(config.hydra.run.dir)
+            with _reserved(config) as folder:
+                run = check(config)
                 if auto and run.config.ckpt_path and (folder / "report.json").is_file():
                     print(f"{folder}: this run is finished")
                     raise SystemExit
@@ -329,6 +294,9 @@ def parsed(config: DictConfig) -> Config:
     Raises:
         ConfigError: It cannot be run.
     """
+    for word in config.hydra.overrides.task:
+        if word.lstrip("+").startswith("run_dir="):
+            raise ConfigError(f"{word}: hydra.run.dir is meant")
     if config.hydra.job.chdir:
         raise ConfigError(
             "hydra.job.chdir=true: a run stays where it is started; its files go to hydra.run.dir"
@@ -357,20 +325,9 @@ def check(config: DictConfig) -> "Run":
     Raises:
         UserError: It cannot be run.
     """
-    said = parsed(config)
     from mnist_lit.training.build import prepare
 
-    try:
-        return prepare(said)
-    except UserError:
-        raise
-    except Exception as error:  # whatever arguments lead torch, Lightning or a class to
-        if os.environ.get("MNIST_LIT_TRACEBACK"):
-            traceback.print_exc()
-        given = " ".join(config.hydra.overrides.task) or "this config"
-        raise ConfigError(
-            f"{given}: cannot be run: {type(error).__name__}: {reason(error)}"
-        ) from error
+    return prepare(parsed(config))
 
 
 def _on_mnist(value: Any, *, _root_: DictConfig) -> Any:

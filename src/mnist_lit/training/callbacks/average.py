@@ -33,18 +33,11 @@ class MovingAverage(WeightAveraging):
         real = [tensor.is_floating_point() for tensor in average]
         self._averages, self._weights = list(compress(average, real)), list(compress(current, real))
         # Batch norm counts its steps.
-        whole = [not yes for yes in real]
+        whole = [not one for one in real]
         self._counters = list(compress(average, whole)), list(compress(current, whole))
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Update the average if the optimizer has made a step.
 
         Lightning's own update looks every parameter up again and asks the device how many updates

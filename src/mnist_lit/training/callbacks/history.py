@@ -47,22 +47,18 @@ class RecordHistory(Callback):
         epochs = self.history.epochs
         steps = len(self.history.learning_rates) // trainer.accumulate_grad_batches
         for row in epochs:
-            values: dict[str, Any] = {
+            values = {
                 "train/loss": row.train_loss,
                 "train/accuracy_on_distorted": row.train_accuracy,
                 "lr": row.learning_rate,
+                "val/errors": row.val_errors,
+                "val/loss": row.val_loss,
+                **{f"val/{name}": value for name, value in row.metrics.items()},
             }
-            if row.val_errors is not None:
-                assert row.val_count is not None
-                wrong = torch.tensor(float(row.val_errors)) / row.val_count
-                values |= {"val/accuracy": 1 - wrong, "val/errors": row.val_errors}
-                values |= {"val/loss": row.val_loss}
-                values |= {f"val/{name}": value for name, value in row.metrics.items()}
-            numbers = {
-                name: torch.tensor(float(value)).item()
-                for name, value in values.items()
-                if value is not None
-            }
+            known = {name: torch.tensor(float(v)) for name, v in values.items() if v is not None}
+            if row.val_count is not None:
+                known["val/accuracy"] = 1 - known["val/errors"] / row.val_count
+            numbers = {name: value.item() for name, value in known.items()}
             step = steps * row.epoch // len(epochs) - 1
             for logger in self.begun_anew(trainer.loggers):
                 logger.log_metrics({**numbers, "epoch": row.epoch - 1}, step)
@@ -73,12 +69,7 @@ class RecordHistory(Callback):
         self._validated: float | None = None
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Note the learning rate that the step used."""
         assert isinstance(pl_module, LitClassifier)

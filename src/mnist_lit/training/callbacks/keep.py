@@ -1,13 +1,11 @@
 """Which epochs of a run are kept on disk."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from mnist_lit.checkpoints.write import packed
 from mnist_lit.files import write_bytes
 
 
@@ -68,15 +66,6 @@ class LastCheckpoint(_Carried):
         super().__init__(folder, "last", resumed_from)
         self.options = options
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """See, before an epoch is trained, that what the callbacks keep can be read back."""
-        super().on_train_start(trainer, pl_module)
-        states = {}
-        for callback in vars(trainer)["callbacks"]:
-            with suppress(Exception):  # some have no state before the first epoch
-                states[callback.state_key] = callback.state_dict()
-        packed({"callbacks": states})
-
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -97,19 +86,13 @@ class BestCheckpoint(_Carried):
 
     def __init__(self, folder: Path, resumed_from: str | None = None) -> None:
         super().__init__(folder, "best", resumed_from, "val/rank")
-        self._validated = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the last epoch in any case."""
-        self._validated = False
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note that the epoch has a rank."""
-        self._validated = True
-
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the epoch if it is the best of those that were validated."""
-        if self._validated:
+        """Keep the epoch if it is the best; one that is not validated has the rank of the last."""
+        if "val/rank" in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)
