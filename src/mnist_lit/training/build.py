@@ -35,7 +35,7 @@ from mnist_lit.training.callbacks.history import RecordHistory
 from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
 from mnist_lit.training.callbacks.stop import StopAtOnce
 from mnist_lit.training.classifier import LitClassifier
-from mnist_lit.training.resume import check_resumable, last_of, options_of, start_from
+from mnist_lit.training.resume import options_of, resumed, start_from
 from mnist_lit.training.rundir import goes_on
 
 OF_A_RUN = ("accuracy", "loss", "errors", "rank")  # what validation logs as `val/NAME`
@@ -100,18 +100,18 @@ def prepare(config: Config) -> Run:
     data, facts = build_data(config)
     module = build_module(config, facts)
     module.build_optimizer(_length(config, data))  # whether they can be built
-    options = options_of(config)
-    run_dir, record = Path(config.run_dir).resolve(), RecordHistory([*config.logger])
+    options, run_dir = options_of(config), Path(config.run_dir).resolve()
+    record = RecordHistory([*config.logger], options)
     if config.ckpt_path is not None:
-        config.ckpt_path = str(last_of(config.ckpt_path))
-        logged = check_resumable(Path(config.ckpt_path), options)
+        last, logged = resumed(config.ckpt_path, options)
+        config.ckpt_path = str(last)
         record.runs = logged if goes_on(run_dir, config.ckpt_path) else {}
     notes = list(data.dataset.notes) if isinstance(data, ImagesDataModule) else []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, module.network))
-    folder, resumed = run_dir / "checkpoints", config.ckpt_path
-    best = BestCheckpoint(folder, resumed)
-    callbacks = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
+    kept = run_dir / "checkpoints", config.ckpt_path
+    best = BestCheckpoint(*kept)
+    callbacks = [record, best, LastCheckpoint(*kept), StopAtOnce()]
     trainer = build_trainer(config, [*callbacks, *build_callbacks(config)], data)
     checks = check_before(module.network, config.trainer["max_epochs"], config.requirements)
     if config.requirements.enforce:
@@ -137,10 +137,7 @@ def build_data(config: Config) -> tuple[pl.LightningDataModule, Facts]:
         data.check()
     facts = getattr(data, "facts", None)
     if not isinstance(facts, Facts):
-        raise ConfigError(
-            f"{place}: it needs an attribute `facts`, a mnist_lit.Facts that says name, classes, "
-            "side, mean and std"
-        )
+        raise ConfigError(f"{place}: it needs an attribute `facts` of the class mnist_lit.Facts")
     source = facts.source or {key: v for key, v in config.data.items() if key != "root"}
     return data, replace(facts, source=source)
 
@@ -196,10 +193,8 @@ def build_metrics(config: Config, facts: Facts) -> dict[str, Metric]:
             metric.update(torch.eye(classes), torch.arange(classes))
             float(metric.compute())
         except Exception as error:  # torchmetrics raises many kinds
-            raise ConfigError(
-                f"{path}={node['_target_']}: it does not give one number for probabilities and "
-                f"labels: {reason(error)}"
-            ) from None
+            words = f"it does not give one number: {reason(error)}"
+            raise ConfigError(f"{path}={node['_target_']}: {words}") from None
         metric.reset()
         metrics[name] = metric
     return metrics
@@ -304,16 +299,13 @@ def build_trainer(
             f"trainer.num_nodes={trainer.num_nodes}: this is no cluster; start the same command on "
             "every node with srun or torchrun, or a sweep with hydra/launcher=submitit_slurm"
         )
-    cores = os.cpu_count() or 1
-    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > cores:
-        raise ConfigError(
-            f"trainer.devices={trainer.num_devices}: at most {cores}, the number of processor cores"
-        )
-    if isinstance(data, ImagesDataModule) and data.steps < trainer.world_size:
-        raise ConfigError(
-            f"data.batch_size={data.batch_size}: the training images make {data.steps} batches, "
-            f"fewer than one for each of {trainer.world_size} processes"
-        )
+    number, world, cores = trainer.num_devices, trainer.world_size, os.cpu_count() or 1
+    if trainer.strategy.root_device.type == "cpu" and number > cores:
+        words = f"at most {cores}, the number of processor cores"
+        raise ConfigError(f"trainer.devices={number}: {words}")
+    if isinstance(data, ImagesDataModule) and data.steps < world:
+        many = f"make {data.steps} batches, fewer than one for each of {world} processes"
+        raise ConfigError(f"data.batch_size={data.batch_size}: the training images {many}")
     return trainer
 
 
@@ -321,18 +313,16 @@ def _length(config: Config, data: pl.LightningDataModule) -> int:
     """Return how long the training is in units of ``module.interval``, in one process."""
     options, epochs = config.trainer, config.trainer["max_epochs"]
     limit = options.get("limit_train_batches") or 1.0
-    there = data.steps if isinstance(data, ImagesDataModule) else SOME
+    ours = isinstance(data, ImagesDataModule)
+    there = data.steps if ours else SOME
     batches = min(there, limit) if isinstance(limit, int) else int(there * limit)
-    if batches < 1 and there != SOME:
-        raise ConfigError(
-            f"trainer.limit_train_batches={limit}: leaves no batch; an epoch has {there}"
-        )
+    if ours and batches < 1:
+        words = f"leaves no batch; an epoch has {there}"
+        raise ConfigError(f"trainer.limit_train_batches={limit}: {words}")
     steps = -(-batches // (options.get("accumulate_grad_batches") or 1)) * epochs
     if steps > MOST_STEPS:
-        raise ConfigError(
-            f"trainer.max_epochs={epochs}: these are {steps:,} steps, at most {MOST_STEPS:,} are "
-            "possible"
-        )
+        words = f"these are {steps:,} steps, at most {MOST_STEPS:,} are possible"
+        raise ConfigError(f"trainer.max_epochs={epochs}: {words}")
     return epochs if config.module.get("interval") == "epoch" else steps
 
 
@@ -353,8 +343,6 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*Experiment logs directory .* exists")
         # The folder of a resumed run holds the best checkpoint so far.
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
-        # A resumed run writes to a folder of its own; its best epoch so far is carried over.
-        warnings.filterwarnings("ignore", ".*The dirpath has changed from")
         # Of one input channel, both orders of a weight's strides mean the same places in memory.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         # trainer=cpu means it.

@@ -24,14 +24,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mnist_lit import folders
 from mnist_lit.config.check import parse, refuse_unbuilt
 from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.config.schema import Config
-from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, reason
+from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, line, reason
 from mnist_lit.evaluation.provenance import override
 from mnist_lit.text import LONGEST_LINE, for_terminal, masked, show
 from mnist_lit.training import rundir
@@ -66,7 +66,6 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
     typed = own = given[1:] if arguments is None else list(arguments)
     # Classes of the user's are importable from the folder in which training is started.
     sys.path.append("")
-    missed: list[str] = []
 
     def task(cfg: DictConfig) -> float:
         in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
@@ -76,12 +75,12 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
             # Lightning starts further processes with the command line of this one.
             sys.argv = given
             result = train(cfg, _command(given[0], typed), BUILT.pop() if BUILT else None)
-        if cfg.requirements.enforce and not result.passed:
-            missed.append(str(result.run_dir))
+            if cfg.requirements.enforce and not (in_a_sweep or result.passed):
+                raise SystemExit(f"error: requirements not met in {result.run_dir}")
         return result.objective
 
     with errors_as_lines():
-        # Lightning has a handler of its own while it trains.
+        # Lightning has a handler of its own beside it while it trains.
         signal.signal(signal.SIGTERM, _stop)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(signal.SIGHUP, _hang_up)
@@ -91,7 +90,7 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         options = [word for word in own if word.startswith("-")]
         if not {*options} - {"-m", "--multirun"} and rundir.is_first():
             print(LOADING, flush=True)  # the checks, and torch's import, take seconds
-        own = _hidden(_with_the_options_of_the_run(own))
+        own = [_hidden(word) for word in _with_the_options_of_the_run(own)]
         # Hydra takes -m only before what is to be varied.
         many = [word for word in own if word in ("-m", "--multirun")]
         sys.argv = [given[0], *many, *(word for word in own if word not in many), *beside, CHECK]
@@ -102,8 +101,6 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
             raise
         except (TypeError, ValueError) as error:  # as of a key where a list has none
             raise ConfigError(f"{shlex.join(own)}: cannot be composed: {reason(error)}") from None
-    if missed:
-        raise SystemExit(f"error: requirements not met in {', '.join(missed)}")
 
 
 @contextmanager
@@ -115,7 +112,7 @@ def _for_itself() -> Iterator[None]:
     except StoppedError as error:
         raise SystemExit(f"error: {for_terminal(error, LONGEST_LINE)}") from None
     except Exception as error:
-        failed = rundir.line(error)
+        failed = line(error)
     if failed is not None:  # a new exception, which does not keep the network of the old one
         show(f"error: {failed}", error=True)
         raise RunError(failed)
@@ -156,10 +153,7 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     overrides = folder / rundir.HYDRAS / "overrides.yaml"
     if not overrides.is_file():
-        raise ConfigError(
-            f"ckpt_path={text}: not the folder of a run, which has its options in "
-            ".hydra/overrides.yaml; give its last.ckpt with the options that it was started with"
-        )
+        raise ConfigError(f"ckpt_path={text}: no run's folder: it has no .hydra/overrides.yaml")
     begun = yaml.safe_load(overrides.read_text(encoding="utf-8"))
     begun = [word for word in begun if not word.startswith("ckpt_path=")]
     others = [word for word in arguments if word not in given]
@@ -167,15 +161,13 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
     return [*begun, *others, override("ckpt_path", run), override("hydra.run.dir", run)]
 
 
-def _hidden(arguments: Sequence[str]) -> list[str]:
+def _hidden(word: str) -> str:
     """Put a storage's address with a password where no file and no list of processes shows it."""
-    words = list(arguments)
-    for place, word in enumerate(words):
-        key, _, address = word.partition("=")
-        if key == "search.storage" and masked(address) != address:
-            os.environ[STORAGE] = address.strip("'\"")
-            words[place] = f"{key}=${{oc.env:{STORAGE}}}"
-    return words
+    key, _, address = word.partition("=")
+    if key != "search.storage" or masked(address) == address:
+        return word
+    os.environ[STORAGE] = address.strip("'\"")
+    return f"{key}=${{oc.env:{STORAGE}}}"
 
 
 @contextmanager
@@ -298,20 +290,13 @@ def parsed(config: DictConfig) -> Config:
         if word.lstrip("+").startswith("run_dir="):
             raise ConfigError(f"{word}: hydra.run.dir is meant")
     if config.hydra.job.chdir:
-        raise ConfigError(
-            "hydra.job.chdir=true: a run stays where it is started; its files go to hydra.run.dir"
-        )
+        raise ConfigError("hydra.job.chdir=true: a run stays where it is started")
     if config.hydra.output_subdir not in (rundir.HYDRAS, None):
-        raise ConfigError(
-            f"hydra.output_subdir={config.hydra.output_subdir}: the config of a run goes to "
-            f"{rundir.HYDRAS} in its folder, or with null nowhere"
-        )
+        words = f"the config of a run goes to {rundir.HYDRAS} in its folder, or with null nowhere"
+        raise ConfigError(f"hydra.output_subdir={config.hydra.output_subdir}: {words}")
     HydraConfig.instance().set_config(config)
-    run = config.copy()
-    OmegaConf.set_readonly(run, False)
-    with open_dict(run):
-        del run["hydra"]
-        run.run_dir = str(Path(config.hydra.run.dir).resolve())
+    run = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    run.run_dir = str(Path(config.hydra.run.dir).resolve())
     refuse_unbuilt(run, config.hydra.overrides.task)
     return parse(run)
 

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -21,7 +19,7 @@ from mnist_lit.config.check import parse
 from mnist_lit.data.batches import Images
 from mnist_lit.data.idx import ImagesDataModule
 from mnist_lit.data.reopen import split
-from mnist_lit.errors import StoppedError, reason
+from mnist_lit.errors import StoppedError, line
 from mnist_lit.evaluation import figures, page, provenance, report
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.files import clear, write_bytes, write_text
@@ -178,15 +176,8 @@ def _fit(run: Run) -> float:
 
     Of a resumed run the epochs before count too.
     """
-    started, ours = time.perf_counter(), signal.getsignal(signal.SIGTERM)
-    handled = callable(ours) and threading.current_thread() is threading.main_thread()
-    if handled:  # Lightning handles SIGTERM only where nobody does yet
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        run.trainer.fit(run.module, run.data, ckpt_path=run.config.ckpt_path, weights_only=True)
-    finally:
-        if handled:
-            signal.signal(signal.SIGTERM, ours)
+    started = time.perf_counter()
+    run.trainer.fit(run.module, run.data, ckpt_path=run.config.ckpt_path, weights_only=True)
     now = time.perf_counter() - started
     return now + sum(row.seconds for row in run.record.history.epochs[: run.record.resumed])
 
@@ -239,7 +230,7 @@ def optional(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of matplotlib, a template, a logger or its server
-        say(f"warning: {what} could not be made: {type(error).__name__}: {reason(error)}")
+        say(f"warning: {what} could not be made: {line(error)}")
 
 
 def _next(run: Run, run_dir: Path) -> str:
@@ -249,16 +240,13 @@ def _next(run: Run, run_dir: Path) -> str:
     place = shlex.quote(place if re.match(r"[^-].*/", place) else f"./{place}")
     if (run_dir / "report.html").is_file():
         page_of_it = f"  open {place}/report.html in a browser\n"
-    network, images = (
-        "" if target.startswith("mnist_lit.") else f" --trust {target}"
-        for target in (run.config.model["_target_"], data["_target_"])
-    )
-    if data.get("root") is not None:
-        images += f" --data-root {shlex.quote(str(data['root']))}"
+    targets = (run.config.model["_target_"], data["_target_"])
+    foreign = [target for target in targets if not target.startswith("mnist_lit.")]
+    trust = "".join(f" --trust {target}" for target in foreign)
+    root = "" if data.get("root") is None else f" --data-root {shlex.quote(str(data['root']))}"
     return (
-        f"What next:\n{page_of_it}"
-        f"  mnist-lit evaluate {place}{network}{images}\n"
-        f"  mnist-lit predict {place} PICTURE.png{network}"
+        f"What next:\n{page_of_it}  mnist-lit evaluate {place}{trust}{root}\n"
+        f"  mnist-lit predict {place} PICTURE.png{trust}"
     )
 
 

@@ -1,7 +1,7 @@
 """The epoch table, filled while training goes on."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,7 +14,11 @@ from mnist_lit.training.classifier import LitClassifier
 
 
 class RecordHistory(Callback):
-    """Adds a row for each epoch; a checkpoint carries the table, so that a resumed run goes on.
+    """Adds a row for each epoch; a checkpoint carries what a resumed run goes on with.
+
+    Args:
+        names: Of the loggers.
+        options: What decides the course of the training.
 
     Attributes:
         history: The table.
@@ -22,8 +26,8 @@ class RecordHistory(Callback):
         runs: Those of Weights & Biases and MLflow in which it goes on, by names of loggers.
     """
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
-        self.names, self.runs = names, dict[str, str]()
+    def __init__(self, names: Sequence[str], options: Mapping[str, Any]) -> None:
+        self.names, self.options, self.runs = names, options, dict[str, str]()
         self.history = History()
         self.resumed = 0
         self._started = 0.0
@@ -32,12 +36,11 @@ class RecordHistory(Callback):
         """Return the loggers that know nothing yet of a run that is resumed."""
         return [one for one in loggers if one.version not in self.runs.values()]
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep where the loggers that can go on have logged."""
+    def on_save_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the options, and where the loggers that can go on have logged."""
         named, kinds = zip(self.names, trainer.loggers, strict=False), (WandbLogger, MLFlowLogger)
         checkpoint["loggers"] = {n: str(one.version) for n, one in named if isinstance(one, kinds)}
+        checkpoint["options"] = self.options
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give those loggers the epochs of a run that is resumed which begin anew.

@@ -39,38 +39,21 @@ class _Carried(ModelCheckpoint):
         before = Path(self._resumed_from).with_name(self.file.name)
         if before.is_file() and before.resolve() != self.file.resolve():
             write_bytes(self.file, before.read_bytes())
-        paths = {"dirpath": str(self.file.parent), "best_model_path": str(self.file)}
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        self.best_model_path = str(self.file)
         if self.monitor is not None:
-            paths["kth_best_model_path"] = str(self.file)
-            state_dict = {
-                **state_dict,
-                "best_k_models": {str(self.file): state_dict["best_model_score"]},
-            }
-        super().load_state_dict({**state_dict, **paths})
+            self.kth_best_model_path = self.best_model_path
+            self.best_k_models = {self.best_model_path: state_dict["best_model_score"]}
 
 
 class LastCheckpoint(_Carried):
     """Keeps ``last.ckpt``, the last epoch; stands after :class:`BestCheckpoint`.
 
     Lightning's ``save_last`` would not do: it saves only when the best checkpoint changes.
-
-    Args:
-        folder: Where the file goes.
-        options: What decides the course of the training, which the file keeps.
-        resumed_from: The ``last.ckpt`` of the run that this one continues.
     """
 
-    def __init__(
-        self, folder: Path, options: dict[str, Any], resumed_from: str | None = None
-    ) -> None:
+    def __init__(self, folder: Path, resumed_from: str | None = None) -> None:
         super().__init__(folder, "last", resumed_from)
-        self.options = options
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep the options."""
-        checkpoint["options"] = self.options
 
 
 class BestCheckpoint(_Carried):
