@@ -95,6 +95,12 @@ def missing(package: str, extra: str) -> str:
     )
 
 
+def line(error: BaseException) -> str:
+    """Return what an error says, in a line; one that is no user's mistake is named by its class."""
+    known = isinstance(error, UserError)
+    return str(error) if known else f"{type(error).__name__}: {reason(error)}"
+
+
 def reason(error: BaseException) -> str:
     """Return the first line of what an exception says or, if it says nothing, its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

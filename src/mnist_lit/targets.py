@@ -118,12 +118,10 @@ def _check_value(
 
 def _is_plain(annotation: Any) -> bool:
     """Say whether a type is made of numbers, strings, and lists and mappings of these."""
-    if get_origin(annotation) is Annotated:
+    inner, origin = get_args(annotation), get_origin(annotation)
+    if origin in (Annotated, Literal):
         return True  # somebody has said what is allowed
-    if get_origin(annotation) is Literal:
-        return True
-    inner = get_args(annotation)
-    if get_origin(annotation) in (tuple, type, Callable):
+    if origin in (tuple, type, Callable):
         return False  # YAML has no tuples
     if inner:
         texts = [get_args(one)[0] if get_origin(one) is Annotated else one for one in inner]
@@ -140,10 +138,8 @@ def find(target: str, path: str) -> Callable[..., Any]:
     try:
         found = resolve_name(target)
     except Exception as error:  # a module of the user's may raise anything when it is imported
-        raise ConfigError(
-            f"{path}={target}: cannot be built: {reason(error)}; check the name, and that Python "
-            "can import it from the folder in which the command is started"
-        ) from None
+        words = f"cannot be built: {reason(error)}; can Python import it from this folder?"
+        raise ConfigError(f"{path}={target}: {words}") from None
     if not callable(found):
         raise ConfigError(f"{path}={target}: it cannot be called, a class or function is expected")
     return found
@@ -169,10 +165,8 @@ def trusted(target: str, trust: Collection[str]) -> str:
         TrustError: It is not among those that the user trusts.
     """
     if target not in trust:
-        raise TrustError(
-            f"{target} is not a class of this project: it is imported, and so run, only if you say "
-            f"so: --trust {target} (in Python trust=[{target!r}])"
-        )
+        words = "is not a class of this project: it is imported, and so run, only if you say so"
+        raise TrustError(f"{target} {words}: --trust {target} (in Python trust=[{target!r}])")
     return target
 
 

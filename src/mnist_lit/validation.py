@@ -99,14 +99,13 @@ def _walk(kind: Any, location: Sequence[int | str]) -> tuple[list[int | str], li
     keys: list[int | str] = []
     kinds = [_bare(kind)]
     for part in location:
-        if get_origin(kinds[-1]) in (Union, UnionType):
+        whole = kinds[-1]
+        if get_origin(whole) in (Union, UnionType):
             continue
         keys.append(part)
-        inner = get_args(kinds[-1])
-        if isinstance(kinds[-1], type) and part in _names(kinds[-1]):
-            kinds.append(_bare(get_type_hints(kinds[-1], include_extras=True)[str(part)]))
-        else:
-            kinds.append(_bare(inner[-1]) if inner else Any)
+        hints = get_type_hints(whole, include_extras=True) if _names(whole) else {}
+        items = (Any, *get_args(whole))[-1]
+        kinds.append(_bare(hints.get(str(part), items)))
     return keys, kinds
 
 

@@ -60,17 +60,15 @@ def refuse_unbuilt(cfg: DictConfig, overrides: Sequence[str]) -> None:
         ConfigError: One of them is such a one.
     """
     for word in overrides:
-        group, _, rest = word.partition("=")[0].lstrip("+").partition(".")
-        nodes = cfg.get(group) if group in NAMED else None
-        if not isinstance(nodes, DictConfig):
-            continue
-        node = nodes.get(rest.partition(".")[0])
+        group, name = [*word.partition("=")[0].lstrip("+").split("."), ""][:2]
+        nodes: Any = cfg.get(group) if group in NAMED else None
+        node = nodes.get(name) if isinstance(nodes, DictConfig) else None
         if isinstance(node, DictConfig) and "_target_" not in node:
-            chosen = ", ".join(str(name) for name, one in nodes.items() if "_target_" in one)
-            raise ConfigError(
-                f"{word}: a mapping with `_target_` is expected, or a node that is chosen: "
-                f"{chosen or 'none is'}"
+            chosen = ", ".join(str(key) for key, one in nodes.items() if "_target_" in one)
+            words = (
+                f"a mapping with `_target_` is expected, or a chosen node: {chosen or 'none is'}"
             )
+            raise ConfigError(f"{word}: {words}")
 
 
 def _plain(cfg: DictConfig) -> dict[Any, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mnist_lit.errors import UserError, reason
+from mnist_lit.errors import UserError, line
 from mnist_lit.text import LONGEST_LINE, for_terminal
 
 HYDRAS = {"hydra", "omegaconf", "yaml"}  # packages whose exceptions are explained
@@ -33,13 +33,8 @@ def errors_as_lines() -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console without ✓ prints a question mark
     try:
-        Path.cwd()
-    except FileNotFoundError:
-        raise SystemExit("error: the working folder has been removed; go to another one") from None
-    try:
+        Path.cwd()  # torch would die of a working folder that has been removed
         yield
-    except UserError as error:
-        raise SystemExit(_line(str(error))) from None
     except KeyboardInterrupt:
         raise SystemExit("error: stopped") from None
     except BrokenPipeError:  # whoever read the output has gone, as `| head -1` does
@@ -50,9 +45,9 @@ def errors_as_lines() -> Iterator[None]:
             from mnist_lit.config.mistakes import explain
 
             raise SystemExit(_line(explain(error))) from None
-        if os.environ.get("MNIST_LIT_TRACEBACK"):
+        if os.environ.get("MNIST_LIT_TRACEBACK") and not isinstance(error, UserError):
             traceback.print_exc()  # Hydra would make a warning of what is raised in a callback
-        raise SystemExit(_line(f"{type(error).__name__}: {reason(error)}")) from None
+        raise SystemExit(_line(line(error))) from None
 
 
 def _line(words: str) -> str:

@@ -68,11 +68,9 @@ def moved(plain: Mapping[str, Any]) -> str | None:
     for old, new in MOVED.items():
         group, _, key = old.partition(".")
         inner = plain[group].get(key) if isinstance(plain.get(group), dict) else None
-        node = isinstance(inner, dict)
-        if inner is None or (node and "_target_" in inner and key != "build"):
-            continue
-        further = f".{next(iter(inner))}" if node and inner else ""
-        return f"{old}{further}: this key has moved; give it as {new}{further}"
+        node_of_ones_own = isinstance(inner, dict) and "_target_" in inner and key != "build"
+        if inner is not None and not node_of_ones_own:
+            return f"{old}: this key has moved; give it as {new}"
     return None
 
 
@@ -97,12 +95,10 @@ def explain(error: Exception) -> str:
             return f"{cause.full_key}: no such key; {INSTEAD[cause.full_key]} is meant"
         known = map(str, cause.parent_node if isinstance(cause.parent_node, DictConfig) else ())
         return unknown(cause.full_key, [k for k in known if not k.startswith(("_", "hydra"))])
-    if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        group, choice = missing.groups()
+    if missing := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         options = text.partition("Available options")[2].partition("\n")[2].partition("Config")[0]
-        return unknown(f"{group}={choice}", options.split(), "choice")
-    if unloaded := re.search(r"Could not load '([^']+)/([^'/]+)'", text):
-        return f"{'='.join(unloaded.groups())}: no such choice; python train.py --help lists them"
+        choices = options.split() or ["what python train.py --help lists"]
+        return unknown("=".join(missing.groups()), choices, "choice")
     if isinstance(error, OverrideParseException):
         hint = "a value with = , ' ( [ { or a letter beyond ASCII needs quotes: 'key=\"value\"'"
         if "[" in error.override.partition("=")[0]:

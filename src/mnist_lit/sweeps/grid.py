@@ -56,7 +56,7 @@ class Grid:
         if self.named:
             refuse_others(wanted)
         planned = self._plan(arguments, wanted, jobs(wanted) if self.named else [])
-        folder = free("hydra.sweep.dir", wanted, self.named).resolve()
+        folder = (wanted if self.named else free(wanted)).resolve()
         with flag_override(self.config.hydra, "readonly", False):
             self.config.hydra.sweep.dir = str(folder)
         write_text(folder / CONFIG, OmegaConf.to_yaml(self.config))

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from optuna import TrialPruned, distributions
 from optuna.trial import Trial, TrialState
 
-from mnist_lit.errors import ConfigError, RunError
+from mnist_lit.errors import ConfigError, RunError, line
 from mnist_lit.evaluation.provenance import flat
 from mnist_lit.files import write_text
 from mnist_lit.sweeps import study
@@ -31,7 +31,6 @@ from mnist_lit.sweeps.processes import Processes
 from mnist_lit.text import masked, show
 from mnist_lit.training.hydra import check
 from mnist_lit.training.resume import differing, options_of
-from mnist_lit.training.rundir import line
 
 HOPELESS = 3  # trials of which none succeeds
 REPORT = "mnist_lit.sweeps.study.ReportTrial"  # a callback of every training

@@ -35,7 +35,7 @@ from mnist_lit.training.callbacks.history import RecordHistory
 from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
 from mnist_lit.training.callbacks.stop import StopAtOnce
 from mnist_lit.training.classifier import LitClassifier
-from mnist_lit.training.resume import check_resumable, last_of, options_of, start_from
+from mnist_lit.training.resume import options_of, resumed, start_from
 from mnist_lit.training.rundir import goes_on
 
 OF_A_RUN = ("accuracy", "loss", "errors", "rank")  # what validation logs as `val/NAME`
@@ -97,22 +97,21 @@ def prepare(config: Config) -> Run:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     check(config.trainer, "trainer")
     check_loggers(config)
-    data = build_data(config)
-    facts = facts_of(config, data)
+    data, facts = build_data(config)
     module = build_module(config, facts)
     module.build_optimizer(_length(config, data))  # whether they can be built
-    options = options_of(config)
-    run_dir, record = Path(config.run_dir).resolve(), RecordHistory([*config.logger])
+    options, run_dir = options_of(config), Path(config.run_dir).resolve()
+    record = RecordHistory([*config.logger], options)
     if config.ckpt_path is not None:
-        config.ckpt_path = str(last_of(config.ckpt_path))
-        logged = check_resumable(Path(config.ckpt_path), options)
+        last, logged = resumed(config.ckpt_path, options)
+        config.ckpt_path = str(last)
         record.runs = logged if goes_on(run_dir, config.ckpt_path) else {}
     notes = list(data.dataset.notes) if isinstance(data, ImagesDataModule) else []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, module.network))
-    folder, resumed = run_dir / "checkpoints", config.ckpt_path
-    best = BestCheckpoint(folder, resumed)
-    callbacks = [record, best, LastCheckpoint(folder, options, resumed), StopAtOnce()]
+    kept = run_dir / "checkpoints", config.ckpt_path
+    best = BestCheckpoint(*kept)
+    callbacks = [record, best, LastCheckpoint(*kept), StopAtOnce()]
     trainer = build_trainer(config, [*callbacks, *build_callbacks(config)], data)
     checks = check_before(module.network, config.trainer["max_epochs"], config.requirements)
     if config.requirements.enforce:
@@ -120,36 +119,27 @@ def prepare(config: Config) -> Run:
     return Run(config, data, facts, module, record, best, trainer, checks, notes)
 
 
-def build_data(config: Config) -> pl.LightningDataModule:
-    """Make the data module; no file is read yet.
+def build_data(config: Config) -> tuple[pl.LightningDataModule, Facts]:
+    """Make the data module, and return it with its facts and what its images come from.
+
+    No file is read yet, but those that facts have to be read off.
 
     Raises:
-        ConfigError: It is no LightningDataModule, or lacks a loader.
+        ConfigError: It is no LightningDataModule, lacks a loader or its facts, or has too few
+            images for what is asked.
     """
     data = build(config.data, "data", kind=pl.LightningDataModule, seed=config.seed)
+    place = f"data={config.data['_target_']}"
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if not is_overridden(name, data, pl.LightningDataModule):
-            target = config.data["_target_"]
-            raise ConfigError(f"data={target}: it has no {name}; a run trains, validates and tests")
-    return data
-
-
-def facts_of(config: Config, data: pl.LightningDataModule) -> Facts:
-    """Return the facts of a data module, with what its images come from.
-
-    Raises:
-        ConfigError: It has none, or too few images for what is asked.
-    """
+            raise ConfigError(f"{place}: it has no {name}; a run trains, validates and tests")
     if isinstance(data, ImagesDataModule):
         data.check()
     facts = getattr(data, "facts", None)
     if not isinstance(facts, Facts):
-        raise ConfigError(
-            f"data={config.data['_target_']}: it needs an attribute `facts`, a mnist_lit.Facts "
-            "that says name, classes, side, mean and std"
-        )
+        raise ConfigError(f"{place}: it needs an attribute `facts` of the class mnist_lit.Facts")
     source = facts.source or {key: v for key, v in config.data.items() if key != "root"}
-    return replace(facts, source=source)
+    return data, replace(facts, source=source)
 
 
 def build_module(config: Config, facts: Facts = MNIST) -> LitClassifier:
@@ -203,10 +193,8 @@ def build_metrics(config: Config, facts: Facts) -> dict[str, Metric]:
             metric.update(torch.eye(classes), torch.arange(classes))
             float(metric.compute())
         except Exception as error:  # torchmetrics raises many kinds
-            raise ConfigError(
-                f"{path}={node['_target_']}: it does not give one number for probabilities and "
-                f"labels: {reason(error)}"
-            ) from None
+            words = f"it does not give one number: {reason(error)}"
+            raise ConfigError(f"{path}={node['_target_']}: {words}") from None
         metric.reset()
         metrics[name] = metric
     return metrics
@@ -259,19 +247,18 @@ def build_loggers(config: Config, runs: Mapping[str, str]) -> list[Logger]:
     Raises:
         ConfigError: One cannot be built, or would replace a file that is not of this run.
     """
-    # Each takes one of these arguments.
-    known = {name: {"id": run, "run_id": run} for name, run in runs.items()}
     loggers = []
     for name, node in config.logger.items():
-        loggers.append(build(node, f"logger.{name}", kind=Logger, **known.get(name, {})))
-        folder = Path(loggers[-1].log_dir or "") if isinstance(loggers[-1], CSVLogger) else None
-        if folder is None or folder.resolve() == Path(config.run_dir).resolve():
+        # One of Weights & Biases or MLflow takes one of these arguments.
+        known = dict.fromkeys(("id", "run_id"), runs[name]) if name in runs else {}
+        logger = build(node, f"logger.{name}", kind=Logger, **known)
+        loggers.append(logger)
+        if not isinstance(logger, CSVLogger) or config.ckpt_path is not None:
             continue
-        for file in ("metrics.csv", "hparams.yaml"):
-            if config.ckpt_path is None and (folder / file).exists():
-                raise ConfigError(
-                    f"logger.{name}: {folder / file} would be replaced; give another save_dir"
-                )
+        folder = Path(logger.log_dir).resolve()
+        for file in (folder / "metrics.csv", folder / "hparams.yaml"):
+            if file.exists() and folder != Path(config.run_dir).resolve():
+                raise ConfigError(f"logger.{name}: {file} would be replaced; give another save_dir")
     return loggers
 
 
@@ -312,35 +299,30 @@ def build_trainer(
             f"trainer.num_nodes={trainer.num_nodes}: this is no cluster; start the same command on "
             "every node with srun or torchrun, or a sweep with hydra/launcher=submitit_slurm"
         )
-    number, cores = trainer.num_devices, os.cpu_count() or 1
+    number, world, cores = trainer.num_devices, trainer.world_size, os.cpu_count() or 1
     if trainer.strategy.root_device.type == "cpu" and number > cores:
-        raise ConfigError(
-            f"trainer.devices={number}: at most {cores}, the number of processor cores"
-        )
-    if isinstance(data, ImagesDataModule) and data.steps < trainer.world_size:
-        raise ConfigError(
-            f"data.batch_size={data.batch_size}: the training images make {data.steps} batches, "
-            f"fewer than one for each of {trainer.world_size} processes"
-        )
+        words = f"at most {cores}, the number of processor cores"
+        raise ConfigError(f"trainer.devices={number}: {words}")
+    if isinstance(data, ImagesDataModule) and data.steps < world:
+        many = f"make {data.steps} batches, fewer than one for each of {world} processes"
+        raise ConfigError(f"data.batch_size={data.batch_size}: the training images {many}")
     return trainer
 
 
 def _length(config: Config, data: pl.LightningDataModule) -> int:
     """Return how long the training is in units of ``module.interval``, in one process."""
     options, epochs = config.trainer, config.trainer["max_epochs"]
-    batches = data.steps if isinstance(data, ImagesDataModule) else SOME
-    limit = options.get("limit_train_batches")
-    if limit is not None:
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    if batches < 1:
-        there = f"; an epoch has {data.steps}" if isinstance(data, ImagesDataModule) else ""
-        raise ConfigError(f"trainer.limit_train_batches={limit}: leaves no batch{there}")
+    limit = options.get("limit_train_batches") or 1.0
+    ours = isinstance(data, ImagesDataModule)
+    there = data.steps if ours else SOME
+    batches = min(there, limit) if isinstance(limit, int) else int(there * limit)
+    if ours and batches < 1:
+        words = f"leaves no batch; an epoch has {there}"
+        raise ConfigError(f"trainer.limit_train_batches={limit}: {words}")
     steps = -(-batches // (options.get("accumulate_grad_batches") or 1)) * epochs
     if steps > MOST_STEPS:
-        raise ConfigError(
-            f"trainer.max_epochs={epochs}: these are {steps:,} steps, at most {MOST_STEPS:,} are "
-            "possible"
-        )
+        words = f"these are {steps:,} steps, at most {MOST_STEPS:,} are possible"
+        raise ConfigError(f"trainer.max_epochs={epochs}: {words}")
     return epochs if config.module.get("interval") == "epoch" else steps
 
 
@@ -361,8 +343,6 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", ".*Experiment logs directory .* exists")
         # The folder of a resumed run holds the best checkpoint so far.
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
-        # A resumed run writes to a folder of its own; its best epoch so far is carried over.
-        warnings.filterwarnings("ignore", ".*The dirpath has changed from")
         # Of one input channel, both orders of a weight's strides mean the same places in memory.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         # trainer=cpu means it.

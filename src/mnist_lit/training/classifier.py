@@ -1,8 +1,7 @@
 """The LightningModule: loss, metrics, optimizer and scheduler around a network."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,16 +82,11 @@ class LitClassifier(pl.LightningModule):
         self.batch_loss = (
             torch.compile(batch_loss, mode=compile_mode) if compile_mode else batch_loss
         )
-        self.train_loss = torch.zeros(())
-        self.train_correct = torch.zeros((), dtype=torch.int64)
-        self.train_batches = self.train_images = 0
         # torchmetrics would leave out what is not a number.
         self.val_loss = SumMetric(nan_strategy="disable")
-        self.val_errors = SumMetric()
-        self.val_count = SumMetric()
+        self.val_errors, self.val_count = SumMetric(), SumMetric()
         self.val_images = 0
         self.learning_rate = 0.0
-        self._validated: dict[str, Tensor] = {}
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:
         """Map normalised images ``[B, 1, side, side]`` to logits ``[B, classes]``."""
@@ -107,31 +101,16 @@ class LitClassifier(pl.LightningModule):
         if self._trainer is None or self._trainer.state.stage is None:
             return batch
         images, *labels = batch if isinstance(batch, list | tuple) else [batch]
-        wanted = (1, self.facts.side, self.facts.side)
-        complete = bool(labels) or self.trainer.predicting
-        if images.dtype is not torch.uint8 or images.shape[1:] != wanted or not complete:
-            raise DataError(
-                f"{self.facts.name}: batches of {images.dtype} {list(images.shape)}; images of "
-                f"torch.uint8 [B, {', '.join(map(str, wanted))}] are expected"
-                f"{'' if complete else ' with labels'}"
-            )
+        side, complete = self.facts.side, bool(labels) or self.trainer.predicting
+        if images.dtype is not torch.uint8 or images.shape[1:] != (1, side, side) or not complete:
+            given = f"{self.facts.name}: batches of {images.dtype} {list(images.shape)}"
+            wanted = f"images of torch.uint8 [B, 1, {side}, {side}] are expected"
+            raise DataError(f"{given}; {wanted}{'' if complete else ' with labels'}")
         scaled = images.float() / 255
         if self.trainer.training:
             for augmentation in self.augmentations:
                 scaled = augmentation(scaled)
         return self.facts.standardise(scaled), *labels
-
-    @contextmanager
-    def _labelled(self, batch: Batch, batch_idx: int) -> Iterator[Batch]:
-        """Check labels in an epoch's first batch and where torch raises: a GPU waits for it."""
-        images, labels = batch
-        if batch_idx == 0:
-            self.facts.check_labels(labels, len(images))
-        try:
-            yield images, labels
-        except (IndexError, RuntimeError):
-            self.facts.check_labels(labels, len(images))
-            raise
 
     def on_train_epoch_start(self) -> None:
         """Make what the epoch draws depend on seed, epoch and process alone.
@@ -144,14 +123,16 @@ class LitClassifier(pl.LightningModule):
         self.train_loss = torch.zeros((), device=self.device)
         self.train_correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.train_batches = self.train_images = 0
-        self._validated = {}
+        self._validated: dict[str, Tensor] = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
         # The scheduler changes it before the step's end.
         self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        with self._labelled(batch, batch_idx) as (images, labels):
-            loss, correct = self.batch_loss(self.network, self.loss, images, labels)
+        images, labels = batch
+        if batch_idx == 0:  # of the others a GPU would wait for it
+            self.facts.check_labels(labels, len(images))
+        loss, correct = self.batch_loss(self.network, self.loss, images, labels)
         self.train_loss.add_(loss.detach())
         self.train_correct.add_(correct)
         self.train_batches += 1
@@ -181,22 +162,28 @@ class LitClassifier(pl.LightningModule):
         self.log("train/accuracy_on_distorted", self.mean_train_accuracy, sync_dist=True)
         self.log("lr", self.learning_rate, sync_dist=True)
         self.log_dict(self._validated, sync_dist=True)
-        self._step_plateau()
+        # Lightning would step it only after the epoch's checkpoint has been written, and a run
+        # resumed from it would miss that step.
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau) and self._validated:
+            scheduler.step(self.trainer.callback_metrics["val/loss"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count errors and loss of a batch, in full precision whatever training runs in.
 
         A checkpoint evaluated later, on any device, then gives the same count.
         """
-        with self._labelled(batch, batch_idx) as (images, labels):
-            dtype = next(self.network.parameters(), images).dtype
-            with torch.autocast(self.device.type, enabled=False):
-                logits = self.network(images.to(dtype))
-            self.val_loss.update(F.cross_entropy(logits, labels, reduction="sum"))
-            self.val_errors.update((logits.argmax(dim=1) != labels).sum())
-            self.val_count.update(float(len(labels)))
-            for metric in self._metrics.values():
-                metric.update(logits.softmax(dim=1), labels)
+        images, labels = batch
+        if batch_idx == 0:
+            self.facts.check_labels(labels, len(images))
+        dtype = next(self.network.parameters(), images).dtype
+        with torch.autocast(self.device.type, enabled=False):
+            logits = self.network(images.to(dtype))
+        self.val_loss.update(F.cross_entropy(logits, labels, reduction="sum"))
+        self.val_errors.update((logits.argmax(dim=1) != labels).sum())
+        self.val_count.update(float(len(labels)))
+        for metric in self._metrics.values():
+            metric.update(logits.softmax(dim=1), labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracy, loss and the rank of the epoch.
@@ -217,11 +204,8 @@ class LitClassifier(pl.LightningModule):
     def _expect_a_number(self, loss: Tensor, what: str) -> None:
         if not loss.isfinite():
             where = f"epoch {self.current_epoch + 1} of {self.trainer.max_epochs}"
-            raise DivergedError(
-                f"training diverged in {where}: the {what} is {loss.item():g} at a learning rate "
-                f"of {self.learning_rate:.2g}; try a lower optimizer.lr, or "
-                "trainer.gradient_clip_val=1"
-            )
+            found = f"the {what} is {loss.item():g} at a learning rate of {self.learning_rate:.2g}"
+            raise DivergedError(f"training diverged in {where}: {found}; try a lower optimizer.lr")
 
     def _counted(self, stage: str) -> dict[str, Tensor]:
         """Return what the images of a stage came to, and begin anew."""
@@ -249,7 +233,7 @@ class LitClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the scheduler and say when to step the latter."""
-        optimizer, scheduler = self.build_optimizer(self._schedule_length())
+        optimizer, scheduler = self.build_optimizer(self._length)
         if scheduler is None:
             return optimizer
         return {
@@ -274,34 +258,23 @@ class LitClassifier(pl.LightningModule):
         """
         if self.optimizer is None:
             raise ConfigError("optimizer: training needs one; make or load LitClassifier with it")
+        failed = "optimizer: cannot be built"
         try:
             optimizer = self.optimizer(decay_weights_only(self.network))
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise ConfigError(f"optimizer: cannot be built: {reason(error)}") from None
-        if self.scheduler is None:
-            return optimizer, None
-        filled = {
-            "total_steps": length,
-            "T_max": length,
-            "max_lr": [group["lr"] for group in optimizer.param_groups],
-        }
-        parameters = inspect.signature(self.scheduler).parameters
-        said = getattr(self.scheduler, "keywords", {})
-        arguments = {
-            name: value for name, value in filled.items() if name in parameters and name not in said
-        }
-        try:
+            if self.scheduler is None:
+                return optimizer, None
+            failed = f"scheduler: cannot be built for a training of {length} {self.interval}s"
+            rates = [group["lr"] for group in optimizer.param_groups]
+            filled = {"total_steps": length, "T_max": length, "max_lr": rates}
+            said = getattr(self.scheduler, "keywords", {})
+            named = inspect.signature(self.scheduler).parameters.keys() - said.keys()
+            arguments = {name: value for name, value in filled.items() if name in named}
             scheduler = self.scheduler(optimizer, **arguments)
-        except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
-            raise ConfigError(
-                f"scheduler: cannot be built for a training of {length} {self.interval}s "
-                f"({reason(error)}); train longer or choose another"
-            ) from None
+        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+            raise ConfigError(f"{failed}: {reason(error)}") from None
         if isinstance(scheduler, ReduceLROnPlateau) and self.interval == "step":
-            raise ConfigError(
-                "module.interval=step: ReduceLROnPlateau waits for the validation loss, which "
-                "comes once an epoch; module.interval=epoch"
-            )
+            words = "ReduceLROnPlateau waits for the validation loss; give module.interval=epoch"
+            raise ConfigError(f"module.interval=step: {words}")
         return optimizer, scheduler
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -311,25 +284,16 @@ class LitClassifier(pl.LightningModule):
             CheckpointError: The schedule of the checkpoint has another number of steps.
         """
         fitting = self.trainer.state.fn == TrainerFn.FITTING
-        for saved in checkpoint.get("lr_schedulers", []) if fitting else []:
-            length = saved.get("total_steps", saved.get("T_max"))
-            now = self._schedule_length()
+        for saved in checkpoint["lr_schedulers"] if fitting else []:
+            length, now = saved.get("total_steps", saved.get("T_max")), self._length
             if length not in (None, now):
-                raise CheckpointError(
-                    f"ckpt_path is of a training of {length:,} {self.interval}s, this one has "
-                    f"{now:,}; resume it with the options that it was trained with"
-                )
+                words = f"a training of {length:,} {self.interval}s, this one has {now:,}"
+                raise CheckpointError(f"ckpt_path is of {words}; resume it with its own options")
 
-    def _schedule_length(self) -> int | float | None:
+    @property
+    def _length(self) -> int | float | None:
         trainer = self.trainer
         return trainer.estimated_stepping_batches if self.interval == "step" else trainer.max_epochs
-
-    def _step_plateau(self) -> None:
-        # Lightning would do so only after the epoch's checkpoint has been written, and a run
-        # resumed from it would miss that step.
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, ReduceLROnPlateau) and self._validated:
-            scheduler.step(self.trainer.callback_metrics["val/loss"])
 
     @classmethod
     def load_from_checkpoint(
@@ -344,27 +308,18 @@ class LitClassifier(pl.LightningModule):
     ) -> "LitClassifier":
         """Rebuild a classifier from a checkpoint, in evaluation mode without an ``optimizer``.
 
-        Nothing in the file is executed, whoever wrote it, and all weights have to fit, whatever
-        ``strict`` is. See :func:`mnist_lit.checkpoints.read.read` for ``trust`` and what is raised.
-        ``training`` is any argument of the class but ``network`` and ``facts``.
+        The file describes itself, nothing in it is executed, whoever wrote it, and all weights have
+        to fit: ``hparams_file``, ``weights_only`` and ``strict`` change nothing. See
+        :func:`mnist_lit.checkpoints.read.read` for ``trust`` and what is raised. ``training`` is
+        any argument of the class but ``network`` and ``facts``.
         """
-        given = {**training, "hparams_file": hparams_file, "weights_only": weights_only}
-        for name in ("network", "facts", "hparams_file", "weights_only"):
-            if given.get(name) is not None:
-                raise ConfigError(
-                    f"{name}: leave it out; the checkpoint says network and facts, and nothing in "
-                    "it is ever executed"
-                )
         trained = read(Path(checkpoint_path), map_location, trust)
         classifier = cls(trained.network, trained.facts, **training).to(map_location)
         return classifier.train("optimizer" in training)
 
 
 def batch_loss(
-    network: nn.Module,
-    loss: Loss,
-    images: Float[Tensor, "b 1 h w"],
-    labels: Integer[Tensor, " b"],
+    network: nn.Module, loss: Loss, images: Float[Tensor, "b 1 h w"], labels: Integer[Tensor, " b"]
 ) -> tuple[Float[Tensor, ""], Int64[Tensor, ""]]:
     """Return the loss of a batch and how many of its images were read right."""
     logits = network(images)

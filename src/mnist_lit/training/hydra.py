@@ -8,8 +8,7 @@ import os
 import shlex
 import signal
 import sys
-import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -23,17 +22,16 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import QuotedString, Sweep
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mnist_lit import folders
 from mnist_lit.config.check import parse, refuse_unbuilt
 from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.config.schema import Config
-from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, reason
+from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, line, reason
 from mnist_lit.evaluation.provenance import override
 from mnist_lit.text import LONGEST_LINE, for_terminal, masked, show
 from mnist_lit.training import rundir
@@ -68,7 +66,6 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
     typed = own = given[1:] if arguments is None else list(arguments)
     # Classes of the user's are importable from the folder in which training is started.
     sys.path.append("")
-    missed: list[str] = []
     BUILT.clear()  # of a run that was checked in this process and not started
 
     def task(cfg: DictConfig) -> float:
@@ -79,12 +76,12 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
             # Lightning starts further processes with the command line of this one.
             sys.argv = given
             result = train(cfg, _command(given[0], typed), BUILT.pop() if BUILT else None)
-        if cfg.requirements.enforce and not result.passed:
-            missed.append(str(result.run_dir))
+            if cfg.requirements.enforce and not (in_a_sweep or result.passed):
+                raise SystemExit(f"error: requirements not met in {result.run_dir}")
         return result.objective
 
     with errors_as_lines():
-        # Lightning has a handler of its own while it trains.
+        # Lightning has a handler of its own beside it while it trains.
         signal.signal(signal.SIGTERM, _stop)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
             signal.signal(signal.SIGHUP, _hang_up)
@@ -94,8 +91,7 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         options = [word for word in own if word.startswith("-")]
         if not {*options} - {"-m", "--multirun"} and rundir.is_first():
             print(LOADING, flush=True)  # the checks, and torch's import, take seconds
-        _check_choices(own, {path.name for path in conf.iterdir() if path.is_dir()})
-        own = _hidden(_with_the_options_of_the_run(own))
+        own = [_hidden(word) for word in _with_the_options_of_the_run(own)]
         # Hydra takes -m only before what is to be varied.
         many = [word for word in own if word in ("-m", "--multirun")]
         sys.argv = [given[0], *many, *(word for word in own if word not in many), *beside, CHECK]
@@ -106,8 +102,6 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
             raise
         except (TypeError, ValueError) as error:  # as of a key where a list has none
             raise ConfigError(f"{shlex.join(own)}: cannot be composed: {reason(error)}") from None
-    if missed:
-        raise SystemExit(f"error: requirements not met in {', '.join(missed)}")
 
 
 @contextmanager
@@ -119,7 +113,7 @@ def _for_itself() -> Iterator[None]:
     except StoppedError as error:
         raise SystemExit(f"error: {for_terminal(error, LONGEST_LINE)}") from None
     except Exception as error:
-        failed = rundir.line(error)
+        failed = line(error)
     if failed is not None:  # a new exception, which does not keep the network of the old one
         show(f"error: {failed}", error=True)
         raise RunError(failed)
@@ -139,22 +133,6 @@ def _hang_up(*_: Any) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def _check_choices(arguments: Sequence[str], groups: Collection[str]) -> None:
-    """Refuse what is no name where a choice of a group is expected; Hydra does not foresee it."""
-    given = [word for word in arguments if "=" in word and not word.startswith("-")]
-    for one in OverridesParser.create().parse_overrides(given):
-        if one.key_or_group == "run_dir":
-            raise ConfigError(f"{one.input_line}: hydra.run.dir is meant")
-        values = one.value()
-        for value in values if isinstance(values, list) else [values]:
-            named = isinstance(value, (str, Sweep, QuotedString)) and "${" not in str(value)
-            if one.key_or_group in groups and not named:
-                raise ConfigError(
-                    f"{one.input_line}: the name of a choice is expected, as in "
-                    f"`python train.py --help`"
-                )
-
-
 def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
     """Let ``ckpt_path=FOLDER``, or ``latest``, go on in that folder with the options it has.
 
@@ -162,51 +140,42 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
         ConfigError: There is nothing to go on with.
     """
     given = [word for word in arguments if word.startswith("ckpt_path=")]
-    value = OverridesParser.create().parse_override(given[-1]).value() if given else None
-    text = str(value or "")
+    if not given:
+        return list(arguments)
+    text = str(OverridesParser.create().parse_override(given[-1]).value())
+    folder = Path(text).expanduser()
     if text == "latest":
-        unfinished = [
-            last.parents[1]
-            for last in Path("outputs").glob("*/*/checkpoints/last.ckpt")
-            if not (last.parents[1] / "report.json").is_file()
-        ]
+        last = Path("outputs").glob("*/*/checkpoints/last.ckpt")
+        unfinished = [file for file in last if not (file.parents[1] / "report.json").is_file()]
         if not unfinished:
             raise ConfigError("ckpt_path=latest: there is no unfinished run below outputs/")
-        text = str(max(unfinished, key=lambda run: (run / "checkpoints/last.ckpt").stat().st_mtime))
-    folder = Path(text).expanduser()
+        folder = max(unfinished, key=lambda file: file.stat().st_mtime).parents[1]
     if text in ("", AUTO) or not folder.is_dir():
         return list(arguments)
-    overrides = folder / ".hydra" / "overrides.yaml"
-    try:
-        begun = yaml.safe_load(overrides.read_text(encoding="utf-8"))
-        begun = [word for word in begun if not word.startswith("ckpt_path=")]
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
-        raise ConfigError(
-            f"ckpt_path={text}: not the folder of a run, which has its options in "
-            ".hydra/overrides.yaml; give its last.ckpt with the options that it was started with"
-        ) from None
+    overrides = folder / rundir.HYDRAS / "overrides.yaml"
+    if not overrides.is_file():
+        raise ConfigError(f"ckpt_path={text}: no run's folder: it has no .hydra/overrides.yaml")
+    begun = yaml.safe_load(overrides.read_text(encoding="utf-8"))
+    begun = [word for word in begun if not word.startswith("ckpt_path=")]
     others = [word for word in arguments if word not in given]
     run = folder.resolve()
     return [*begun, *others, override("ckpt_path", run), override("hydra.run.dir", run)]
 
 
-def _hidden(arguments: Sequence[str]) -> list[str]:
+def _hidden(word: str) -> str:
     """Put a storage's address with a password where no file and no list of processes shows it."""
-    words = list(arguments)
-    for place, word in enumerate(words):
-        key, _, address = word.partition("=")
-        if key == "search.storage" and masked(address) != address:
-            os.environ[STORAGE] = address.strip("'\"")
-            words[place] = f"{key}=${{oc.env:{STORAGE}}}"
-    return words
+    key, _, address = word.partition("=")
+    if key != "search.storage" or masked(address) == address:
+        return word
+    os.environ[STORAGE] = address.strip("'\"")
+    return f"{key}=${{oc.env:{STORAGE}}}"
 
 
 @contextmanager
-def _reserved(config: DictConfig) -> Iterator[None]:
-    """Make the folder of a run, which goes again if the run is refused.
+def _reserved(config: DictConfig) -> Iterator[Path]:
+    """Yield the folder of a run; one that nobody has named is made, and goes if the run is refused.
 
-    A name that nobody has given is followed by a number if it is taken. The other processes of a
-    training have the folder of the first.
+    The other processes of a training have the folder of the first.
     """
     store = None
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes know nothing of each other
@@ -214,20 +183,21 @@ def _reserved(config: DictConfig) -> Iterator[None]:
 
         store = next(rendezvous("env://"))[0]
     folder = Path(config.hydra.run.dir).expanduser()
-    made = [path for path in folder.parents if not path.exists()]
-    if rundir.is_first():
-        named = _is_named(config) or rundir.goes_on(folder, config.ckpt_path)
-        made = [folder] * (not named or not folder.exists()) + made
-        folder = free("hydra.run.dir", folder, named)
-    elif store is not None:
-        folder = Path(store.get("run_dir").decode())
+    goes_on = rundir.goes_on(folder, config.ckpt_path)
+    made: list[Path] = []
+    if not rundir.is_first():
+        folder = folder if store is None else Path(store.get("run_dir").decode())
+    elif not (_is_named(config) or goes_on):
+        there = [path for path in folder.parents if path.exists()]
+        folder = free(folder)
+        made = [folder, *(path for path in folder.parents if path not in there)]
     with flag_override(config.hydra, "readonly", False):
         config.hydra.run.dir = str(folder)
         begun = (folder / rundir.HYDRAS / "overrides.yaml").is_file()
-        if not rundir.is_first() or (begun and rundir.goes_on(folder, config.ckpt_path)):
+        if not rundir.is_first() or (begun and goes_on):
             config.hydra.output_subdir = None  # the options with which a run began stay
     try:
-        yield
+        yield folder
     except BaseException:
         for path in made:
             with suppress(OSError):  # something lies there
@@ -241,27 +211,15 @@ def _is_named(config: DictConfig) -> bool:
     return any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
 
 
-def free(key: str, wanted: Path, named: bool) -> Path:
-    """Make a folder and return it; a taken name is followed by a number, unless it was ``named``.
-
-    Raises:
-        ConfigError: It cannot be made.
-    """
-    folder = wanted
-    try:
-        for taken in count(1):
-            try:
-                folder.mkdir(parents=True, exist_ok=named)
-                break
-            except FileExistsError:
-                if named:
-                    raise
-                folder = wanted.with_name(f"{wanted.name}-{taken}")
-    except OSError as error:
-        raise ConfigError(
-            f"{key}={wanted}: cannot be made: {error.strerror}; give another folder"
-        ) from None
-    return folder
+def free(wanted: Path) -> Path:
+    """Make a folder and return it; a taken name is followed by a number."""
+    folder, numbers = wanted, count(1)
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            folder = wanted.with_name(f"{wanted.name}-{next(numbers)}")
 
 
 def _command(program: str, arguments: Sequence[str]) -> str:
@@ -305,17 +263,16 @@ class CheckConfig(Callback):
         """Build a single run and claim its folder."""
         with errors_as_lines():
             auto = config.ckpt_path == AUTO
-            if auto and not _is_named(config):
-                raise ConfigError("ckpt_path=auto: name the folder: hydra.run.dir=FOLDER")
             if auto:
-                folder = Path(config.hydra.run.dir).expanduser()
-                last = folder / "checkpoints" / "last.ckpt"
+                if not _is_named(config):
+                    raise ConfigError("ckpt_path=auto: name the folder: hydra.run.dir=FOLDER")
+                last = Path(config.hydra.run.dir).expanduser() / "checkpoints" / "last.ckpt"
                 with flag_override(config, "readonly", False):
                     config.ckpt_path = str(last) if last.is_file() else None
             if not config.hydra.run.dir:
                 raise ConfigError("hydra.run.dir=: the name of a folder is expected")
-            with _reserved(config):
-                run, folder = check(config), Path(config.hydra.run.dir)
+            with _reserved(config) as folder:
+                run = check(config)
                 if auto and run.config.ckpt_path and (folder / "report.json").is_file():
                     print(f"{folder}: this run is finished")
                     raise SystemExit
@@ -330,21 +287,17 @@ def parsed(config: DictConfig) -> Config:
     Raises:
         ConfigError: It cannot be run.
     """
+    for word in config.hydra.overrides.task:
+        if word.lstrip("+").startswith("run_dir="):
+            raise ConfigError(f"{word}: hydra.run.dir is meant")
     if config.hydra.job.chdir:
-        raise ConfigError(
-            "hydra.job.chdir=true: a run stays where it is started; its files go to hydra.run.dir"
-        )
+        raise ConfigError("hydra.job.chdir=true: a run stays where it is started")
     if config.hydra.output_subdir not in (rundir.HYDRAS, None):
-        raise ConfigError(
-            f"hydra.output_subdir={config.hydra.output_subdir}: the config of a run goes to "
-            f"{rundir.HYDRAS} in its folder, or with null nowhere"
-        )
+        words = f"the config of a run goes to {rundir.HYDRAS} in its folder, or with null nowhere"
+        raise ConfigError(f"hydra.output_subdir={config.hydra.output_subdir}: {words}")
     HydraConfig.instance().set_config(config)
-    run = config.copy()
-    OmegaConf.set_readonly(run, False)
-    with open_dict(run):
-        del run["hydra"]
-        run.run_dir = str(Path(config.hydra.run.dir).resolve())
+    run = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    run.run_dir = str(Path(config.hydra.run.dir).resolve())
     refuse_unbuilt(run, config.hydra.overrides.task)
     return parse(run)
 
@@ -358,20 +311,9 @@ def check(config: DictConfig) -> "Run":
     Raises:
         UserError: It cannot be run.
     """
-    said = parsed(config)
     from mnist_lit.training.build import prepare
 
-    try:
-        return prepare(said)
-    except UserError:
-        raise
-    except Exception as error:  # whatever arguments lead torch, Lightning or a class to
-        if os.environ.get("MNIST_LIT_TRACEBACK"):
-            traceback.print_exc()
-        given = " ".join(config.hydra.overrides.task) or "this config"
-        raise ConfigError(
-            f"{given}: cannot be run: {type(error).__name__}: {reason(error)}"
-        ) from error
+    return prepare(parsed(config))
 
 
 def _on_mnist(value: Any, *, _root_: DictConfig) -> Any:

@@ -28,24 +28,16 @@ def start_from(model: str, network: nn.Module) -> str:
     except (KeyError, TypeError, RuntimeError):
         raise CheckpointError(f"init_from={model}: not a checkpoint of this project") from None
     ours = network.state_dict()
-    fitting = {
-        k: v
-        for k, v in theirs.items()
-        if k in ours
-        and v.shape == ours[k].shape
-        and v.is_floating_point() == ours[k].is_floating_point()
-    }
+    fitting = {}
+    for name in theirs.keys() & ours.keys():
+        one, other = theirs[name], ours[name]
+        if one.shape == other.shape and one.is_floating_point() == other.is_floating_point():
+            fitting[name] = one
     if not fitting:
         raise CheckpointError(f"init_from={model}: nothing of it fits this network")
     network.load_state_dict(fitting, strict=False)
-    left = [
-        f"{name} ({'×'.join(map(str, theirs[name].shape))}, here {'×'.join(map(str, v.shape))})"
-        if name in theirs
-        else f"{name} (not there)"
-        for name, v in ours.items()
-        if name not in fitting
-    ]
     line = f"init_from={model}: {len(fitting)} of {len(ours)} tensors taken"
+    left = [name for name in ours if name not in fitting]
     return f"{line}; left as drawn: {', '.join(left)}" if left else line
 
 
@@ -55,18 +47,14 @@ def options_of(config: Config) -> dict[str, Any]:
     Loggers, the progress bar, the budget, where the images lie, how many are validated at a time
     and what it is computed on may differ when a run is resumed; they are left out.
     """
-    plain = config.model_dump()
-    for key in ("logger", "requirements", "ckpt_path", "run_dir", "optimized_metric", "recipe"):
-        del plain[key]
-    del plain["test"], plain["search"]
-    free = {
-        "data": ("root", "eval_batch_size"),
-        "callbacks": ("progress",),
-        "trainer": ("accelerator", "profiler", "detect_anomaly", "deterministic"),
+    free: Any = {
+        **dict.fromkeys(("logger", "requirements", "ckpt_path", "run_dir", "recipe"), True),
+        **dict.fromkeys(("optimized_metric", "test", "search"), True),
+        "data": {"root", "eval_batch_size"},
+        "callbacks": {"progress"},
+        "trainer": {"accelerator", "profiler", "detect_anomaly", "deterministic"},
     }
-    for group, keys in free.items():
-        plain[group] = {key: value for key, value in plain[group].items() if key not in keys}
-    return flat(plain)
+    return flat(config.model_dump(exclude=free))
 
 
 def differing(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
@@ -80,47 +68,33 @@ def differing(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     return f"{'; '.join(differ[:3])}{more}"
 
 
-def last_of(ckpt_path: str) -> Path:
-    """Return the checkpoint to resume from: a file, or that of a run's folder.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    path = Path(ckpt_path).expanduser()
-    last = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    if not last.is_file():
-        raise CheckpointError(
-            f"ckpt_path={ckpt_path} is not there; give the folder of a run, or its last.ckpt"
-        )
-    return last
-
-
-def check_resumable(checkpoint: Path, options: Mapping[str, Any]) -> dict[str, str]:
-    """See that a training goes on as it began; returns the runs of its loggers.
+def resumed(ckpt_path: str, options: Mapping[str, Any]) -> tuple[Path, dict[str, str]]:
+    """Return the checkpoint from which a training goes on as it began, and its loggers' runs.
 
     Args:
-        checkpoint: The ``last.ckpt`` to resume from.
+        ckpt_path: The ``last.ckpt`` to resume from, or the folder of its run.
         options: Of the run that resumes it.
 
     Raises:
-        CheckpointError: It was trained with other options, or is no ``last.ckpt`` of a run.
+        CheckpointError: There is none, it was trained with other options, or is no ``last.ckpt``
+            of a run.
     """
+    path = Path(ckpt_path).expanduser()
+    checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not checkpoint.is_file():
+        words = "is not there; give the folder of a run, or its last.ckpt"
+        raise CheckpointError(f"ckpt_path={ckpt_path} {words}")
     content = read_file(checkpoint)
     before = content.get("options")
     if not isinstance(before, dict):
-        raise CheckpointError(
-            f"ckpt_path={checkpoint}: it holds no training to resume; give the folder of a run of "
-            "this version, or its last.ckpt (init_from= takes the weights alone)"
-        )
+        words = "it holds no training to resume; init_from= takes the weights alone"
+        raise CheckpointError(f"ckpt_path={checkpoint}: {words}")
     if words := differing(options, before):
-        raise CheckpointError(
-            f"ckpt_path={checkpoint}: {words}; a run is resumed with the options and by the "
-            "version that it was started with"
-        )
+        words += "; a run is resumed with the options and by the version that it was started with"
+        raise CheckpointError(f"ckpt_path={checkpoint}: {words}")
     rows = content["callbacks"]["History"]["epochs"]
     best = checkpoint.with_name("best.ckpt")
     if any(row["val_loss"] is not None for row in rows) and not best.is_file():
-        raise CheckpointError(
-            f"{best} is not there; a run is resumed from its last.ckpt with the best.ckpt beside it"
-        )
-    return dict(content.get("loggers", {}))
+        words = "a run is resumed from its last.ckpt with the best.ckpt beside it"
+        raise CheckpointError(f"{best} is not there; {words}")
+    return checkpoint, dict(content.get("loggers", {}))

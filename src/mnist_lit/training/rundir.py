@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from mnist_lit.errors import ConfigError, StoppedError, UserError, reason
+from mnist_lit.errors import ConfigError, StoppedError, line
 from mnist_lit.files import UNFINISHED, write_text
 
 OURS = ".mnist-lit"  # a folder in that of a run, made before anything else; it holds the lock
@@ -73,40 +73,36 @@ def claim(
     if lock.is_locked or not is_first():
         return lock.acquire() if lock.is_locked else nullcontext()
     try:
-        if goes_on(folder, ckpt_path):
-            if (folder / "report.json").is_file():
-                raise ConfigError(f"{key}={folder}: this run is finished")
-        elif folder.is_dir() and not is_running(folder):
-            _refuse(folder, key)
+        if not goes_on(folder, ckpt_path):
+            _refuse_others(folder, key)
+        elif (folder / "report.json").is_file():
+            raise ConfigError(f"{key}={folder}: this run is finished")
         (folder / OURS).mkdir(parents=True, exist_ok=True)
         return lock.acquire()
     except Timeout:
         raise ConfigError(f"{key}={folder}: another process trains there") from None
     except OSError as error:
-        raise ConfigError(
-            f"{key}={folder}: cannot be made: {error.strerror}; give another folder"
-        ) from None
+        words = f"cannot be made: {error.strerror}; give another folder"
+        raise ConfigError(f"{key}={folder}: {words}") from None
 
 
-def _refuse(folder: Path, key: str) -> None:
-    """Raise if something would be lost there."""
+def _refuse_others(folder: Path, key: str) -> None:
+    """Raise if something would be lost there; of a run that is trained now, to lock it says so."""
+    if is_running(folder):
+        return
     ours = (folder / OURS).is_dir()
     if (folder / JOB).is_file() and not in_a_sweep():
         raise ConfigError(f"{key}={folder}: a job of a sweep lies there; give another folder")
     begun = any((folder / name).is_file() for name in ("report.json", "checkpoints/last.ckpt"))
     if begun and (ours or (folder / HYDRAS / "overrides.yaml").is_file()):
-        raise ConfigError(
-            f"{key}={folder}: another run lies there; give another folder, or go on with that "
-            f"run: ckpt_path={folder}"
-        )
+        words = f"give another folder, or go on with that run: ckpt_path={folder}"
+        raise ConfigError(f"{key}={folder}: another run lies there; {words}")
     # From Python a run may have the folder of another program of Hydra's.
     names = WRITTEN if key == "run_dir" else (HYDRAS, *WRITTEN)
     theirs = [path.name for name in names for path in folder.glob(name)]
     if theirs and not ours:
-        raise ConfigError(
-            f"{key}={folder}: it is no run of mnist-lit and holds {theirs[0]}, a name that a run "
-            "writes; give another folder"
-        )
+        words = f"holds {theirs[0]}, a name that a run writes; give another folder"
+        raise ConfigError(f"{key}={folder}: it is no run of mnist-lit and {words}")
 
 
 @contextmanager
@@ -125,9 +121,3 @@ def recorded(folder: Path, ckpt_path: str | None = None) -> Iterator[None]:
         finally:
             if lock is not None:
                 lock.release(force=True)  # also what was claimed before Hydra wrote its files
-
-
-def line(error: BaseException) -> str:
-    """Return what an error says, in a line."""
-    known = isinstance(error, UserError)
-    return str(error) if known else f"{type(error).__name__}: {reason(error)}"

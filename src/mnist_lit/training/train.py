@@ -2,17 +2,14 @@
 
 import re
 import shlex
-import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
@@ -22,7 +19,7 @@ from mnist_lit.config.check import parse
 from mnist_lit.data.batches import Images
 from mnist_lit.data.idx import ImagesDataModule
 from mnist_lit.data.reopen import split
-from mnist_lit.errors import ConfigError, StoppedError, reason
+from mnist_lit.errors import StoppedError, line
 from mnist_lit.evaluation import figures, page, provenance, report
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.files import clear, write_bytes, write_text
@@ -79,21 +76,18 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
     """
     run = run or prepare(parse(cfg))
     with _folder(run) as run_dir, _stoppable(run, command), no_exit(), quiet_lightning():
-        came_from = provenance.provenance(command)
+        about = {**provenance.provenance(command), **_computed_on(run)}
         with _loggers(run, cfg):
-            _introduce(run, run_dir)
+            _introduce(run, run_dir, about)
             seconds = _fit(run)
             best = read(Path(run.best.best_model_path), trust=[run.config.model["_target_"]])
-            data = run.data.dataset if isinstance(run.data, ImagesDataModule) else run.data
-            test = split(data, "test", run.facts) if run.config.test else None
-            evaluation = None if test is None else _evaluate(run, best, test)
-            outcome = _report(run, evaluation, wall_seconds=seconds, **came_from)
+            test, evaluation = _test(run, best) if run.config.test else (None, None)
+            outcome = _report(run, evaluation, {"wall_seconds": seconds, **about})
             _log_test(run, outcome)
         if run.trainer.is_global_zero:
             if test is not None and evaluation is not None:
                 with optional("figures and report.html"):
-                    subject = _subject(run, best, outcome, cfg)
-                    _draw(subject, evaluation, test, run_dir)
+                    _draw(run, cfg, best, outcome, test, evaluation)
             report.write(outcome, run_dir)  # last, for by it a finished run is known
             say(f"{report.text(outcome)}\n\n{_next(run, run_dir)}")
     stage, _, metric = run.config.optimized_metric.partition("/")
@@ -125,7 +119,16 @@ def _stoppable(run: Run, command: str | None) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):  # the second is Lightning's way out after either
         if not run.trainer.is_global_zero:
             raise SystemExit(1) from None
-        raise StoppedError(_stopped(run, command)) from None
+        epochs, folder = run.trainer.max_epochs or 0, Path(str(run.best.dirpath))
+        epoch = min(run.trainer.current_epoch + 1, epochs)  # after the last one it is counted on
+        program = (
+            "mnist-lit train" if (command or "").startswith("mnist-lit") else "python train.py"
+        )
+        resume = shlex.quote(provenance.override("ckpt_path", folder.parent))
+        further = f"; to go on: {program} {resume}"
+        if not (folder / "last.ckpt").is_file():
+            further = ", before there was anything to resume"
+        raise StoppedError(f"stopped in epoch {epoch} of {epochs}{further}") from None
 
 
 @contextmanager
@@ -142,16 +145,29 @@ def _loggers(run: Run, cfg: DictConfig) -> Iterator[None]:
                 logger.experiment.finish()
 
 
-def _introduce(run: Run, run_dir: Path) -> None:
+def _computed_on(run: Run) -> dict[str, Any]:
+    """Return what is trained on what, and with which operations: those in C, or torch's."""
+    network, device = run.module.network, run.trainer.strategy.root_device
+    in_c = isinstance(network, CompactCNN) and device.type == "cpu"
+    described, many = devices.describe(device), run.trainer.world_size
+    return {
+        "parameters": count_parameters(network),
+        "device": f"{many} × {described}" if many > 1 else described,
+        "operations": fused.describe() if in_c else "torch's operations",
+        "precision": str(run.trainer.precision),
+    }
+
+
+def _introduce(run: Run, run_dir: Path, about: Mapping[str, Any]) -> None:
     """Say what is trained, on what and where."""
     config, network = run.config, run.module.network
     say(summary.table(network, config.name, run.facts.side, config.requirements.max_parameters))
     for note in run.notes:
         say(note)
     say(
-        f"training on {describe_device(run.trainer)}, {run.trainer.precision} "
+        f"training on {about['device']}, {about['precision']} "
         f"(trainer.precision={config.trainer['precision']})\n"
-        f"{describe_operations(run)}\n{shown(run_dir)}"
+        f"{about['operations']}\n{shown(run_dir)}"
     )
 
 
@@ -160,70 +176,52 @@ def _fit(run: Run) -> float:
 
     Of a resumed run the epochs before count too.
     """
-    config, started = run.config, time.perf_counter()
-    try:
-        with lightnings_signals():
-            run.trainer.fit(run.module, run.data, ckpt_path=config.ckpt_path, weights_only=True)
-    except RuntimeError as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        raise ConfigError(
-            f"compile={config.compile}: does not work here: {reason(error)}"
-        ) from None
+    started = time.perf_counter()
+    run.trainer.fit(run.module, run.data, ckpt_path=run.config.ckpt_path, weights_only=True)
     now = time.perf_counter() - started
     return now + sum(row.seconds for row in run.record.history.epochs[: run.record.resumed])
 
 
-def _evaluate(run: Run, best: Trained, test: Images) -> Evaluation:
+def _test(run: Run, best: Trained) -> tuple[Images, Evaluation]:
+    data = run.data.dataset if isinstance(run.data, ImagesDataModule) else run.data
+    test = split(data, "test", run.facts)
     batch_size = run.config.data.get("eval_batch_size", 1000)
     device = run.trainer.strategy.root_device
-    return evaluate(best.network, test, run.facts, batch_size, device)
+    return test, evaluate(best.network, test, run.facts, batch_size, device)
 
 
-def _report(run: Run, evaluation: Evaluation | None, **known: Any) -> dict[str, Any]:
-    metrics = build_metrics(run.config, run.facts) if evaluation is not None else {}
-    known |= {
-        "parameters": count_parameters(run.module.network),
-        "device": describe_device(run.trainer),
-        "operations": describe_operations(run),
-        "precision": str(run.trainer.precision),
-    }
-    history = run.record.history
+def _report(run: Run, evaluation: Evaluation | None, known: dict[str, Any]) -> dict[str, Any]:
+    metrics, history = build_metrics(run.config, run.facts), run.record.history
     return report.content(run.config, run.facts, history, evaluation, metrics, run.checks, known)
 
 
 def _log_test(run: Run, outcome: dict[str, Any]) -> None:
-    tested = {}
-    if run.config.test:
-        tested = {f"test/{name}": value for name, value in outcome["test_metrics"].items()}
-        tested |= {f"test/{name}": outcome[f"test_{name}"] for name in ("accuracy", "loss")}
+    tested = {"accuracy": outcome["test_accuracy"], "loss": outcome["test_loss"]}
+    tested |= outcome["test_metrics"]
     with optional("the test's numbers in the loggers"):
         for logger in run.trainer.loggers:
-            if not isinstance(logger, CSVLogger):  # whose rows are epochs
-                logger.log_metrics(tested, run.trainer.global_step)
+            if run.config.test and not isinstance(logger, CSVLogger):  # whose rows are epochs
+                numbers = {f"test/{name}": value for name, value in tested.items()}
+                logger.log_metrics(numbers, run.trainer.global_step)
             logger.save()
 
 
-def _subject(run: Run, best: Trained, outcome: dict[str, Any], cfg: DictConfig) -> page.Subject:
-    """Return what the page of a run is made of."""
-    best.network.cpu()
-    samples = figures.augmented_samples(_shown(run.data), run.module.augmentations, run.facts)
-    return page.Subject(
-        name=run.config.run_dir,
-        trained=best,
-        report=outcome,
-        history=run.record.history,
-        config=OmegaConf.to_yaml(cfg),
-        pictures={"augmentation": figures.png(samples)},
-    )
-
-
-def _draw(subject: page.Subject, evaluation: Evaluation, test: Images, run_dir: Path) -> None:
+def _draw(
+    run: Run, cfg: DictConfig, best: Trained, outcome: Any, test: Images, evaluation: Evaluation
+) -> None:
     """Write figures and page into the folder of a run."""
+    best.network.cpu()
+    data, run_dir = run.data, run.config.run_dir
+    ours = isinstance(data, ImagesDataModule)
+    images = data.train if ours else Images(*next(iter(data.train_dataloader())))
+    samples = figures.augmented_samples(images, run.module.augmentations, run.facts)
+    augmented = {"augmentation": figures.png(samples)}
+    composed = OmegaConf.to_yaml(cfg)
+    subject = page.Subject(run_dir, best, outcome, run.record.history, composed, augmented)
     pictures = page.draw(subject, evaluation, test.images)
     for name, content in pictures.items():
-        write_bytes(run_dir / "figures" / f"{name}.png", content)
-    write_text(run_dir / "report.html", page.render([subject], [evaluation], [pictures]))
+        write_bytes(Path(run_dir, "figures", f"{name}.png"), content)
+    write_text(Path(run_dir, "report.html"), page.render([subject], [evaluation], [pictures]))
 
 
 @contextmanager
@@ -232,26 +230,23 @@ def optional(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of matplotlib, a template, a logger or its server
-        say(f"warning: {what} could not be made: {type(error).__name__}: {reason(error)}")
+        say(f"warning: {what} could not be made: {line(error)}")
 
 
 def _next(run: Run, run_dir: Path) -> str:
     """Return commands that can be pasted."""
-    place, data = shown(run_dir), run.config.data
+    place, data, page_of_it = shown(run_dir), run.config.data, ""
     # No name of a shipped network, and no option.
     place = shlex.quote(place if re.match(r"[^-].*/", place) else f"./{place}")
-    there = (run_dir / "report.html").is_file()
-    page_of_it = f"  open {place}/report.html in a browser\n" if there else ""
-    network, images = (
-        "" if target.startswith("mnist_lit.") else f" --trust {target}"
-        for target in (run.config.model["_target_"], data["_target_"])
-    )
-    if data.get("root") is not None:
-        images += f" --data-root {shlex.quote(str(data['root']))}"
+    if (run_dir / "report.html").is_file():
+        page_of_it = f"  open {place}/report.html in a browser\n"
+    targets = (run.config.model["_target_"], data["_target_"])
+    foreign = [target for target in targets if not target.startswith("mnist_lit.")]
+    trust = "".join(f" --trust {target}" for target in foreign)
+    root = "" if data.get("root") is None else f" --data-root {shlex.quote(str(data['root']))}"
     return (
-        f"What next:\n{page_of_it}"
-        f"  mnist-lit evaluate {place}{network}{images}\n"
-        f"  mnist-lit predict {place} PICTURE.png{network}"
+        f"What next:\n{page_of_it}  mnist-lit evaluate {place}{trust}{root}\n"
+        f"  mnist-lit predict {place} PICTURE.png{trust}"
     )
 
 
@@ -259,48 +254,3 @@ def shown(path: Path) -> str:
     """Return a path as short as it can be given here."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _shown(data: pl.LightningDataModule) -> Images:
-    """Return training images for the figure of the augmentation."""
-    if isinstance(data, ImagesDataModule):
-        return data.train
-    return Images(*next(iter(data.train_dataloader())))
-
-
-def _stopped(run: Run, command: str | None) -> str:
-    epochs, folder = run.trainer.max_epochs or 0, Path(str(run.best.dirpath))
-    epoch = min(run.trainer.current_epoch + 1, epochs)  # after the last one it is counted on
-    done = f"stopped in epoch {epoch} of {epochs}"
-    if not (folder / "last.ckpt").is_file():
-        return f"{done}, before there was anything to resume"
-    program = "mnist-lit train" if (command or "").startswith("mnist-lit") else "python train.py"
-    resume = shlex.quote(provenance.override("ckpt_path", folder.parent))
-    return f"{done}; to go on: {program} {resume}"
-
-
-@contextmanager
-def lightnings_signals() -> Iterator[None]:
-    """Leave SIGTERM to Lightning, which has no say where there is a handler already."""
-    ours = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or not callable(ours):
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, ours)
-
-
-def describe_operations(run: Run) -> str:
-    """Say which operations train the network: those in C, or torch's."""
-    on_cpu = run.trainer.strategy.root_device.type == "cpu"
-    ours = isinstance(run.module.network, CompactCNN)
-    return fused.describe() if on_cpu and ours else "torch's operations"
-
-
-def describe_device(trainer: pl.Trainer) -> str:
-    """Name what a trainer computes on."""
-    name = devices.describe(trainer.strategy.root_device)
-    return name if trainer.world_size == 1 else f"{trainer.world_size} × {name}"

@@ -1,7 +1,7 @@
 """The epoch table, filled while training goes on."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,7 +14,11 @@ from mnist_lit.training.classifier import LitClassifier
 
 
 class RecordHistory(Callback):
-    """Adds a row for each epoch; a checkpoint carries the table, so that a resumed run goes on.
+    """Adds a row for each epoch; a checkpoint carries what a resumed run goes on with.
+
+    Args:
+        names: Of the loggers.
+        options: What decides the course of the training.
 
     Attributes:
         history: The table.
@@ -22,8 +26,8 @@ class RecordHistory(Callback):
         runs: Those of Weights & Biases and MLflow in which it goes on, by names of loggers.
     """
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
-        self.names, self.runs = names, dict[str, str]()
+    def __init__(self, names: Sequence[str], options: Mapping[str, Any]) -> None:
+        self.names, self.options, self.runs = names, options, dict[str, str]()
         self.history = History()
         self.resumed = 0
         self._started = 0.0
@@ -32,12 +36,11 @@ class RecordHistory(Callback):
         """Return the loggers that know nothing yet of a run that is resumed."""
         return [one for one in loggers if one.version not in self.runs.values()]
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep where the loggers that can go on have logged."""
+    def on_save_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
+        """Keep the options, and where the loggers that can go on have logged."""
         named, kinds = zip(self.names, trainer.loggers, strict=False), (WandbLogger, MLFlowLogger)
         checkpoint["loggers"] = {n: str(one.version) for n, one in named if isinstance(one, kinds)}
+        checkpoint["options"] = self.options
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give those loggers the epochs of a run that is resumed which begin anew.
@@ -47,22 +50,18 @@ class RecordHistory(Callback):
         epochs = self.history.epochs
         steps = len(self.history.learning_rates) // trainer.accumulate_grad_batches
         for row in epochs:
-            values: dict[str, Any] = {
+            values = {
                 "train/loss": row.train_loss,
                 "train/accuracy_on_distorted": row.train_accuracy,
                 "lr": row.learning_rate,
+                "val/errors": row.val_errors,
+                "val/loss": row.val_loss,
+                **{f"val/{name}": value for name, value in row.metrics.items()},
             }
-            if row.val_errors is not None:
-                assert row.val_count is not None
-                wrong = torch.tensor(float(row.val_errors)) / row.val_count
-                values |= {"val/accuracy": 1 - wrong, "val/errors": row.val_errors}
-                values |= {"val/loss": row.val_loss}
-                values |= {f"val/{name}": value for name, value in row.metrics.items()}
-            numbers = {
-                name: torch.tensor(float(value)).item()
-                for name, value in values.items()
-                if value is not None
-            }
+            known = {name: torch.tensor(float(v)) for name, v in values.items() if v is not None}
+            if row.val_count is not None:
+                known["val/accuracy"] = 1 - known["val/errors"] / row.val_count
+            numbers = {name: value.item() for name, value in known.items()}
             step = steps * row.epoch // len(epochs) - 1
             for logger in self.begun_anew(trainer.loggers):
                 logger.log_metrics({**numbers, "epoch": row.epoch - 1}, step)
@@ -73,12 +72,7 @@ class RecordHistory(Callback):
         self._validated: float | None = None
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Note the learning rate that the step used."""
         assert isinstance(pl_module, LitClassifier)

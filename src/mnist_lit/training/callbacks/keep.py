@@ -1,13 +1,11 @@
 """Which epochs of a run are kept on disk."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from mnist_lit.checkpoints.write import packed
 from mnist_lit.files import write_bytes
 
 
@@ -41,47 +39,21 @@ class _Carried(ModelCheckpoint):
         before = Path(self._resumed_from).with_name(self.file.name)
         if before.is_file() and before.resolve() != self.file.resolve():
             write_bytes(self.file, before.read_bytes())
-        paths = {"dirpath": str(self.file.parent), "best_model_path": str(self.file)}
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        self.best_model_path = str(self.file)
         if self.monitor is not None:
-            paths["kth_best_model_path"] = str(self.file)
-            state_dict = {
-                **state_dict,
-                "best_k_models": {str(self.file): state_dict["best_model_score"]},
-            }
-        super().load_state_dict({**state_dict, **paths})
+            self.kth_best_model_path = self.best_model_path
+            self.best_k_models = {self.best_model_path: state_dict["best_model_score"]}
 
 
 class LastCheckpoint(_Carried):
     """Keeps ``last.ckpt``, the last epoch; stands after :class:`BestCheckpoint`.
 
     Lightning's ``save_last`` would not do: it saves only when the best checkpoint changes.
-
-    Args:
-        folder: Where the file goes.
-        options: What decides the course of the training, which the file keeps.
-        resumed_from: The ``last.ckpt`` of the run that this one continues.
     """
 
-    def __init__(
-        self, folder: Path, options: dict[str, Any], resumed_from: str | None = None
-    ) -> None:
+    def __init__(self, folder: Path, resumed_from: str | None = None) -> None:
         super().__init__(folder, "last", resumed_from)
-        self.options = options
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """See, before an epoch is trained, that what the callbacks keep can be read back."""
-        super().on_train_start(trainer, pl_module)
-        states = {}
-        for callback in vars(trainer)["callbacks"]:
-            with suppress(Exception):  # some have no state before the first epoch
-                states[callback.state_key] = callback.state_dict()
-        packed({"callbacks": states})
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep the options."""
-        checkpoint["options"] = self.options
 
 
 class BestCheckpoint(_Carried):
@@ -97,19 +69,13 @@ class BestCheckpoint(_Carried):
 
     def __init__(self, folder: Path, resumed_from: str | None = None) -> None:
         super().__init__(folder, "best", resumed_from, "val/rank")
-        self._validated = False
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate the last epoch in any case."""
-        self._validated = False
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note that the epoch has a rank."""
-        self._validated = True
-
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the epoch if it is the best of those that were validated."""
-        if self._validated:
+        """Keep the epoch if it is the best; one that is not validated has the rank of the last."""
+        if "val/rank" in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)

@@ -49,17 +49,11 @@ class EpochProgressBar(TQDMProgressBar):
             bar.initial = bar.n = int(trainer.num_training_batches) * trainer.current_epoch
         bar.set_description_str(f"epoch {trainer.current_epoch + 1:>2}/{epochs}", refresh=False)
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *given: Any) -> None:
         """Advance."""
         before = int(trainer.num_training_batches) * trainer.current_epoch
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, before + batch_idx)
+        *others, batch_idx = given
+        super().on_train_batch_end(trainer, *others, before + batch_idx)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Return what the bar shows: it is asked when it is about to be drawn."""
