@@ -208,6 +208,25 @@ def test_what_is_not_to_be_read_beside_report_and_checkpoints_is_left_out(
     assert open_subject(str(folder)).config == "a: \ufffd"
 
 
+def test_a_strangers_links_and_what_is_no_picture_stay_out(run: Path, tmp_path: Path) -> None:
+    folder, secret = shutil.copytree(run, tmp_path / "run"), tmp_path / "secret"
+    config, picture = folder / ".hydra" / "config.yaml", folder / "figures" / "augmentation.png"
+    secret.write_bytes(picture.read_bytes())
+    for file in (config, picture):
+        file.unlink()
+        file.symlink_to(secret)
+    subject = open_subject(str(folder))
+    assert subject.config is None
+    assert not subject.pictures
+    picture.unlink()
+    picture.write_text("no picture")
+    assert not open_subject(str(folder)).pictures
+    (folder / "report.json").unlink()
+    (folder / "report.json").symlink_to(run / "report.json")
+    with pytest.raises(UserError, match="not the folder of a finished run"):
+        open_subject(str(folder))
+
+
 def test_rates_survive_a_checkpoint_and_lists_of_them_are_still_read() -> None:
     rates = [0.1, 1 / 3, 2e-45]
     history = History([Epoch(1, 0.1, None, None, None, 0.1, 2.0)], rates, 5, 1.0)

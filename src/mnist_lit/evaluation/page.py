@@ -27,6 +27,7 @@ from mnist_lit.text import for_link, masked
 from mnist_lit.validation import validated
 
 MOST_BYTES = 2**24  # of a file of a run's folder, checkpoints aside
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 # What is not a finite number is null in report.json.
 Metric = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
 
@@ -92,7 +93,7 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
     if name in pretrained.names() or not folder.is_dir():
         return Subject(name, read(path, trust=trust))
     try:
-        report: _Report = validated(_Report, _content(folder / "report.json"), "report.json")
+        report: _Report = validated(_Report, _content(folder, "report.json"), "report.json")
         trained = read(folder / "checkpoints" / "best.ckpt", trust=trust)
         kept = read_file(folder / "checkpoints" / "last.ckpt")
         history = History.of(kept["callbacks"]["History"])
@@ -107,14 +108,19 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
         ) from None
     config, pictures = None, {}
     with suppress(OSError):
-        config = _content(folder / ".hydra" / "config.yaml").decode("utf-8", "replace")
+        config = _content(folder, ".hydra/config.yaml").decode("utf-8", "replace")
     with suppress(OSError):
-        pictures["augmentation"] = _content(folder / "figures" / "augmentation.png")
+        picture = _content(folder, "figures/augmentation.png")
+        if picture.startswith(PNG):
+            pictures["augmentation"] = picture
     return Subject(name, trained, report.model_dump(), history, config, pictures)
 
 
-def _content(file: Path) -> bytes:
-    """Return what a file holds, cut off where no run writes so much."""
+def _content(folder: Path, name: str) -> bytes:
+    """Return what a file of a folder holds, cut off where no run writes so much."""
+    file = (folder / name).resolve()
+    if not (file.is_file() and file.is_relative_to(folder.resolve())):  # a stranger's link
+        raise FileNotFoundError(f"{name} is not a file of this folder")
     with file.open("rb") as opened:
         return opened.read(MOST_BYTES)
 
