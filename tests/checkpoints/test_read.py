@@ -58,7 +58,7 @@ def facts(**changed: Any) -> Callable[[dict[str, Any]], None]:
     return lambda content: content["hyper_parameters"].update(facts={**MNIST.plain(), **changed})
 
 
-def head(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, Any]], None]:
+def head(change: Callable[[torch.Tensor], object]) -> Callable[[dict[str, Any]], None]:
     return lambda content: content["state_dict"].update({HEAD: change(content["state_dict"][HEAD])})
 
 

@@ -107,7 +107,7 @@ def prepare(config: Config) -> Run:
         config.ckpt_path = str(last_of(config.ckpt_path))
         logged = check_resumable(Path(config.ckpt_path), options)
         record.runs = logged if goes_on(run_dir, config.ckpt_path) else {}
-    notes = list(data.dataset.notes) if isinstance(data, ImagesDataModule) else []
+    notes = list(data.notes) if isinstance(data, ImagesDataModule) else []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, module.network))
     folder, resumed = run_dir / "checkpoints", config.ckpt_path

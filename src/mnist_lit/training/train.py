@@ -84,8 +84,7 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
             _introduce(run, run_dir)
             seconds = _fit(run)
             best = read(Path(run.best.best_model_path), trust=[run.config.model["_target_"]])
-            data = run.data.dataset if isinstance(run.data, ImagesDataModule) else run.data
-            test = split(data, "test", run.facts) if run.config.test else None
+            test = split(run.data, "test", run.facts) if run.config.test else None
             evaluation = None if test is None else _evaluate(run, best, test)
             outcome = _report(run, evaluation, wall_seconds=seconds, **came_from)
             _log_test(run, outcome)
