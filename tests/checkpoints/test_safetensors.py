@@ -101,7 +101,7 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda a, t: a["facts"].update(name="a\x1b[31m"), "no control characters"),
+        (lambda a, t: a["facts"].update(name="a\x1b[31m"), "facts.name=.*should match"),
         (lambda a, t: a["facts"].update(std=float("nan")), "facts.std=nan"),
         (lambda a, t: a["facts"].update(side=10**9), "facts.side"),
         (lambda a, t: a["network"].update(_target_="os.system"), "its network's class os.system"),
@@ -110,7 +110,6 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
         (lambda a, t: a["network"].update(classes=7), "not one that"),
         (lambda a, t: a.pop("network"), "not one that"),
         (lambda a, t: t["linear.bias"].fill_(torch.nan), "10 of its 10 weights are not a number"),
-        (lambda a, t: t.update({"linear.bias": t["linear.bias"].long()}), "torch.int64, where"),
         (lambda a, t: t.update({"linear.bias": torch.zeros(11)}), "not one that"),
         (lambda a, t: t.pop("linear.bias"), "not one that"),
     ],
