@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from mnist_lit.data.synthetic import EACH, FILE
+from mnist_lit.data.mnist import EACH, SYNTHETIC
 from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20
@@ -217,7 +217,7 @@ def main() -> None:
     """Write the file."""
     digits = torch.arange(len(FORMS)).repeat_interleave(EACH)
     images = draw(digits, torch.Generator().manual_seed(0))
-    np.savez_compressed(FILE, images=images[:, 0].numpy())
+    np.savez_compressed(SYNTHETIC, images=images[:, 0].numpy())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from mnist_lit.checkpoints.write import packed
 from mnist_lit.cli import main, read
 from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.data.batches import Images
-from mnist_lit.errors import ConfigError, DataError, unknown
+from mnist_lit.errors import ConfigError, unknown
 from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.evaluation.page import Subject, render
 from mnist_lit.export import arduino, c
@@ -130,7 +130,7 @@ def test_facts_hold_words_of_any_script_and_no_control_characters() -> None:
     for word in HOSTILE:
         assert named(word).name == word
     for word in CONTROL:
-        with pytest.raises(DataError):
+        with pytest.raises(ConfigError):
             replace(MNIST, name=word)
 
 

@@ -1,6 +1,5 @@
 """What a network has to know of the images that it was trained on."""
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any
@@ -8,26 +7,18 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Gt, Len
 from jaxtyping import Float, Shaped
-from pydantic import AfterValidator, FiniteFloat, Strict
+from pydantic import FiniteFloat, Strict, StringConstraints
 from torch import Tensor
 
 from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.network.blocks import IMAGE_SIZE, MOST_CLASSES, Side
 from mnist_lit.text import for_terminal
-from mnist_lit.validation import Switch, Target, validated
+from mnist_lit.validation import Switch, validated
 
 DIGITS = tuple("0123456789")
 THINNEST = 0.09  # stroke of MNIST's digits, of their longer side; thinner ones are thickened
-
-
-def _plain_text(text: str) -> str:
-    # What would move a terminal's cursor or could not be printed at all.
-    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in text):
-        raise ValueError("should have no control characters")
-    return text
-
-
-Text = Annotated[str, Strict(), Len(1, 1_000), AfterValidator(_plain_text)]
+# No control characters, which would move a terminal's cursor.
+Text = Annotated[str, Strict(), Len(1, 1_000), StringConstraints(pattern=r"^\P{Cc}*$")]
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class Facts:
         source: The ``_target_`` of the data module and its arguments, to open the images again.
 
     Raises:
-        DataError: A value is impossible, or they contradict each other.
+        ConfigError: A value is impossible, or they contradict each other.
     """
 
     name: Text
@@ -59,17 +50,12 @@ class Facts:
     source: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        try:
-            for one in fields(self):
-                validated(one.type, getattr(self, one.name), f"facts.{one.name}")
-            if "_target_" in self.source:
-                validated(Target, self.source["_target_"], "facts.source._target_")
-        except ConfigError as error:
-            raise DataError(str(error)) from None
+        for one in fields(self):
+            validated(one.type, getattr(self, one.name), f"facts.{one.name}")
         if len(set(self.classes)) < len(self.classes):
-            raise DataError(f"{self.name}: each class needs a name of its own")
+            raise ConfigError(f"{self.name}: each class needs a name of its own")
         if self.centred and self.side != IMAGE_SIZE:
-            raise DataError(f"{self.name}: only images of {IMAGE_SIZE}×{IMAGE_SIZE} are centred")
+            raise ConfigError(f"{self.name}: only images of {IMAGE_SIZE}×{IMAGE_SIZE} are centred")
 
     @property
     def noun(self) -> str:

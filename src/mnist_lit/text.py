@@ -43,9 +43,13 @@ def for_c(text: object) -> str:
 
 
 def masked(text: str) -> str:
-    """Return a text without the passwords of the addresses in it."""
-    text = re.sub(r"(?<=://)[^/@\s:]*:[^/@\s]*@", "***@", text)
-    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
+    """Return a text without the passwords of the addresses in it.
+
+    A password may have any characters: what goes is all to the last @ of its line.
+    """
+    text = re.sub(r"(?<=://)[^/\s:]*:.*@", "***@", text)
+    # `passfile` names a file, as PostgreSQL has it.
+    return re.sub(r"(?i)([?&](?!passfile=)[^=&\s]*(?:pass|token)[^=&\s]*=)[^&\s]*", r"\1***", text)
 
 
 def for_link(address: object) -> str:

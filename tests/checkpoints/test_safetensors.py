@@ -108,7 +108,7 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda a, t: a["facts"].update(name="a\x1b[31m"), "no control characters"),
+        (lambda a, t: a["facts"].update(name="a\x1b[31m"), "facts.name=.*should match"),
         (lambda a, t: a["facts"].update(std=float("nan")), "facts.std=nan"),
         (lambda a, t: a["facts"].update(side=10**9), "facts.side"),
         (lambda a, t: a["network"].update(_target_="os.system"), "its network's class os.system"),
@@ -117,7 +117,6 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
         (lambda a, t: a["network"].update(classes=7), "not one that"),
         (lambda a, t: a.pop("network"), "not one that"),
         (lambda a, t: t["linear.bias"].fill_(torch.nan), "10 of its 10 weights are not a number"),
-        (lambda a, t: t.update({"linear.bias": t["linear.bias"].long()}), "torch.int64, where"),
         (lambda a, t: t.update({"linear.bias": torch.zeros(11)}), "not one that"),
         (lambda a, t: t.pop("linear.bias"), "not one that"),
     ],
@@ -147,8 +146,8 @@ def test_a_damaged_or_swelling_file_is_a_line(shared: Path, tmp_path: Path) -> N
         (whole[:-1], "truncated or damaged"),
         (whole + b"x", "truncated or damaged"),
         (whole[:100], "truncated or damaged"),
-        (struct.pack("<Q", 2**40) + whole[8:], "too many parts"),
-        (struct.pack("<Q", 2**63) + b"{", "too many parts"),
+        (struct.pack("<Q", 2**40) + whole[8:], "truncated or damaged"),
+        (struct.pack("<Q", 2**63) + b"{", "truncated or damaged"),
         (made(json.dumps({"a": tensor}).encode()), "truncated or damaged"),
         (made(b'{"a":' + b"[" * 100_000), "truncated or damaged"),
         (made(b'{"__metadata__": 5}'), "truncated or damaged"),

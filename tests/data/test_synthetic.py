@@ -6,7 +6,7 @@ from scipy import ndimage
 
 import mnist_lit
 from mnist_lit import MNISTDataModule
-from mnist_lit.data.synthetic import EACH, bank, exchange
+from mnist_lit.data.mnist import EACH, bank, exchange
 from mnist_lit.inference.pictures import is_laid_out
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mnist_lit.evaluation import provenance
+from mnist_lit.text import masked
 
 
 def git(place: Path, *arguments: str) -> str:
@@ -79,3 +80,16 @@ def test_no_password_is_kept() -> None:
     assert provenance.provenance(typed)["command"] == (
         "python train.py logger.x.uri=https://***@host/x seed=1"
     )
+
+
+@pytest.mark.parametrize("typed", ["u:p/w@host/x", "u:p w@host/x", "u:p@w@host/x", ":w@host/x"])
+def test_no_part_of_a_password_is_left(typed: str) -> None:
+    address = f"search.storage=postgresql+psycopg://{typed}"
+    assert masked(address) == "search.storage=postgresql+psycopg://***@host/x"
+
+
+def test_no_password_is_left_in_a_query() -> None:
+    for key in ("password", "passwd", "sslpassword", "PASS", "token", "access_token"):
+        assert masked(f"https://host/x?a=1&{key}=w/@w&b=2") == f"https://host/x?a=1&{key}=***&b=2"
+    for harmless in ("sqlite:////home/me@work/a.db", "https://me@host:80/x?passfile=~/a&b=2"):
+        assert masked(harmless) == harmless

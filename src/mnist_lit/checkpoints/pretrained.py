@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_lit.checkpoints.read import Trained, read, read_file
-from mnist_lit.errors import CheckpointError, reason
+from mnist_lit.errors import CheckpointError
 from mnist_lit.network.compact import CompactCNN
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -38,18 +38,15 @@ def checkpoint_of(model: str | Path) -> Path:
 
     Raises:
         CheckpointError: It is none of them.
+        OSError: It is no possible path.
     """
     if str(model) in names():
         return WEIGHTS / f"{model}.ckpt"
-    try:
-        path = Path(model).expanduser()
-        best = path / "checkpoints" / "best.ckpt"
-        if best.is_file():
-            return best
-        there = path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name; no home for ~
-        raise CheckpointError(f"{model}: cannot be read: {reason(error)}") from None
-    if not there and len(path.parts) == 1 and not path.suffix:
+    path = Path(model).expanduser()
+    best = path / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        return best
+    if not path.exists() and len(path.parts) == 1 and not path.suffix:
         raise CheckpointError(
             f"{model}: no such network; there are {', '.join(names())}, or give the folder of a "
             "run, as outputs/<date>/<time>, or the path of a checkpoint"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 
-from mnist_lit.checkpoints.read import unpacked
+from mnist_lit.checkpoints.read import read_file, unpacked
 from mnist_lit.errors import ConfigError, reason
 from mnist_lit.files import write_bytes
 
@@ -22,7 +22,7 @@ def packed(content: Any, place: str = "checkpoint") -> bytes:
     file = io.BytesIO()
     try:
         torch.save(content, file)
-        unpacked(file)
+        unpacked(file.getvalue())
     except Exception as error:  # an object that cannot be pickled raises anything
         for key, part in content.items() if isinstance(content, Mapping) else ():
             packed(part, f"{place}.{key}")
@@ -33,7 +33,7 @@ def packed(content: Any, place: str = "checkpoint") -> bytes:
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lets Lightning write checkpoints so.
+    """Lets Lightning write checkpoints so, and read them as safely as others are read.
 
     Its own way is a file in the temporary folder, copied over the good one where that lies on
     another file system.
@@ -44,3 +44,7 @@ class WholeFiles(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint; what stood there stays if it cannot be."""
         write_bytes(Path(path), packed(checkpoint))
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """Read a checkpoint; see :func:`.read_file`."""
+        return read_file(Path(path))

@@ -7,7 +7,6 @@ A data set is four files, each plain or gzipped: images and labels to train on a
 import hashlib
 import struct
 import zlib
-from http.client import HTTPException
 from math import prod
 from pathlib import Path
 from urllib.request import urlopen
@@ -34,30 +33,18 @@ REMEDY = "with data.root=FOLDER, in other commands --data-root or --images FOLDE
 LARGEST = 2**31  # bytes that an archive may unpack to
 
 
-def expanded(root: Path) -> Path:
-    """Return a folder's path without ``~``.
-
-    Raises:
-        DataError: It begins with ``~``, and nobody of that name has a home here.
-    """
-    try:
-        return root.expanduser()
-    except RuntimeError:
-        raise DataError(f"{root}: there is no such home; write the path out") from None
-
-
 def folder_of(root: Path) -> Path:
     """Return the folder of the files: ``root/MNIST/raw``, ``root/raw`` or ``root`` itself.
 
     Raises:
         DataError: It cannot be looked into.
     """
-    root = expanded(root)
-    places = (root / "MNIST" / "raw", root / "raw", root)
     try:
+        root = root.expanduser()
+        places = (root / "MNIST" / "raw", root / "raw", root)
         found = (place for place in places if any(_files(place)))
         return next(found, root).resolve()
-    except (OSError, ValueError) as error:  # too long a name; a null byte
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name; no home; a null byte
         raise DataError(f"{root}: {reason(error)}; name a folder {REMEDY}") from None
 
 
@@ -139,10 +126,10 @@ def find_mnist() -> Path:
                         content = answer.read(2**24)
                     _verified(content, Path(f"{name}.gz"), DIGESTS[name])
                     files.write_bytes(cache / f"{name}.gz", content)
-    except (OSError, HTTPException, ValueError, DataError) as error:  # the second: of a proxy's
+    except Exception as error:  # a proxy may answer anything
         raise DataError(
             f"{here}: MNIST's files are not all there, and cannot be downloaded to {cache} "
-            f"({reason(error).rstrip(': ')}); restore them (`git checkout -- data/MNIST/raw` in a "
+            f"({reason(error)}); restore them (`git checkout -- data/MNIST/raw` in a "
             f"checkout), or name a folder that has the four {REMEDY}"
         ) from None
     return cache

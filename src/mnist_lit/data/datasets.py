@@ -1,7 +1,7 @@
 """Data sets on disk: their files, their facts, and which images validate. Needs no Lightning."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -16,19 +16,21 @@ from mnist_lit.data.archives import DIGESTS, PREFIXES, REMEDY, find_mnist, folde
 from mnist_lit.data.batches import Images, folds, stratified
 from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.facts import MNIST, Facts
-from mnist_lit.validation import Positive, Seed
+from mnist_lit.validation import Name, Positive, Seed
 
 Split = Literal["train", "holdout", "test"]
-Validation = Literal["test", "holdout"]
-Folds = Annotated[int, Strict(), Ge(2), Le(1000)]
 IDX = "mnist_lit.data.idx.IdxDataModule"  # as facts name it: the class itself needs Lightning
+# Which images validate; how many were trained on is left out: they are cut from all anew.
+KEPT = ("validation", "split_seed", "folds", "fold")
 
 
-@dataclass(frozen=True)
-class Splits:
-    """Which images validate, and so which are left to train on.
+@dataclass(kw_only=True, eq=False, repr=False)
+class ImageSet:
+    """Four files in MNIST's layout, which are read when they are first asked for.
 
     Attributes:
+        root: The folder of the files, or the one above it; None for MNIST's, this checkout's or the
+            user's cache.
         validation: ``test`` validates on the test images, ``holdout`` on a twelfth of the training
             images, which is kept out of training: of MNIST's 60,000 these are 5,000.
         split_seed: Which images are held out, or kept by ``train_size``.
@@ -38,77 +40,14 @@ class Splits:
         train_size: Train on only this many images, equally many of each class; None for all.
     """
 
-    validation: Validation = "test"
-    split_seed: Seed = 0
-    folds: Folds | None = None
-    fold: Seed | None = None
-    train_size: Positive | None = None
-
-    def trained_on(self, images: int) -> int:
-        """Return how many of so many training images are trained on.
-
-        Raises:
-            ConfigError: There is no such fold, or ``train_size`` is too large.
-        """
-        place = f"data.folds={self.folds} data.fold={self.fold}"
-        if self.folds is None and self.fold is None:
-            left = images - (images // 12 if self.validation == "holdout" else 0)
-        elif self.folds is None or self.fold is None:
-            words = "both are needed, as data.folds=5 data.fold=0,1,2,3,4 in a sweep (-m)"
-            raise ConfigError(f"{place}: {words}")
-        elif not 0 <= self.fold < self.folds:
-            raise ConfigError(f"{place}: the fold is counted from 0 to {self.folds - 1}")
-        else:
-            left = images - -(-images // self.folds)
-        if (self.train_size or 0) > left:
-            raise ConfigError(f"data.train_size={self.train_size}: at most {left}")
-        return self.train_size or left
-
-    def held_out(self, labels: Tensor) -> Bool[Tensor, " n"]:
-        """Return which training images are held out: those of the fold, or a twelfth of all."""
-        if self.folds is not None:
-            return torch.eq(folds(labels, self.folds, self.split_seed), self.fold or 0)
-        mask = torch.zeros(len(labels), dtype=torch.bool)
-        mask[stratified(labels, len(labels) // 12, self.split_seed)] = True
-        return mask
-
-    def protocol(self, name: str, train: int, test: int) -> str:
-        """Say what the data set of this name, with so many images, is validated on."""
-        if self.folds is not None:
-            how, images = "folds", f"part {self.fold} of {self.folds} of the training images picked"
-        elif self.validation == "holdout":
-            how, images = "holdout", f"{train // 12:,} training images held out to pick"
-        else:
-            return (
-                f"{name}: validated on the {test:,} test images, which also picked the best "
-                "epoch, so the best accuracy is optimistic; the last one is not"
-            )
-        return f"{name}_{how}: {images} the best epoch; the {test:,} test images have no say"
-
-
-@dataclass(eq=False)
-class IdxSet:
-    """A folder of images in MNIST's layout, of any square size and in any number of classes.
-
-    The four files are named as MNIST's, plain or gzipped, as those of Fashion-MNIST and KMNIST are.
-    They are read when they are first asked for.
-
-    Attributes:
-        root: The folder of the files, or the one above it.
-        splits: Which images validate.
-        classes: The names of the classes in the order of the labels; None for 0, 1, 2 …
-        name: What the data set is called; None for the folder's name.
-        centred: Whether the images are laid out as MNIST's, and pictures to be prepared so.
-    """
-
     digests: ClassVar[Mapping[str, str]] = {}  # SHA-256 by file
     remedy: ClassVar[str] = f"name a folder that has it {REMEDY}"
-    root: str | Path
-    splits: Splits = Splits()
-    classes: Sequence[str] | None = None
-    name: str | None = None
-    centred: bool = False
-    _memory: dict[str, Images] = field(default_factory=dict, init=False, repr=False)
+    root: Name | Path | None = field(default=None, kw_only=False)
+    validation: Literal["test", "holdout"] = "test"
+    split_seed: Seed = 0
+    folds: Annotated[int, Strict(), Ge(2), Le(1000)] | None = None
+    fold: Seed | None = None
+    train_size: Positive | None = None
 
     @cached_property
     def facts(self) -> Facts:
@@ -118,10 +57,8 @@ class IdxSet:
             DataError: A file is missing, damaged, does not fit the others, or has nothing to learn.
         """
         facts = self._described()
-        # Not how many were trained on: they are cut from all training images anew.
-        split = asdict(replace(self.splits, train_size=None))
-        split = {key: value for key, value in split.items() if value is not None}
-        protocol = self.splits.protocol(facts.name, *self.sizes)
+        split = {key: getattr(self, key) for key in KEPT if getattr(self, key) is not None}
+        protocol = self._protocol(facts.name, *self.sizes)
         return replace(facts, protocol=protocol, source={**facts.source, **split})
 
     @property
@@ -140,6 +77,15 @@ class IdxSet:
         )
         return [words] if absent else []
 
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of the four files."""
+        return folder_of(Path(self.root)) if self.root else find_mnist()
+
+    @cached_property
+    def _memory(self) -> dict[str, Images]:
+        return {}
+
     def images(self, split: Split) -> Images:
         """Return the training images (those held out among them), the held-out or the test images.
 
@@ -148,26 +94,97 @@ class IdxSet:
         """
         if split == "holdout":
             train = self.images("train")
-            return train.subset(self.splits.held_out(train.labels))
+            return train.subset(self._held_out(train.labels))
         if split not in self._memory:
             self._memory[split] = self._read(split)
         return self._memory[split]
 
     def divided(self) -> tuple[Images, Images]:
         """Return the images to train on and those to validate on."""
-        splits, train, val = self.splits, self.images("train"), self.images("test")
-        if splits.folds is not None or splits.validation == "holdout":
-            held_out = splits.held_out(train.labels)
+        train, val = self.images("train"), self.images("test")
+        if self.folds is not None or self.validation == "holdout":
+            held_out = self._held_out(train.labels)
             train, val = train.subset(~held_out), train.subset(held_out)
-        if splits.train_size is not None:
-            kept = stratified(train.labels, splits.train_size, splits.split_seed)
-            train = train.subset(kept)
+        if self.train_size is not None:
+            train = train.subset(stratified(train.labels, self.train_size, self.split_seed))
         return train, val
 
-    @cached_property
-    def folder(self) -> Path:
-        """The folder of the four files."""
-        return folder_of(Path(self.root))
+    def trained_on(self) -> int:
+        """Return how many images are trained on.
+
+        Raises:
+            ConfigError: There is no such fold, or ``train_size`` is too large.
+        """
+        images, place = self.sizes[0], f"data.folds={self.folds} data.fold={self.fold}"
+        if self.folds is None and self.fold is None:
+            left = images - (images // 12 if self.validation == "holdout" else 0)
+        elif self.folds is None or self.fold is None:
+            words = "both are needed, as data.folds=5 data.fold=0,1,2,3,4 in a sweep (-m)"
+            raise ConfigError(f"{place}: {words}")
+        elif not 0 <= self.fold < self.folds:
+            raise ConfigError(f"{place}: the fold is counted from 0 to {self.folds - 1}")
+        else:
+            left = images - -(-images // self.folds)
+        if (self.train_size or 0) > left:
+            raise ConfigError(f"data.train_size={self.train_size}: at most {left}")
+        return self.train_size or left
+
+    def _held_out(self, labels: Tensor) -> Bool[Tensor, " n"]:
+        """Return which training images are held out: those of the fold, or a twelfth of all."""
+        if self.folds is not None:
+            return torch.eq(folds(labels, self.folds, self.split_seed), self.fold or 0)
+        mask = torch.zeros(len(labels), dtype=torch.bool)
+        mask[stratified(labels, len(labels) // 12, self.split_seed)] = True
+        return mask
+
+    def _protocol(self, name: str, train: int, test: int) -> str:
+        """Say what the data set of this name, with so many images, is validated on."""
+        if self.folds is not None:
+            how, images = "folds", f"part {self.fold} of {self.folds} of the training images picked"
+        elif self.validation == "holdout":
+            how, images = "holdout", f"{train // 12:,} training images held out to pick"
+        else:
+            return (
+                f"{name}: validated on the {test:,} test images, which also picked the best "
+                "epoch, so the best accuracy is optimistic; the last one is not"
+            )
+        return f"{name}_{how}: {images} the best epoch; the {test:,} test images have no say"
+
+    def _described(self) -> Facts:
+        raise NotImplementedError
+
+    def _read(self, split: Split) -> Images:
+        folder, prefix = self.folder, PREFIXES[split]
+        names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+        try:
+            images, labels = (read(folder, name, self.digests.get(name)) for name in names)
+        except DataError as error:
+            raise DataError(f"{error}; {self.remedy}") from None
+        if images.ndim != 3 or images.shape[1] != images.shape[2] or 0 in images.shape:
+            shape = "×".join(map(str, images.shape))
+            raise DataError(f"{folder / names[0]}: {shape}, not square images")
+        if labels.shape != images.shape[:1]:
+            words = f"{labels.numel()} labels for {len(images)} images"
+            raise DataError(f"{folder / names[1]}: {words}")
+        return Images(images.unsqueeze(1), labels.long())
+
+
+@dataclass(eq=False, repr=False)
+class IdxSet(ImageSet):
+    """A folder of images in MNIST's layout, of any square size and in any number of classes.
+
+    The four files are named as MNIST's, plain or gzipped, as those of Fashion-MNIST and KMNIST are.
+
+    Attributes, besides those of :class:`ImageSet`:
+        classes: The names of the classes in the order of the labels; None for 0, 1, 2 …
+        name: What the data set is called; None for the folder's name.
+        centred: Whether the images are laid out as MNIST's, and pictures to be prepared so.
+    """
+
+    root: Name | Path
+    classes: Sequence[str] | None = None
+    name: Name | None = None
+    centred: bool = False
 
     def _described(self) -> Facts:
         train, test = self.images("train"), self.images("test")
@@ -194,23 +211,9 @@ class IdxSet:
             source={"_target_": IDX, "classes": list(classes), "centred": self.centred},
         )
 
-    def _read(self, split: Split) -> Images:
-        folder, prefix = self.folder, PREFIXES[split]
-        names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-        try:
-            images, labels = (read(folder, name, self.digests.get(name)) for name in names)
-        except DataError as error:
-            raise DataError(f"{error}; {self.remedy}") from None
-        if images.ndim != 3 or images.shape[1] != images.shape[2] or 0 in images.shape:
-            shape = "×".join(map(str, images.shape))
-            raise DataError(f"{folder / names[0]}: {shape}, not square images")
-        if labels.shape != images.shape[:1]:
-            words = f"{labels.numel()} labels for {len(images)} images"
-            raise DataError(f"{folder / names[1]}: {words}")
-        return Images(images.unsqueeze(1), labels.long())
 
-
-class MnistSet(IdxSet):
+@dataclass(eq=False, repr=False)
+class MnistSet(ImageSet):
     """MNIST's images, verified; without a root, downloaded where they are not at hand.
 
     Nothing is read for its facts.
@@ -223,11 +226,6 @@ class MnistSet(IdxSet):
     )
     sizes = 60_000, 10_000
     notes = ()
-
-    @cached_property
-    def folder(self) -> Path:
-        """The folder of the four files, this checkout's or the user's cache if no root is given."""
-        return folder_of(Path(self.root)) if self.root else find_mnist()
 
     def _described(self) -> Facts:
         return MNIST

@@ -1,39 +1,43 @@
-"""MNIST, as Lightning takes it."""
+"""MNIST, as Lightning takes it, with synthetic digits for a share of its training images.
+
+``synthetic.npz`` has 250 images of each digit, in forms that people use and MNIST's writers hardly
+did: ones with a foot, crossed sevens, open fours and others, laid out as MNIST's digits are.
+``research/strokes.py`` has drawn them.
+"""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mnist_lit.data.batches import Batch, collect
-from mnist_lit.data.datasets import MnistSet, Splits
+from mnist_lit.data.batches import Batch, Images, collect
+from mnist_lit.data.datasets import MnistSet
 from mnist_lit.data.idx import ImagesDataModule
-from mnist_lit.data.synthetic import bank, exchange
-from mnist_lit.validation import Name, Share
+from mnist_lit.validation import Share
+
+SYNTHETIC = Path(__file__).with_name("synthetic.npz")
+EACH = 250  # images of each digit
 
 
 @dataclass(eq=False, repr=False)
-class MNISTDataModule(ImagesDataModule):
+class MNISTDataModule(ImagesDataModule, MnistSet):
     """The images of a :class:`.MnistSet`.
 
     Attributes, besides those of :class:`.ImagesDataModule`:
-        root: The folder of the files, or the one above it; None for this checkout's or the user's
-            cache.
-        drawn: The share of the training images, from 0 to 1, that are exchanged for digits of the
-            same kind in forms that MNIST hardly has; see :mod:`~mnist_lit.data.synthetic`.
+        drawn: The share of the training images, from 0 to 1, that are exchanged for synthetic
+            digits of the same kind.
     """
 
-    root: Name | Path | None = None
     drawn: Share = 0.0
-
-    def opened(self, splits: Splits) -> MnistSet:
-        """Return the data set; nothing is read yet."""
-        return MnistSet(self.root or "", splits)
 
     def prepare_data(self) -> None:
         """Find the files, or download them, in one process."""
-        assert self.dataset.folder
+        assert self.folder
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled full batches; the order depends on seed and epoch alone."""
@@ -42,3 +46,31 @@ class MNISTDataModule(ImagesDataModule):
         both = collect((one.images, one.labels) for one in (self.train, bank()))
         chosen = partial(exchange, labels=self.train.labels, share=self.drawn)
         return self._shuffled(both, chosen)
+
+
+def exchange(
+    order: Int64[Tensor, " n"],
+    generator: torch.Generator,
+    labels: Int64[Tensor, " n"],
+    share: float,
+) -> Int64[Tensor, " n"]:
+    """Replace a random share of the training images by synthetic digits of the same class.
+
+    Args:
+        order: The positions of an epoch.
+        generator: What is drawn from.
+        labels: Of the training images; the positions of the synthetic digits, in the order of
+            :func:`bank`, are N and up.
+        share: From 0 to 1.
+    """
+    exchanged = torch.rand(len(order), generator=generator) < share
+    which = torch.randint(EACH, (len(order),), generator=generator)
+    return torch.where(exchanged, len(labels) + EACH * labels[order] + which, order)
+
+
+@cache
+def bank() -> Images:
+    """Return the synthetic digits, 250 of each class in the order of the classes."""
+    with np.load(SYNTHETIC) as file:
+        images = torch.from_numpy(file["images"])
+    return Images(images.unsqueeze(1), torch.arange(10).repeat_interleave(EACH))

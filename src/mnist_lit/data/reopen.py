@@ -4,10 +4,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mnist_lit.data.archives import expanded
 from mnist_lit.data.batches import Images, collect
-from mnist_lit.data.datasets import IDX, IdxSet, MnistSet, Split, Splits
-from mnist_lit.errors import DataError, reason
+from mnist_lit.data.datasets import IDX, IdxSet, ImageSet, MnistSet, Split
+from mnist_lit.errors import DataError
 from mnist_lit.facts import MNIST, Facts
 from mnist_lit.targets import check, trusted
 from mnist_lit.validation import validated
@@ -36,15 +35,12 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
         raise DataError(f"{facts.name}: name the folder of its images with --data-root FOLDER")
     if target in SETS:
         place = f"{facts.name}: the checkpoint's source"
-        return SETS[target](root or "", validated(Splits, arguments, place))
+        return validated(SETS[target], {**arguments, "root": root}, place)
     if root is not None:
-        arguments["root"] = str(expanded(root))
+        arguments["root"] = str(root.expanduser())
     # Called as it is, not built as a config is: classes within the arguments are not trusted.
     make = check({"_target_": trusted(target, trust), **arguments}, "data")
-    try:
-        return make(**arguments)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{facts.name}: {target} cannot be made: {reason(error)}") from None
+    return make(**arguments)
 
 
 def split(data: Any, name: Split, facts: Facts) -> Images:
@@ -55,7 +51,7 @@ def split(data: Any, name: Split, facts: Facts) -> Images:
     Raises:
         DataError: They are missing or damaged, or not such images as the facts say.
     """
-    if isinstance(data, IdxSet):
+    if isinstance(data, ImageSet):
         images = data.images(name)
     else:
         data.prepare_data()

@@ -8,7 +8,7 @@ from mnist_lit.checkpoints import pretrained
 from mnist_lit.data import reopen
 from mnist_lit.data.datasets import IdxSet
 from mnist_lit.devices import pick_device
-from mnist_lit.evaluation.evaluate import evaluate
+from mnist_lit.evaluation.evaluate import TOLD, evaluate
 from mnist_lit.evaluation.page import open_subject, page
 from mnist_lit.text import for_terminal, show
 
@@ -25,18 +25,9 @@ def count(options: Namespace) -> None:
         trained.network, images, facts, options.batch_size, device, name=options.model
     )
     if options.json:
-        found = {
-            "model": options.model,
-            "data": name,
-            "split": options.split,
-            "correct": result.correct,
-            "total": result.total,
-            "accuracy": result.accuracy,
-            "loss": result.loss,
-            "accuracy_per_class": result.accuracy_per_class,
-            "device": str(device),
-        }
-        print(json.dumps(found))
+        found = {key: getattr(result, key) for key in TOLD}
+        about = {"model": options.model, "data": name, "split": options.split}
+        print(json.dumps({**about, **found, "device": str(device)}))
         return
     show(f"{options.model} on {for_terminal(name)}, {options.split} images, {device}")
     print(f"Average loss: {result.loss:.4f}")

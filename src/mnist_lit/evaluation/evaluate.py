@@ -14,6 +14,8 @@ from mnist_lit.facts import MNIST, Facts
 
 MOST_NUMBERS = 2**28  # in a map of all images that are read at once: a gigabyte
 
+TOLD = ("accuracy", "loss", "correct", "total", "accuracy_per_class")  # of an evaluation
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge, Le
 from pydantic import AllowInfNan, ConfigDict, Strict
-from torch import Tensor
 
 from mnist_lit.errors import CheckpointError, ConfigError, reason
 from mnist_lit.validation import PLAIN, validated
@@ -90,16 +89,14 @@ class History:
 
     @classmethod
     def of(cls, plain: Any) -> "History":
-        """Read what :meth:`plain` returned, or a list of the rates, as it was once kept.
+        """Read what :meth:`plain` returned.
 
         Raises:
             CheckpointError: It is something else.
         """
         try:
-            rates = plain["learning_rates"]
-            if isinstance(rates, Tensor) and rates.numel() <= MOST_STEPS:
-                rates = rates.tolist()
+            rates = plain["learning_rates"][:MOST_STEPS].tolist()
             found: History = validated(cls, {**plain, "learning_rates": rates}, "History")
-        except (TypeError, KeyError, IndexError, ConfigError) as error:
+        except (TypeError, KeyError, IndexError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"not the rows that a training leaves: {reason(error)}") from None
         return found

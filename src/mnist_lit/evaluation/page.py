@@ -1,15 +1,15 @@
 """One page, in one file, of what a run or a checkpoint is worth; or of several side by side."""
 
 import base64
+import json
+import math
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import BaseModel, BeforeValidator
 from torch import Tensor
 
 from mnist_lit.checkpoints import pretrained
@@ -24,39 +24,9 @@ from mnist_lit.facts import Facts
 from mnist_lit.network import summary
 from mnist_lit.network.compact import count_parameters
 from mnist_lit.text import for_link, masked
-from mnist_lit.validation import validated
 
 MOST_BYTES = 2**24  # of a file of a run's folder, checkpoints aside
-# What is not a finite number is null in report.json.
-Metric = Annotated[float, BeforeValidator(lambda value: float("nan") if value is None else value)]
-
-
-class _Requirement(BaseModel, strict=True):
-    limit: Any
-    value: Any
-    passed: bool
-
-
-class _Report(BaseModel, strict=True):
-    """What the page shows of ``report.json``; older runs lack the keys that have a default."""
-
-    model: str
-    seed: int
-    epochs: int
-    best_epoch: int
-    wall_seconds: float
-    device: str
-    protocol: str
-    requirements: dict[str, _Requirement]
-    val_metrics: dict[str, Metric] = {}
-    test_metrics: dict[str, Metric] = {}
-    last_val_accuracy: float | None = None
-    optimizer: str | None = None
-    peak_learning_rate: float | None = None
-    batch_size: int | None = None
-    command: str | None = None
-    date: str | None = None
-    git_commit: str | None = None
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 
 
 @dataclass(frozen=True)
@@ -76,7 +46,7 @@ class Subject:
     trained: Trained
     report: dict[str, Any] | None = None
     history: History | None = None
-    config: str | None = None
+    config: str = ""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -92,29 +62,30 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
     if name in pretrained.names() or not folder.is_dir():
         return Subject(name, read(path, trust=trust))
     try:
-        report: _Report = validated(_Report, _content(folder / "report.json"), "report.json")
+        report = json.loads(_content(folder, "report.json"))
         trained = read(folder / "checkpoints" / "best.ckpt", trust=trust)
         kept = read_file(folder / "checkpoints" / "last.ckpt")
         history = History.of(kept["callbacks"]["History"])
-        if not history.validated or report.test_metrics.keys() - report.val_metrics.keys():
-            raise UserError("no epoch was validated, or a metric was not")
+        if "model" not in report or not history.validated:
+            raise UserError("report.json is none, or no epoch was validated")
     except TrustError:
         raise
-    except (KeyError, TypeError, OSError, UserError) as error:
+    except (KeyError, TypeError, ValueError, OSError, RecursionError, UserError) as error:
         raise UserError(
             f"{name}: not the folder of a finished run, which has report.json and checkpoints "
             f"({reason(error)})"
         ) from None
-    config, pictures = None, {}
-    with suppress(OSError):
-        config = _content(folder / ".hydra" / "config.yaml").decode("utf-8", "replace")
-    with suppress(OSError):
-        pictures["augmentation"] = _content(folder / "figures" / "augmentation.png")
-    return Subject(name, trained, report.model_dump(), history, config, pictures)
+    config = _content(folder, ".hydra/config.yaml").decode("utf-8", "replace")
+    picture = _content(folder, "figures/augmentation.png")
+    pictures = {"augmentation": picture} if picture.startswith(PNG) else {}
+    return Subject(name, trained, report, history, config, pictures)
 
 
-def _content(file: Path) -> bytes:
-    """Return what a file holds, cut off where no run writes so much."""
+def _content(folder: Path, name: str) -> bytes:
+    """Return what a file holds, cut off where no run writes so much; nothing if it is elsewhere."""
+    file = (folder / name).resolve()
+    if not (file.is_file() and file.is_relative_to(folder.resolve())):  # a stranger's link
+        return b""
     with file.open("rb") as opened:
         return opened.read(MOST_BYTES)
 
@@ -163,6 +134,8 @@ def render(
 ) -> str:
     """Return the page of subjects that have been evaluated and drawn.
 
+    What is wrong in a stranger's ``report.json`` may raise anything here.
+
     Args:
         subjects: One or several, trained on the same data.
         evaluations: Of each, on the same test images.
@@ -185,6 +158,7 @@ def filled(template: str, **values: Any) -> str:
     )
     environment.filters |= {"shown": shown, "link": for_link, "masked": masked}
     environment.filters["embedded"] = embedded
+    environment.globals["nan"] = math.nan  # which report.json has as null
     return environment.get_template(template).render(**values)
 
 

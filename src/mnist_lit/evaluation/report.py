@@ -9,7 +9,7 @@ from typing import Any
 from torchmetrics import Metric
 
 from mnist_lit.config.schema import Config
-from mnist_lit.evaluation.evaluate import Evaluation
+from mnist_lit.evaluation.evaluate import TOLD, Evaluation
 from mnist_lit.evaluation.history import History
 from mnist_lit.evaluation.requirements import Check, check_accuracy
 from mnist_lit.facts import Facts
@@ -17,7 +17,6 @@ from mnist_lit.files import write_text
 from mnist_lit.text import for_terminal
 
 COLUMNS = 80  # of a terminal
-TESTED = ("accuracy", "loss", "correct", "total", "accuracy_per_class")
 
 
 def content(
@@ -67,7 +66,7 @@ def content(
         "val_metrics": dict(best.metrics),
         "test_metrics": test_metrics,
         # None where there is no evaluation.
-        **{f"test_{name}": getattr(evaluation, name, None) for name in TESTED},
+        **{f"test_{name}": getattr(evaluation, name, None) for name in TOLD},
         "requirements": {
             c.name: {"limit": c.limit, "value": c.value, "passed": c.passed} for c in checks
         },

@@ -14,7 +14,8 @@ IMAGE_SIZE = 28
 # Far above what such images need, and far below what a machine cannot hold: a description comes
 # from a file of a stranger too.
 MOST_PARAMETERS = 10_000_000
-MOST_REPEATS = 1_000  # of convolutions, all blocks together
+MOST_REPEATS = 100  # of a convolution
+MOST_BLOCKS = 100
 MOST_OUTPUTS = 2**24  # numbers that a block gives for one image
 MOST_CLASSES = 1_000
 MOST_OPERATIONS = 10**10  # multiply–adds of an image: five thousand times those of `final`
@@ -55,13 +56,13 @@ class Block:
     bias: Switch = False
     pool: Literal["none", "after_conv", "after_activation"] = "none"
     dropout: Probability = 0.0
-    repeats: Count = 1
+    repeats: Annotated[int, Strict(), Ge(1), Le(MOST_REPEATS)] = 1
     residual: Switch = False
     separable: Switch = False
     norm_scale: Switch = True
 
 
-Blocks = Annotated[list[Block], MaxLen(MOST_REPEATS)]
+Blocks = Annotated[list[Block], MaxLen(MOST_BLOCKS)]
 
 
 def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int = 10) -> None:
@@ -69,7 +70,7 @@ def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int =
     if not blocks:
         raise ConfigError("model.blocks=[]: at least one block is needed")
     width, sizes = 1, [side]
-    parameters = repeats = operations = 0
+    parameters = operations = 0
     for i, block in enumerate(blocks):
         places = sizes[-1] ** 2
         if mistake := _mistake(block, width, sizes):
@@ -80,12 +81,10 @@ def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int =
         parameters += weights
         operations += weights * places * block.repeats
         parameters += (block.bias + (1 + block.norm_scale) * block.repeats) * block.channels
-        repeats += block.repeats
         width = block.channels
     parameters += (width + 1) * classes
     for count, most, what in (
         (parameters, MOST_PARAMETERS, "parameters"),
-        (repeats, MOST_REPEATS, "convolutions, repeats counted"),
         (operations, MOST_OPERATIONS, "multiply–adds an image"),
     ):
         if count > most:

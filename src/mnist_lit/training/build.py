@@ -106,7 +106,7 @@ def prepare(config: Config) -> Run:
         last, logged = resumed(config.ckpt_path, options)
         config.ckpt_path = str(last)
         record.runs = logged if goes_on(run_dir, config.ckpt_path) else {}
-    notes = list(data.dataset.notes) if isinstance(data, ImagesDataModule) else []
+    notes = list(data.notes) if isinstance(data, ImagesDataModule) else []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, module.network))
     kept = run_dir / "checkpoints", config.ckpt_path

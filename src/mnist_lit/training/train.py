@@ -183,8 +183,7 @@ def _fit(run: Run) -> float:
 
 
 def _test(run: Run, best: Trained) -> tuple[Images, Evaluation]:
-    data = run.data.dataset if isinstance(run.data, ImagesDataModule) else run.data
-    test = split(data, "test", run.facts)
+    test = split(run.data, "test", run.facts)
     batch_size = run.config.data.get("eval_batch_size", 1000)
     device = run.trainer.strategy.root_device
     return test, evaluate(best.network, test, run.facts, batch_size, device)
