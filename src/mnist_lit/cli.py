@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _train(given[1:])
         return
     options = read(given)
-    # Classes that are trusted are importable from the folder in which the command is started.
-    sys.path.append("")
+    if vars(options).get("trust"):  # what the user trusts may lie in the working folder
+        sys.path.append("")
     if sys.stderr.isatty():
         print("loading PyTorch …", file=sys.stderr)
     with errors_as_lines():

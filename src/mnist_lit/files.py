@@ -90,20 +90,23 @@ def write_bytes(path: Path, content: bytes) -> None:
         draft.write_bytes(content)
 
 
-def named(path: Path, *read: str | Path | None) -> str:
+def named(path: Path, *read: Path) -> str:
     """Return how a line names a file that will be written, and whether one is replaced.
 
     Args:
         path: Of the file.
-        read: Files, and folders of runs and of images, whose files it must not replace.
+        read: Files, and folders of images, whose files it must not replace; nor, of a run's
+            checkpoint, another file of that run.
 
     Raises:
         WriteError: It is one of them.
     """
-    if not os.path.isfile(there := os.path.expanduser(path)):  # noqa: PTH111, PTH113  # never raise
+    there = path.expanduser()
+    if not there.is_file():
         return str(path)
-    for one in (Path(os.path.expanduser(name)) for name in read if name is not None):  # noqa: PTH111
-        parts = (part for pattern in KEPT for part in one.glob(pattern))
+    for one in (name.expanduser().absolute() for name in read):
+        folder = one.parents[1] if one.parent.name == "checkpoints" else one
+        parts = (part for pattern in KEPT for part in folder.glob(pattern))
         if any(file.exists() and file.samefile(there) for file in (one, *parts)):
             raise WriteError(f"{path}: cannot be written: it is read as well; give another name")
     return f"{path} (replaced)"

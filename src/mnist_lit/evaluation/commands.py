@@ -3,7 +3,7 @@
 import json
 from argparse import Namespace
 
-from mnist_lit import files
+from mnist_lit import files, folders
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.data import reopen
 from mnist_lit.data.datasets import IdxSet
@@ -47,7 +47,7 @@ def write_page(options: Namespace) -> None:
     """Write a page of runs, and print its name; see :func:`.page.page`."""
     runs, trust = options.runs, options.trust
     subjects = [open_subject(run, trust) for run in runs]
-    read = (*runs, *map(pretrained.checkpoint_of, runs), options.data_root)
-    named = files.named(options.output, *read)
+    images = options.data_root or folders.data()
+    named = files.named(options.output, *map(pretrained.checkpoint_of, runs), images)
     files.write_text(options.output, page(subjects, options.data_root, trust))
     show(named)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from mnist_lit import files
+from mnist_lit import files, folders
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.data.reopen import reopen, split
@@ -61,7 +61,7 @@ def command(options: Namespace) -> None:
     model, form, root = Path(options.model).resolve(), options.to, options.data_root
     stem = model.name if model.is_dir() else model.stem  # lr0.1 is the whole name of a folder
     path = options.output or Path(stem + FORMATS[form].ending)
-    read = (options.model, pretrained.checkpoint_of(options.model), root)
+    read = pretrained.checkpoint_of(options.model), root or folders.data()
     named = files.named(path, *read)
     done = export(trained, form, path, root, options.trust, options.name)
     show(

@@ -30,8 +30,7 @@ def read_files(options: Namespace) -> None:
     sources, errors = _sources(options.pictures)
     if options.show:
         paths = [source for source in sources if isinstance(source, Path)]
-        read = (options.model, pretrained.checkpoint_of(options.model), *paths)
-        drawn = files.named(options.show, *read)
+        drawn = files.named(options.show, pretrained.checkpoint_of(options.model), *paths)
     readings: list[tuple[predict.Page, Reading]] = []
     with tqdm(total=len(sources), unit="picture", disable=None, leave=False) as bar:
         for batch in predict.prepare_files(trained.facts, sources, options.single):
