@@ -24,19 +24,19 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from mnist_lit.errors import UserError, reason
+from mnist_lit.errors import UserError
 from mnist_lit.export.layers import Layer, layers_of, linear_of
 from mnist_lit.export.source import Run, Source, rendered
 from mnist_lit.facts import Facts
 from mnist_lit.network.alignment import STEEPEST, Alignment
-from mnist_lit.network.fused import CompileError, compile_c
-from mnist_lit.text import for_c
+from mnist_lit.network.fused import compile_c
 
 LANES = 4  # filters are padded to a multiple of it
 LARGEST_ALIGNED = 128  # side of an image whose moments fit
 OPTIONAL = ("wide", "depthwise_shift", "norm_before_pool", "residual")  # fields of the table
 ARM = "arm-none-eabi-gcc"
-OPTIONS = ["-std=c99", "-O3", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic"]
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic")
+OPTIONS = ["-std=c99", "-O3", *WARNINGS, "-shared", "-fPIC", "-x", "c", "-"]
 
 # By their names in the header; whole numbers have the dtype that C gives them.
 Arrays = dict[str, ndarray]
@@ -49,8 +49,8 @@ def make(source: Source, int8: bool) -> bytes:
     Raises:
         UserError: The engine cannot hold the network.
     """
-    facts, layers = source.facts, _layers(source)
-    border = (layers[0].size - facts.side) // 2
+    layers, side = _layers(source), source.facts.side
+    border = (layers[0].size - side) // 2
     if not int8:
         layers = [_widened(layer) for layer in layers]
     arrays, rows, more = (_whole if int8 else _floating)(source, layers)
@@ -59,12 +59,8 @@ def make(source: Source, int8: bool) -> bytes:
     entries = max(under + [_up(one.channels) for one in layers if one.depthwise is not None])
     text = rendered(
         "engine.h",
-        file=for_c(source.file),
-        name=source.name,
+        source=source,
         int8=int8,
-        about={key: for_c(words) for key, words in source.about.items()},
-        facts=facts,
-        align=source.compact.description["align"],
         layers=layers,
         table=table,
         fields={name: _unsigned(max(row[name] for row in table)) for name in table[0]},
@@ -77,7 +73,7 @@ def make(source: Source, int8: bool) -> bytes:
         at_t=_unsigned(max(n * row["padded"] for n, row in zip(under, table, strict=True))),
         row_t=_unsigned(layers[0].size + border),
         steepest=STEEPEST,
-        squeeze=2 ** max(0, math.ceil(math.log2(2 * 65025 * facts.side**6)) - 46),
+        squeeze=2 ** max(0, math.ceil(math.log2(2 * 65025 * side**6)) - 46),
         **more,
     )
     return text.encode()
@@ -112,14 +108,8 @@ def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "network.h").write_bytes(content)
         library = f"{folder}/network.so"
-        to_library = ["-shared", "-fPIC", "-x", "c", "-", "-I", folder, "-o", library]
-        try:
-            compile_c([*OPTIONS, *to_library], around)
-            code = ctypes.CDLL(library)
-        except (CompileError, OSError) as error:  # libraries may be forbidden to load there
-            raise UserError(f"the export cannot be checked: {reason(error)}") from None
-        values = np.ctypeslib.ndpointer(flags="C_CONTIGUOUS")
-        code.many.argtypes = [values, ctypes.c_int, ctypes.c_int, values, ctypes.c_int]
+        compile_c([*OPTIONS, "-I", folder, "-o", library], around)
+        code = ctypes.CDLL(library)
         notes = [f"constants {code.constants():,} bytes, memory {code.memory():,} bytes"]
         if shutil.which(ARM):
             flash = _flash(Path(folder), source.name)
@@ -127,7 +117,7 @@ def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
 
     def run(pixels: ndarray) -> ndarray:
         logits = np.empty((len(pixels), classes), np.int32 if unit else np.float32)
-        code.many(pixels, len(pixels), side * side, logits, classes)
+        code.many(pixels.ctypes, len(pixels), side * side, logits.ctypes, classes)
         return logits.astype(np.float32) * np.float32(unit[1] if unit else 1)
 
     return run, notes
@@ -156,14 +146,9 @@ def _table(layers: list[Layer], more: list[Row]) -> tuple[list[Row], int]:
         row = {
             "map": end,  # where its rows begin in `maps`
             "slots": min(layer.kernel + layer.pool, layer.size),  # how many are kept
-            "size": layer.size,
-            "out": layer.out,
-            "channels": layer.channels,
-            "filters": layer.filters,
+            **layer.numbers("size", "out", "channels", "filters"),
             "padded": _up(layer.filters),
-            "kernel": layer.kernel,
-            "padding": layer.padding,
-            "pool": int(layer.pool),
+            **layer.numbers("kernel", "padding", "pool"),
             "wide": _up(layer.channels) * separable,
             **others,
         }
@@ -231,10 +216,7 @@ def _floating(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], d
     weight = weight / layers[-1].out ** 2
     arrays["linear"] = np.pad(weight, ((0, 0), (0, layers[-1].filters - weight.shape[1])))
     arrays["linear_bias"] = bias
-    rows = [
-        {"norm_before_pool": int(layer.norm_before_pool), "residual": int(layer.residual)}
-        for layer in layers
-    ]
+    rows = [layer.numbers("norm_before_pool", "residual") for layer in layers]
     return arrays, rows, {"outside": _literal(outside)}
 
 
@@ -267,7 +249,7 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
         arrays[f"norm{number}"] = norm.astype(np.int32)
         turned.append(bool((scale < 0).any()))
         row = {"before": before, "after": after, "depthwise_shift": depthwise_shift}
-        rows.append(row | {"norm_before_pool": int(layer.norm_before_pool), "residual": residual})
+        rows.append({**row, **layer.numbers("norm_before_pool"), "residual": residual})
         coming = top / 255
     weight, bias = linear_of(source.compact)
     places = layers[-1].out ** 2
