@@ -21,22 +21,13 @@ def count(options: Namespace) -> None:
     name = str(other or facts.name)
     data = IdxSet(other) if other else reopen.reopen(facts, options.data_root, options.trust)
     images = reopen.split(data, options.split, facts)
-    result = evaluate(
-        trained.network, images, facts, options.batch_size, device, name=options.model
-    )
+    network, size = trained.network, options.batch_size
+    result = evaluate(network, images, facts, size, device, name=options.model)
     if options.json:
-        found = {
-            "model": options.model,
-            "data": name,
-            "split": options.split,
-            "correct": result.correct,
-            "total": result.total,
-            "accuracy": result.accuracy,
-            "loss": result.loss,
-            "accuracy_per_class": result.accuracy_per_class,
-            "device": str(device),
-        }
-        print(json.dumps(found))
+        found = {"model": options.model, "data": name, "split": options.split}
+        for key in ("correct", "total", "accuracy", "loss", "accuracy_per_class"):
+            found[key] = getattr(result, key)
+        print(json.dumps({**found, "device": str(device)}))
         return
     show(f"{options.model} on {for_terminal(name)}, {options.split} images, {device}")
     print(f"Average loss: {result.loss:.4f}")

@@ -14,7 +14,7 @@ def make(source: Source, int8: bool) -> bytes:
     name, task = source.name, source.about["task"].partition(";")[0]
     picture = source.calibration()[0, 0].tolist()
     align = source.compact.description["align"]
-    files = {
+    files: dict[str, str | bytes] = {
         "library.properties": rendered(
             "library.properties", name=name, version=version("mnist-lit"), sentence=task
         ),

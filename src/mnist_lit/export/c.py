@@ -27,7 +27,6 @@ from torch import Tensor
 from mnist_lit.errors import UserError
 from mnist_lit.export.layers import Layer, layers_of, linear_of
 from mnist_lit.export.source import Run, Source, rendered
-from mnist_lit.facts import Facts
 from mnist_lit.network.alignment import STEEPEST, Alignment
 from mnist_lit.network.fused import compile_c
 
@@ -112,8 +111,7 @@ def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
         code = ctypes.CDLL(library)
         notes = [f"constants {code.constants():,} bytes, memory {code.memory():,} bytes"]
         if shutil.which(ARM):
-            flash = _flash(Path(folder), source.name)
-            notes.append(f"flash {flash:,} bytes on a Cortex-M3 ({ARM} -O2)")
+            notes.append(_flash(Path(folder), source.name))
 
     def run(pixels: ndarray) -> ndarray:
         logits = np.empty((len(pixels), classes), np.int32 if unit else np.float32)
@@ -123,14 +121,14 @@ def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
     return run, notes
 
 
-def _flash(folder: Path, name: str) -> int:
-    """Return how many bytes code and constants take that are compiled for a Cortex-M3."""
+def _flash(folder: Path, name: str) -> str:
+    """Say how many bytes code and constants take that are compiled for a Cortex-M3."""
     program, code = folder / "network.o", f"-D{name.upper()}_IMPLEMENTATION"
     options = ["-mcpu=cortex-m3", "-mthumb", "-std=c99", "-O2", "-c", "-x", "c", code]
     subprocess.check_call([ARM, *options, folder / "network.h", "-o", program])
     said = subprocess.check_output([ARM.replace("gcc", "size"), program], text=True)
-    text, data, *_ = said.splitlines()[1].split()
-    return int(text) + int(data)
+    text, data = map(int, said.splitlines()[1].split()[:2])
+    return f"flash {text + data:,} bytes on a Cortex-M3 ({ARM} -O2)"
 
 
 def _table(layers: list[Layer], more: list[Row]) -> tuple[list[Row], int]:
@@ -186,7 +184,7 @@ def _by_place(weight: ndarray) -> ndarray:
     return np.pad(weight.transpose(2, 3, 1, 0), 3 * [(0, 0)] + [(0, -len(weight) % LANES)])
 
 
-def _from_pixels(layer: Layer, facts: Facts) -> tuple[float, float, ndarray]:
+def _from_pixels(layer: Layer, source: Source) -> tuple[float, float, ndarray]:
     """Return what the first layer has to know of pixels, which it gets as they are.
 
     Returns:
@@ -194,7 +192,7 @@ def _from_pixels(layer: Layer, facts: Facts) -> tuple[float, float, ndarray]:
         picture is; of each filter what all its weights come to there, which goes into the shift of
         the norm, for a pixel of 0 is not 0 once normalised.
     """
-    unit, outside = 1 / (255 * facts.std), facts.mean * 255
+    unit, outside = 1 / (255 * source.facts.std), source.facts.mean * 255
     weights = layer.weight.sum((2, 3))
     if layer.depthwise is not None:
         weights = weights * layer.depthwise.sum((1, 2))
@@ -205,7 +203,7 @@ def _floating(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], d
     """Return arrays and last fields of a network in floats, and what else the header needs."""
     arrays: Arrays = {}
     first = layers[0]
-    unit, outside, paper = _from_pixels(first, source.facts)
+    unit, outside, paper = _from_pixels(first, source)
     adapted = replace(first, scale=first.scale * unit, shift=first.shift - first.scale * paper)
     for number, layer in enumerate([adapted, *layers[1:]], 1):
         if layer.depthwise is not None:
@@ -226,7 +224,7 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
     rows: list[Row] = []
     turned = []  # whether a scale of the layer is below 0
     # What 1 of the map that comes in stands for comes first.
-    coming, outside, paper = _from_pixels(layers[0], source.facts)
+    coming, outside, paper = _from_pixels(layers[0], source)
     for number, (layer, top) in enumerate(zip(layers, _tops(source), strict=True), 1):
         key, unit, depthwise_shift = layer.block, coming, 0
         if layer.depthwise is not None:

@@ -107,7 +107,7 @@ def export(
     network.eval()
     data = reopen(facts, data_root, trust)
     test = split(data, "test", facts)
-    parts = test.images.split(BATCH)
+    parts = torch.split(test.images, BATCH)
     wanted = torch.cat([classify(network, part, facts) for part in parts]).numpy()
     source = Source(
         network,
@@ -142,7 +142,7 @@ def _made(
         raise UserError("its answers are not finite numbers; train it again, with a lower rate")
     content = module.make(source, int8)
     run, notes = module.load(content, source)
-    got = np.concatenate([run(part.numpy()) for part in test.images.split(BATCH)])
+    got = np.concatenate([run(part.numpy()) for part in torch.split(test.images, BATCH)])
     result = Exported(
         path=path,
         size=len(content),
