@@ -48,15 +48,22 @@ def make(source: Source, int8: bool) -> bytes:
     Raises:
         UserError: The engine cannot hold the network.
     """
-    layers, side = _layers(source), source.facts.side
-    border = (layers[0].size - side) // 2
+    side = source.facts.side
+    if source.compact.description["align"] and side > LARGEST_ALIGNED:
+        raise UserError(f"the C code straightens images of up to {LARGEST_ALIGNED} pixels")
+    first, *others = layers_of(source.compact, side)
+    if first.residual:
+        raise UserError("a first block with residual=true cannot be exported to C")
+    # Pixels of 0 are not 0 once normalised, so the first map comes in with its padding.
+    border = first.padding
+    layers = [replace(first, size=side + 2 * border, padding=0), *others]
     if not int8:
         layers = [_widened(layer) for layer in layers]
     arrays, rows, more = (_whole if int8 else _floating)(source, layers)
     table, length = _table(layers, rows)
     under = [layer.weight[0].size for layer in layers]  # a filter
     entries = max(under + [_up(one.channels) for one in layers if one.depthwise is not None])
-    text = rendered(
+    return rendered(
         "engine.h",
         source=source,
         int8=int8,
@@ -74,24 +81,7 @@ def make(source: Source, int8: bool) -> bytes:
         steepest=STEEPEST,
         squeeze=2 ** max(0, math.ceil(math.log2(2 * 65025 * side**6)) - 46),
         **more,
-    )
-    return text.encode()
-
-
-def _layers(source: Source) -> list[Layer]:
-    """Return the layers, of which the first has its padding in the map that comes in.
-
-    Raises:
-        UserError: The engine cannot hold them, or not straighten the images.
-    """
-    described, side = source.compact.description, source.facts.side
-    if described["align"] and side > LARGEST_ALIGNED:
-        raise UserError(f"the C code straightens images of up to {LARGEST_ALIGNED} pixels")
-    first, *others = layers_of(source.compact, side)
-    if first.residual:
-        raise UserError("a first block with residual=true cannot be exported to C")
-    # Pixels of 0 are not 0 once normalised, so the first map comes in with its padding.
-    return [replace(first, size=side + 2 * first.padding, padding=0), *others]
+    ).encode()
 
 
 def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
