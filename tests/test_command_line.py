@@ -271,6 +271,18 @@ def test_version_and_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"^nano +994 +4.0 kB +99.09%  under 1,000", "\n".join(rows), re.MULTILINE)
 
 
+def test_a_file_of_a_strangers_folder_is_not_imported(tmp_path: Path) -> None:
+    theirs, ran = tmp_path / "theirs", tmp_path / "ran"
+    theirs.mkdir()
+    for package in ("dill", "pynvml"):  # torch looks for them, and needs neither
+        (theirs / f"{package}.py").write_text(f"open({str(ran)!r}, 'w')")
+    # A script is started with its own folder in the path, and not with the working folder.
+    command = tmp_path / "command.py"
+    command.write_text("from mnist_lit.cli import main\nmain()\n")
+    subprocess.run([sys.executable, str(command), "list"], cwd=theirs, check=True)
+    assert not ran.exists()
+
+
 def test_export_describes_its_formats(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["export", "--help"])

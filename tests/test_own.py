@@ -316,7 +316,8 @@ def test_a_network_of_ones_own_is_rebuilt_only_if_trusted(
     cli.main(["export", str(checkpoint), *trust, "--to", "onnx", "--output", file])
     assert runtime.InferenceSession(file).get_outputs()[0].shape[1] == 10
     with pytest.raises(
-        SystemExit, match=r"error: Net: this format needs a CompactCNN; onnx and torch take"
+        SystemExit,
+        match=r"error: .*: not written, for Net cannot .*: this format needs a CompactCNN",
     ):
         cli.main(["export", str(checkpoint), *trust, "--to", "c"])
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _train(given[1:])
         return
     options = read(given)
-    # Classes that are trusted are importable from the folder in which the command is started.
-    sys.path.append("")
+    if vars(options).get("trust"):  # what the user trusts may lie in the working folder
+        sys.path.append("")
     if sys.stderr.isatty():
         print("loading PyTorch …", file=sys.stderr)
     with errors_as_lines():
@@ -73,24 +74,18 @@ PNG = _type(Path, lambda path: path.suffix.lower() == ".png", "a name that ends 
 
 # What several commands have in common.
 TRUST, MODEL, DEVICE = (argparse.ArgumentParser(add_help=False) for _ in range(3))
-TRUST.add_argument(
-    "--trust",
-    action="append",
-    default=[],
-    metavar="package.Class",
-    help="a network or data module that the checkpoint names and that may be imported, and so "
-    "run; may be given several times",
-)
-MODEL.add_argument(
-    "model",
-    help="one of the package (final, …), a run's folder (for its best epoch) or a checkpoint",
-)
+words = "a class that the checkpoint names and that may be imported, and so run; repeat it for more"
+TRUST.add_argument("--trust", action="append", default=[], metavar="package.Class", help=words)
+words = "one of the package (final, …), a run's folder (for its best epoch) or a checkpoint"
+MODEL.add_argument("model", help=words)
 DEVICE.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
-DATA_ROOT: dict[str, Any] = {
-    "type": Path,
-    "metavar": "FOLDER",
-    "help": "of the images that the network was trained on, or the one above it",
-}
+words = "of the images that the network was trained on, or the one above it"
+DATA_ROOT: dict[str, Any] = {"type": Path, "metavar": "FOLDER", "help": words}
+
+
+def _later(module: str, function: str) -> Callable[[argparse.Namespace], None]:
+    """Return what a command does: a function that is imported when it is called, for torch is."""
+    return lambda options: getattr(import_module(f"mnist_lit.{module}"), function)(options)
 
 
 def _train(arguments: Sequence[str]) -> None:
@@ -112,24 +107,12 @@ def _list(add: Add) -> None:
 
 
 def _evaluate(add: Add) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from mnist_lit.evaluation.commands import count
-
-        count(options)
-
-    parser = add(
-        "evaluate",
-        parents=[MODEL, TRUST, DEVICE],
-        help="count the images that a network reads right",
-    )
-    parser.set_defaults(run=run)
-    parser.add_argument(
-        "--split",
-        choices=("train", "holdout", "test"),
-        default="test",
-        help="training, held-out (of data=…_holdout; else it was trained on them) or test images; "
-        "of MNIST 60,000, 5,000 and 10,000 (default: test)",
-    )
+    words = "count the images that a network reads right"
+    parser = add("evaluate", parents=[MODEL, TRUST, DEVICE], help=words)
+    parser.set_defaults(run=_later("evaluation.commands", "count"))
+    words = "training, held-out (of data=…_holdout; else trained on too) or test images (default)"
+    splits = "train", "holdout", "test"
+    parser.add_argument("--split", choices=splits, default="test", help=words)
     parser.add_argument("--batch-size", type=COUNT, default=1000, metavar="N", help="default: 1000")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--data-root", **DATA_ROOT)
@@ -139,11 +122,6 @@ def _evaluate(add: Add) -> None:
 
 
 def _predict(add: Add) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from mnist_lit.inference.lines import read_files
-
-        read_files(options)
-
     parser = add(
         "predict",
         parents=[MODEL, TRUST, DEVICE],
@@ -155,52 +133,37 @@ def _predict(add: Add) -> None:
         epilog="Exits with 1 if a picture cannot be decoded, shows no digit or is read with less "
         "than --min-confidence; the others are read all the same.",
     )
-    parser.set_defaults(run=run)
-    parser.add_argument(
-        "pictures", nargs="+", metavar="FILE|FOLDER|GLOB", help="PNG, JPEG, …; - is standard input"
-    )
+    parser.set_defaults(run=_later("inference.lines", "read_files"))
+    words = "PNG, JPEG, …; - is standard input"
+    parser.add_argument("pictures", nargs="+", metavar="FILE|FOLDER|GLOB", help=words)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON list")
     form.add_argument("--csv", action="store_true", help="print comma-separated values")
-    parser.add_argument(
-        "--top", type=COUNT, default=1, metavar="N", help="the N most probable classes"
-    )
-    parser.add_argument(
-        "--single", action="store_true", help="one digit on each picture, whatever else is on it"
-    )
-    parser.add_argument(
-        "--min-confidence",
-        type=SHARE,
-        default=0.0,
-        metavar="P",
-        help="the least probability of the whole, from 0 to 1; exits with 1 below it (default: 0)",
-    )
+    words = "the N most probable classes"
+    parser.add_argument("--top", type=COUNT, default=1, metavar="N", help=words)
+    words = "one digit on each picture, whatever else is on it"
+    parser.add_argument("--single", action="store_true", help=words)
+    words = "the least probability of the whole, from 0 to 1; exits with 1 below it (default: 0)"
+    parser.add_argument("--min-confidence", type=SHARE, default=0.0, metavar="P", help=words)
     words = "draw the pictures, the prepared digits and the predictions into a file"
     parser.add_argument("--show", type=PNG, metavar="FILE.png", help=words)
 
 
 def _export(add: Add) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from mnist_lit.export.run import command
-
-        command(options)
-
     formats = "\n".join(f"  {name:<13}{form.words}" for name, form in FORMATS.items())
     parser = add(
         "export",
         parents=[MODEL, TRUST],
         help="write a network for other programs and machines",
-        description="Write a network in another format, after checking there that it reads the "
-        "test images as it should.",
+        description="Write a network in another format, checked there on the test images.",
         epilog=f"formats:\n{formats}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_later("export.run", "command"))
     parser.add_argument("--to", required=True, choices=FORMATS, help="the format; see below")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: MODEL and an ending")
-    parser.add_argument(
-        "--name", help="of the functions in C (default: that of the file, without its ending)"
-    )
+    words = "of the functions in C (default: that of the file, without its ending)"
+    parser.add_argument("--name", help=words)
     parser.add_argument("--data-root", **DATA_ROOT)
 
 
@@ -217,35 +180,23 @@ def _demo(add: Add) -> None:
     words = "draw digits on a local page and watch them being read"
     parser = add("demo", parents=[TRUST], help=words)
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "model", nargs="?", default="final-world", help="as in predict (default: final-world)"
-    )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone; 0.0.0.0: all"
-    )
+    words = "as in predict (default: final-world)"
+    parser.add_argument("model", nargs="?", default="final-world", help=words)
+    words = "default: 127.0.0.1, this machine alone; 0.0.0.0: all"
+    parser.add_argument("--host", default="127.0.0.1", help=words)
     parser.add_argument("--port", type=COUNT, help="default: the first free one from 7860")
-    parser.add_argument(
-        "--no-browser", action="store_false", dest="browser", help="do not open the page"
-    )
+    words = "do not open the page"
+    parser.add_argument("--no-browser", action="store_false", dest="browser", help=words)
 
 
 def _pages(add: Add) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from mnist_lit.evaluation.commands import write_page
-
-        write_page(options)
-
-    several = "make a page of several runs or checkpoints side by side"
     one = "make a page of a run or a checkpoint: requirements, curves, mistakes …"
-    pages: list[tuple[str, Any, str, str]] = [
-        ("report", 1, "report.html", one),
-        ("compare", "+", "comparison.html", several),
-    ]
+    several = "make a page of several runs or checkpoints side by side"
+    pages: Any = ("report", 1, "report.html", one), ("compare", "+", "comparison.html", several)
     for name, count, default, words in pages:
         parser = add(name, parents=[TRUST], help=words)
-        parser.set_defaults(run=run)
-        parser.add_argument(
-            "runs", nargs=count, metavar="RUN|CHECKPOINT", help="or a model of the package by name"
-        )
+        parser.set_defaults(run=_later("evaluation.commands", "write_page"))
+        which = "or a model of the package by name"
+        parser.add_argument("runs", nargs=count, metavar="RUN|CHECKPOINT", help=which)
         parser.add_argument("--output", type=Path, default=default, help=f"default: {default}")
         parser.add_argument("--data-root", **DATA_ROOT)

@@ -47,36 +47,27 @@ def whole(path: Path) -> Iterator[Path]:
     """
     try:
         target = path.expanduser().resolve()
-        regular = target.is_file() or not target.exists()
+        if target.exists() and not target.is_file():
+            what = "a folder" if target.is_dir() else "not a regular file"
+            raise OSError(f"it is {what}; give another name")
+        if target.exists() and not target.stat().st_mode & 0o222:
+            raise OSError("it is read-only; give another name")
         target.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError, RuntimeError) as error:  # a null byte; no home for ~
-        raise WriteError(f"{path}: cannot be written: {_words(error)}") from None
-    if not regular:
-        what = "a folder" if target.is_dir() else "not a regular file"
-        raise WriteError(f"{path}: cannot be written: it is {what}; give another name")
-    if target.exists() and not target.stat().st_mode & 0o222:
-        raise WriteError(f"{path}: cannot be written: it is read-only; give another name")
-    clear(target.parent, HOUR)
-    draft = target.with_name(f"{UNFINISHED}{secrets.token_hex(4)}{target.suffix}")
-    try:
-        yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, draft)
-        draft.replace(target)
-    except WriteError:
+        clear(target.parent, HOUR)
+        draft = target.with_name(f"{UNFINISHED}{secrets.token_hex(4)}{target.suffix}")
+        try:
+            yield draft
+            with draft.open("rb+") as file:
+                os.fsync(file.fileno())
+            if target.exists():
+                shutil.copymode(target, draft)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+    except WriteError:  # of another file
         raise
-    except OSError as error:
-        raise WriteError(f"{path}: cannot be written: {_words(error)}") from None
-    finally:
-        with suppress(OSError):
-            draft.unlink()
-
-
-def _words(error: Exception) -> str:
-    """Return what an error says without the path, which may be a draft's."""
-    return getattr(error, "strerror", None) or str(error)
+    except OSError as error:  # which may name the draft
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -90,20 +81,23 @@ def write_bytes(path: Path, content: bytes) -> None:
         draft.write_bytes(content)
 
 
-def named(path: Path, *read: str | Path | None) -> str:
+def named(path: Path, *read: Path) -> str:
     """Return how a line names a file that will be written, and whether one is replaced.
 
     Args:
         path: Of the file.
-        read: Files, and folders of runs and of images, whose files it must not replace.
+        read: Files, and folders of images, whose files it must not replace; nor, of a run's
+            checkpoint, another file of that run.
 
     Raises:
         WriteError: It is one of them.
     """
-    if not os.path.isfile(there := os.path.expanduser(path)):  # noqa: PTH111, PTH113  # never raise
+    there = path.expanduser()
+    if not there.is_file():
         return str(path)
-    for one in (Path(os.path.expanduser(name)) for name in read if name is not None):  # noqa: PTH111
-        parts = (part for pattern in KEPT for part in one.glob(pattern))
+    for one in (name.expanduser().absolute() for name in read):
+        folder = one.parents[1] if one.parent.name == "checkpoints" else one
+        parts = (part for pattern in KEPT for part in folder.glob(pattern))
         if any(file.exists() and file.samefile(there) for file in (one, *parts)):
             raise WriteError(f"{path}: cannot be written: it is read as well; give another name")
     return f"{path} (replaced)"

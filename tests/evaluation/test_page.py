@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mnist_lit import MNISTDataModule, compose
+from mnist_lit import MNISTDataModule, compose, folders
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import read_file
 from mnist_lit.cli import main
@@ -280,7 +280,9 @@ def test_the_page_has_the_accuracy_of_the_last_epoch(run: Path) -> None:
 LABELS = "t10k-labels-idx1-ubyte.gz"
 
 
-def test_an_output_is_never_an_input(run: Path, tmp_path: Path) -> None:
+def test_an_output_is_never_an_input(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     theirs, link, picture = tmp_path / "x.ckpt", tmp_path / "link.html", tmp_path / "seven.png"
     shutil.copy(pretrained.checkpoint_of("nano"), theirs)
     link.symlink_to(theirs)
@@ -289,7 +291,12 @@ def test_an_output_is_never_an_input(run: Path, tmp_path: Path) -> None:
     data = tmp_path / "images"
     data.mkdir()
     (data / LABELS).write_bytes(b"theirs")
-    read = {file: file.read_bytes() for file in (theirs, picture, best, report, data / LABELS)}
+    default = tmp_path / "data" / "MNIST" / "raw" / LABELS
+    default.parent.mkdir(parents=True)
+    default.write_bytes(b"the default's")
+    monkeypatch.setattr(folders, "data", lambda: tmp_path / "data")
+    files = theirs, picture, best, report, data / LABELS, default
+    read = {file: file.read_bytes() for file in files}
     for words, output in (
         (["export", str(theirs), "--to", "torch"], theirs),
         (["export", str(theirs), "--to", "torch"], link),
@@ -299,6 +306,11 @@ def test_an_output_is_never_an_input(run: Path, tmp_path: Path) -> None:
         (["report", str(run)], run / "run.log"),
         (["report", "nano", "--data-root", str(data)], data / LABELS),
         (["export", "nano", "--to", "torch", "--data-root", str(data)], data / LABELS),
+        (["report", "nano"], default),
+        (["compare", "nano", "pico"], default),
+        (["export", "nano", "--to", "torch"], default),
+        (["report", str(best)], report),
+        (["export", str(best), "--to", "torch"], report),
         (["report", str(run)], best),
         (["report", str(run)], report),
         (["compare", "final", str(run)], run / "checkpoints" / "last.ckpt"),

@@ -3,12 +3,12 @@
 import json
 from argparse import Namespace
 
-from mnist_lit import files
+from mnist_lit import files, folders
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.data import reopen
 from mnist_lit.data.datasets import IdxSet
 from mnist_lit.devices import pick_device
-from mnist_lit.evaluation.evaluate import TOLD, evaluate
+from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.evaluation.page import open_subject, page
 from mnist_lit.text import for_terminal, show
 
@@ -21,13 +21,13 @@ def count(options: Namespace) -> None:
     name = str(other or facts.name)
     data = IdxSet(other) if other else reopen.reopen(facts, options.data_root, options.trust)
     images = reopen.split(data, options.split, facts)
-    result = evaluate(
-        trained.network, images, facts, options.batch_size, device, name=options.model
-    )
+    network, size = trained.network, options.batch_size
+    result = evaluate(network, images, facts, size, device, name=options.model)
     if options.json:
-        found = {key: getattr(result, key) for key in TOLD}
-        about = {"model": options.model, "data": name, "split": options.split}
-        print(json.dumps({**about, **found, "device": str(device)}))
+        found = {"model": options.model, "data": name, "split": options.split}
+        for key in ("correct", "total", "accuracy", "loss", "accuracy_per_class"):
+            found[key] = getattr(result, key)
+        print(json.dumps({**found, "device": str(device)}))
         return
     show(f"{options.model} on {for_terminal(name)}, {options.split} images, {device}")
     print(f"Average loss: {result.loss:.4f}")
@@ -38,7 +38,7 @@ def write_page(options: Namespace) -> None:
     """Write a page of runs, and print its name; see :func:`.page.page`."""
     runs, trust = options.runs, options.trust
     subjects = [open_subject(run, trust) for run in runs]
-    read = (*runs, *map(pretrained.checkpoint_of, runs), options.data_root)
-    named = files.named(options.output, *read)
+    images = options.data_root or folders.data()
+    named = files.named(options.output, *map(pretrained.checkpoint_of, runs), images)
     files.write_text(options.output, page(subjects, options.data_root, trust))
     show(named)

@@ -7,26 +7,21 @@ from importlib.metadata import version
 
 from mnist_lit.export import c
 from mnist_lit.export.source import Run, Source, rendered
-from mnist_lit.text import for_c
 
 
 def make(source: Source, int8: bool) -> bytes:
     """Return the library as a zip archive, which holds nothing of the machine that made it."""
-    name, side = source.name, source.facts.side
-    properties = rendered(
-        "library.properties",
-        name=name,
-        version=version("mnist-lit"),
-        sentence=for_c(source.about["task"].partition(";")[0]),
-    )
+    name, task = source.name, source.about["task"].partition(";")[0]
     picture = source.calibration()[0, 0].tolist()
     align = source.compact.description["align"]
-    files = {
-        "library.properties": properties.encode(),
+    files: dict[str, str | bytes] = {
+        "library.properties": rendered(
+            "library.properties", name=name, version=version("mnist-lit"), sentence=task
+        ),
         f"src/{name}.h": c.make(replace(source, file=f"{name}.h"), int8),
         "examples/picture/picture.ino": rendered(
-            "sketch.ino", name=name, side=side, picture=picture, align=align
-        ).encode(),
+            "sketch.ino", name=name, side=source.facts.side, picture=picture, align=align
+        ),
     }
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:

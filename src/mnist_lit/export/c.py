@@ -24,19 +24,18 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from mnist_lit.errors import UserError, reason
+from mnist_lit.errors import UserError
 from mnist_lit.export.layers import Layer, layers_of, linear_of
 from mnist_lit.export.source import Run, Source, rendered
-from mnist_lit.facts import Facts
 from mnist_lit.network.alignment import STEEPEST, Alignment
-from mnist_lit.network.fused import CompileError, compile_c
-from mnist_lit.text import for_c
+from mnist_lit.network.fused import compile_c
 
 LANES = 4  # filters are padded to a multiple of it
 LARGEST_ALIGNED = 128  # side of an image whose moments fit
 OPTIONAL = ("wide", "depthwise_shift", "norm_before_pool", "residual")  # fields of the table
 ARM = "arm-none-eabi-gcc"
-OPTIONS = ["-std=c99", "-O3", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic"]
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic")
+OPTIONS = ["-std=c99", "-O3", *WARNINGS, "-shared", "-fPIC", "-x", "c", "-"]
 
 # By their names in the header; whole numbers have the dtype that C gives them.
 Arrays = dict[str, ndarray]
@@ -49,22 +48,25 @@ def make(source: Source, int8: bool) -> bytes:
     Raises:
         UserError: The engine cannot hold the network.
     """
-    facts, layers = source.facts, _layers(source)
-    border = (layers[0].size - facts.side) // 2
+    side = source.facts.side
+    if source.compact.description["align"] and side > LARGEST_ALIGNED:
+        raise UserError(f"the C code straightens images of up to {LARGEST_ALIGNED} pixels")
+    first, *others = layers_of(source.compact, side)
+    if first.residual:
+        raise UserError("a first block with residual=true cannot be exported to C")
+    # Pixels of 0 are not 0 once normalised, so the first map comes in with its padding.
+    border = first.padding
+    layers = [replace(first, size=side + 2 * border, padding=0), *others]
     if not int8:
         layers = [_widened(layer) for layer in layers]
     arrays, rows, more = (_whole if int8 else _floating)(source, layers)
     table, length = _table(layers, rows)
     under = [layer.weight[0].size for layer in layers]  # a filter
     entries = max(under + [_up(one.channels) for one in layers if one.depthwise is not None])
-    text = rendered(
+    return rendered(
         "engine.h",
-        file=for_c(source.file),
-        name=source.name,
+        source=source,
         int8=int8,
-        about={key: for_c(words) for key, words in source.about.items()},
-        facts=facts,
-        align=source.compact.description["align"],
         layers=layers,
         table=table,
         fields={name: _unsigned(max(row[name] for row in table)) for name in table[0]},
@@ -77,26 +79,9 @@ def make(source: Source, int8: bool) -> bytes:
         at_t=_unsigned(max(n * row["padded"] for n, row in zip(under, table, strict=True))),
         row_t=_unsigned(layers[0].size + border),
         steepest=STEEPEST,
-        squeeze=2 ** max(0, math.ceil(math.log2(2 * 65025 * facts.side**6)) - 46),
+        squeeze=2 ** max(0, math.ceil(math.log2(2 * 65025 * side**6)) - 46),
         **more,
-    )
-    return text.encode()
-
-
-def _layers(source: Source) -> list[Layer]:
-    """Return the layers, of which the first has its padding in the map that comes in.
-
-    Raises:
-        UserError: The engine cannot hold them, or not straighten the images.
-    """
-    described, side = source.compact.description, source.facts.side
-    if described["align"] and side > LARGEST_ALIGNED:
-        raise UserError(f"the C code straightens images of up to {LARGEST_ALIGNED} pixels")
-    first, *others = layers_of(source.compact, side)
-    if first.residual:
-        raise UserError("a first block with residual=true cannot be exported to C")
-    # Pixels of 0 are not 0 once normalised, so the first map comes in with its padding.
-    return [replace(first, size=side + 2 * first.padding, padding=0), *others]
+    ).encode()
 
 
 def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
@@ -112,35 +97,28 @@ def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "network.h").write_bytes(content)
         library = f"{folder}/network.so"
-        to_library = ["-shared", "-fPIC", "-x", "c", "-", "-I", folder, "-o", library]
-        try:
-            compile_c([*OPTIONS, *to_library], around)
-            code = ctypes.CDLL(library)
-        except (CompileError, OSError) as error:  # libraries may be forbidden to load there
-            raise UserError(f"the export cannot be checked: {reason(error)}") from None
-        values = np.ctypeslib.ndpointer(flags="C_CONTIGUOUS")
-        code.many.argtypes = [values, ctypes.c_int, ctypes.c_int, values, ctypes.c_int]
+        compile_c([*OPTIONS, "-I", folder, "-o", library], around)
+        code = ctypes.CDLL(library)
         notes = [f"constants {code.constants():,} bytes, memory {code.memory():,} bytes"]
         if shutil.which(ARM):
-            flash = _flash(Path(folder), source.name)
-            notes.append(f"flash {flash:,} bytes on a Cortex-M3 ({ARM} -O2)")
+            notes.append(_flash(Path(folder), source.name))
 
     def run(pixels: ndarray) -> ndarray:
         logits = np.empty((len(pixels), classes), np.int32 if unit else np.float32)
-        code.many(pixels, len(pixels), side * side, logits, classes)
+        code.many(pixels.ctypes, len(pixels), side * side, logits.ctypes, classes)
         return logits.astype(np.float32) * np.float32(unit[1] if unit else 1)
 
     return run, notes
 
 
-def _flash(folder: Path, name: str) -> int:
-    """Return how many bytes code and constants take that are compiled for a Cortex-M3."""
+def _flash(folder: Path, name: str) -> str:
+    """Say how many bytes code and constants take that are compiled for a Cortex-M3."""
     program, code = folder / "network.o", f"-D{name.upper()}_IMPLEMENTATION"
     options = ["-mcpu=cortex-m3", "-mthumb", "-std=c99", "-O2", "-c", "-x", "c", code]
     subprocess.check_call([ARM, *options, folder / "network.h", "-o", program])
     said = subprocess.check_output([ARM.replace("gcc", "size"), program], text=True)
-    text, data, *_ = said.splitlines()[1].split()
-    return int(text) + int(data)
+    text, data = map(int, said.splitlines()[1].split()[:2])
+    return f"flash {text + data:,} bytes on a Cortex-M3 ({ARM} -O2)"
 
 
 def _table(layers: list[Layer], more: list[Row]) -> tuple[list[Row], int]:
@@ -156,14 +134,9 @@ def _table(layers: list[Layer], more: list[Row]) -> tuple[list[Row], int]:
         row = {
             "map": end,  # where its rows begin in `maps`
             "slots": min(layer.kernel + layer.pool, layer.size),  # how many are kept
-            "size": layer.size,
-            "out": layer.out,
-            "channels": layer.channels,
-            "filters": layer.filters,
+            **layer.numbers("size", "out", "channels", "filters"),
             "padded": _up(layer.filters),
-            "kernel": layer.kernel,
-            "padding": layer.padding,
-            "pool": int(layer.pool),
+            **layer.numbers("kernel", "padding", "pool"),
             "wide": _up(layer.channels) * separable,
             **others,
         }
@@ -201,7 +174,7 @@ def _by_place(weight: ndarray) -> ndarray:
     return np.pad(weight.transpose(2, 3, 1, 0), 3 * [(0, 0)] + [(0, -len(weight) % LANES)])
 
 
-def _from_pixels(layer: Layer, facts: Facts) -> tuple[float, float, ndarray]:
+def _from_pixels(layer: Layer, source: Source) -> tuple[float, float, ndarray]:
     """Return what the first layer has to know of pixels, which it gets as they are.
 
     Returns:
@@ -209,7 +182,7 @@ def _from_pixels(layer: Layer, facts: Facts) -> tuple[float, float, ndarray]:
         picture is; of each filter what all its weights come to there, which goes into the shift of
         the norm, for a pixel of 0 is not 0 once normalised.
     """
-    unit, outside = 1 / (255 * facts.std), facts.mean * 255
+    unit, outside = 1 / (255 * source.facts.std), source.facts.mean * 255
     weights = layer.weight.sum((2, 3))
     if layer.depthwise is not None:
         weights = weights * layer.depthwise.sum((1, 2))
@@ -220,7 +193,7 @@ def _floating(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], d
     """Return arrays and last fields of a network in floats, and what else the header needs."""
     arrays: Arrays = {}
     first = layers[0]
-    unit, outside, paper = _from_pixels(first, source.facts)
+    unit, outside, paper = _from_pixels(first, source)
     adapted = replace(first, scale=first.scale * unit, shift=first.shift - first.scale * paper)
     for number, layer in enumerate([adapted, *layers[1:]], 1):
         if layer.depthwise is not None:
@@ -231,10 +204,7 @@ def _floating(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], d
     weight = weight / layers[-1].out ** 2
     arrays["linear"] = np.pad(weight, ((0, 0), (0, layers[-1].filters - weight.shape[1])))
     arrays["linear_bias"] = bias
-    rows = [
-        {"norm_before_pool": int(layer.norm_before_pool), "residual": int(layer.residual)}
-        for layer in layers
-    ]
+    rows = [layer.numbers("norm_before_pool", "residual") for layer in layers]
     return arrays, rows, {"outside": _literal(outside)}
 
 
@@ -244,7 +214,7 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
     rows: list[Row] = []
     turned = []  # whether a scale of the layer is below 0
     # What 1 of the map that comes in stands for comes first.
-    coming, outside, paper = _from_pixels(layers[0], source.facts)
+    coming, outside, paper = _from_pixels(layers[0], source)
     for number, (layer, top) in enumerate(zip(layers, _tops(source), strict=True), 1):
         key, unit, depthwise_shift = layer.block, coming, 0
         if layer.depthwise is not None:
@@ -267,7 +237,7 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
         arrays[f"norm{number}"] = norm.astype(np.int32)
         turned.append(bool((scale < 0).any()))
         row = {"before": before, "after": after, "depthwise_shift": depthwise_shift}
-        rows.append(row | {"norm_before_pool": int(layer.norm_before_pool), "residual": residual})
+        rows.append({**row, **layer.numbers("norm_before_pool"), "residual": residual})
         coming = top / 255
     weight, bias = linear_of(source.compact)
     places = layers[-1].out ** 2

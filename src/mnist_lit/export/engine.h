@@ -1,3 +1,4 @@
+{% set name, facts, align = source.name, source.facts, source.compact.description.align %}
 {% set NAME, side, classes = name|upper, facts.side, facts.classes|length %}
 {% set what = "digit" if facts.noun == "digits" else "class" %}
 {% set moment_t = "int32_t" if side <= 48 else "int64_t" %}
@@ -6,10 +7,10 @@
 {# What each number is held in, and what no layer needs. #}
 {% set map_t, sum_t, weight_t, entry_t = ("uint8_t", "int32_t", "int8_t", "int16_t") if int8 else 4 * ("float",) %}
 {% set separable, norm_before_pool, residual = "wide" in fields, "norm_before_pool" in fields, "residual" in fields %}
-/* {{ file }}: made by mnist-lit, C99 or C++11; needs no library
+/* {{ source.file|for_c }}: made by mnist-lit, C99 or C++11; needs no library
 {%- if int8 %} and computes in whole numbers alone{% endif %}.
-{% for key, value in about.items() %}
- * {{ key }}: {{ value }}
+{% for key, value in source.about.items() %}
+ * {{ key }}: {{ value|for_c }}
 {% endfor %}
  *
  * One file of a program defines {{ NAME }}_IMPLEMENTATION before it includes this; others include it

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor, nn
 
@@ -58,6 +57,10 @@ class Layer:
         """Side of the map that goes out."""
         return (self.size + 2 * self.padding - self.kernel + 1) // (1 + self.pool)
 
+    def numbers(self, *names: str) -> dict[str, int]:
+        """Return some of the above by their names, for a table in source code; 1 is true."""
+        return {name: int(getattr(self, name)) for name in names}
+
 
 def layers_of(network: CompactCNN, side: int) -> list[Layer]:
     """Return the layers; behind them stand the mean over the last map and :func:`linear_of`."""
@@ -67,7 +70,9 @@ def layers_of(network: CompactCNN, side: int) -> list[Layer]:
         wide = block.depthwise if isinstance(block.depthwise, nn.Conv2d) else block.conv
         for repeat, norm in enumerate(block.norms, 1):
             assert isinstance(norm, nn.BatchNorm2d)
-            scale, shift = _fold(norm, block.conv.bias)
+            own = {name: _exact(values) for name, values in norm.state_dict().items()}
+            scale = own["weight"] / np.sqrt(own["running_var"] + norm.eps)
+            bias = 0 if block.conv.bias is None else _exact(block.conv.bias)
             pool = block.pool if repeat == len(block.norms) else "none"
             # A negative scale turns the largest value into the smallest.
             turned = pool == "after_activation" and bool((scale < 0).any())
@@ -77,7 +82,7 @@ def layers_of(network: CompactCNN, side: int) -> list[Layer]:
                     weight=_exact(block.conv.weight),
                     depthwise=None if wide is block.conv else _exact(wide.weight)[:, 0],
                     scale=scale,
-                    shift=shift,
+                    shift=own["bias"] - (own["running_mean"] - bias) * scale,
                     size=layers[-1].out if layers else side,
                     padding=int(wide.padding[0]),
                     pool=pool != "none",
@@ -88,21 +93,11 @@ def layers_of(network: CompactCNN, side: int) -> list[Layer]:
     return layers
 
 
-def linear_of(network: CompactCNN) -> tuple[Float[ndarray, "d f"], Float[ndarray, " d"]]:
-    """Return weight and bias of the linear layer, in float64."""
+def linear_of(network: CompactCNN) -> tuple[ndarray, ndarray]:
+    """Return weight and bias of the linear layer, ``float64 [classes, F]`` and ``[classes]``."""
     return _exact(network.linear.weight), _exact(network.linear.bias)
 
 
 def _exact(values: Tensor) -> ndarray:
     """Return float64, so that what is rounded once at the end is the same on every processor."""
     return values.detach().double().numpy()
-
-
-def _fold(
-    norm: nn.BatchNorm2d, bias: Tensor | None
-) -> tuple[Float[ndarray, " c"], Float[ndarray, " c"]]:
-    """Return what a batch norm, after a convolution's bias, multiplies by and adds."""
-    own = {name: _exact(values) for name, values in norm.state_dict().items()}
-    scale = own["weight"] / np.sqrt(own["running_var"] + norm.eps)
-    mean = own["running_mean"] - (0 if bias is None else _exact(bias))
-    return scale, own["bias"] - mean * scale

@@ -1,6 +1,5 @@
 """ONNX, in floats or with 8-bit weights."""
 
-import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -57,9 +56,7 @@ def _folded(source: Source) -> Any:
         weights["basis"] = network.alignment.basis.numpy()
     text = rendered(
         "network.onnxtxt",
-        side=facts.side,
-        classes=len(facts.classes),
-        align="basis" in weights,
+        facts=facts,
         steepest=STEEPEST,
         layers=layers,
         weights=weights,
@@ -94,31 +91,25 @@ def _traced(source: Source) -> Any:
 
 
 def _quantise(source: Source, model: Any) -> Any:
-    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
+    from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     batches = ({"pixels": some} for some in np.array_split(source.calibration().numpy(), 10))
     # Places in an image cannot be told by 8 bits: what straightens it stays as it is.
     nodes = {node.output[0]: number for number, node in enumerate(model.graph.node)}
     aligning = [node.name for node in model.graph.node[: nodes.get("map0", 0)]]
-    logging.disable(logging.WARNING)  # of norms, which have no second axis
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            ready, done = Path(folder) / "ready.onnx", Path(folder) / "done.onnx"
-            quant_pre_process(model, ready)
-            quantize_static(
-                ready,
-                done,
-                SimpleNamespace(get_next=lambda: next(batches, None)),
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=CalibrationMethod.MinMax,
-                nodes_to_exclude=aligning,
-            )
-            return onnx.load(done)
-    finally:
-        logging.disable(logging.NOTSET)
+    with tempfile.TemporaryDirectory() as folder:
+        ready, done = Path(folder) / "ready.onnx", Path(folder) / "done.onnx"
+        quant_pre_process(model, ready)
+        quantize_static(
+            ready,
+            done,
+            SimpleNamespace(get_next=lambda: next(batches, None)),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            nodes_to_exclude=aligning,
+        )
+        return onnx.load(done)
 
 
 def load(content: bytes, source: Source) -> tuple[Run, list[str]]:

@@ -9,14 +9,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
 from numpy import ndarray
 
-from mnist_lit import files
+from mnist_lit import files, folders
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
+from mnist_lit.data.batches import Images
 from mnist_lit.data.reopen import reopen, split
 from mnist_lit.errors import UserError, reason
 from mnist_lit.evaluation.evaluate import classify
@@ -61,7 +63,7 @@ def command(options: Namespace) -> None:
     model, form, root = Path(options.model).resolve(), options.to, options.data_root
     stem = model.name if model.is_dir() else model.stem  # lr0.1 is the whole name of a folder
     path = options.output or Path(stem + FORMATS[form].ending)
-    read = (options.model, pretrained.checkpoint_of(options.model), root)
+    read = pretrained.checkpoint_of(options.model), root or folders.data()
     named = files.named(path, *read)
     done = export(trained, form, path, root, options.trust, options.name)
     show(
@@ -98,81 +100,72 @@ def export(
             C compiler is missing, or the export reads the test images otherwise than it should.
         WriteError: The file cannot be written.
     """
+    module = import_module(f"mnist_lit.export.{form.removesuffix('-int8')}")
     facts = trained.facts
     # The exporters warn of weights in another order than the usual.
     network = copy.deepcopy(trained.network).float().to(memory_format=torch.contiguous_format)
     network.eval()
     data = reopen(facts, data_root, trust)
     test = split(data, "test", facts)
-    images, labels = test.images.numpy(), test.labels.numpy()
-    wanted = _answers(lambda x: classify(network, torch.from_numpy(x), facts).numpy(), images)
-    if not np.isfinite(wanted).all():
-        why = "the network's answers are not finite numbers; train it again, with a lower rate"
-        raise UserError(f"{path}: not written, for {why}")
+    parts = torch.split(test.images, BATCH)
+    wanted = torch.cat([classify(network, part, facts) for part in parts]).numpy()
     source = Source(
         network,
         facts,
-        correct=int((wanted.argmax(1) == labels).sum()),
-        total=len(labels),
+        correct=int((wanted.argmax(1) == test.labels.numpy()).sum()),
+        total=len(test.labels),
         calibration=lambda: split(data, "train", facts).images[:CALIBRATION],
         name=re.sub(r"^(?=\d)|\W", "_", name or path.stem, flags=re.ASCII)[:LONGEST],
         file=path.name,
     )
     with files.whole(path) as draft:
-        content, run, notes, got = _made(source, form, images, path)
-        result = Exported(
-            path=path,
-            size=len(content),
-            correct=int((got.argmax(1) == labels).sum()),
-            reference=source.correct,
-            total=source.total,
-            largest_difference=float(np.abs(got - wanted).max()),
-            milliseconds=_time(run, images),
-            notes=notes,
-        )
-        _check(result, FORMATS[form].int8)
+        try:
+            content, result = _made(module, source, FORMATS[form].int8, path, test, wanted)
+        except Exception as error:
+            kind, why = type(network).__name__, reason(error.__cause__ or error)
+            words = f"{path}: not written, for {kind} cannot be exported to {form}: {why}"
+            raise UserError(words) from error
         draft.write_bytes(content)
     return result
 
 
 def _made(
-    source: Source, form: str, images: ndarray, path: Path
-) -> tuple[bytes, Run, list[str], ndarray]:
-    """Make the content of a file, open it again and let it read the images."""
-    # No sooner than now, for the packages that it needs may be missing.
-    module = import_module(f"mnist_lit.export.{form.removesuffix('-int8')}")
-    try:
-        content = module.make(source, FORMATS[form].int8)
-        run, notes = module.load(content, source)
-        return content, run, notes, _answers(run, images)
-    except UserError:
-        raise
-    except Exception as error:
-        why = f"{type(source.network).__name__} cannot be exported to {form}"
-        words = f"{path}: not written, for {why}: {reason(error.__cause__ or error)}"
-        raise UserError(words) from error
+    module: ModuleType, source: Source, int8: bool, path: Path, test: Images, wanted: ndarray
+) -> tuple[bytes, Exported]:
+    """Make a file's content, and let it read the test images.
 
-
-def _answers(run: Run, images: ndarray) -> ndarray:
-    """Return the logits of all images, of which some are read at a time."""
-    starts = range(0, len(images), BATCH)
-    return np.concatenate([run(images[start : start + BATCH]) for start in starts])
+    Raises:
+        UserError: The network's answers are no numbers, or those of the file differ from them by
+            more than is allowed.
+    """
+    if not np.isfinite(wanted).all():
+        raise UserError("its answers are not finite numbers; train it again, with a lower rate")
+    content = module.make(source, int8)
+    run, notes = module.load(content, source)
+    got = np.concatenate([run(part.numpy()) for part in torch.split(test.images, BATCH)])
+    result = Exported(
+        path=path,
+        size=len(content),
+        correct=int((got.argmax(1) == test.labels.numpy()).sum()),
+        reference=source.correct,
+        total=source.total,
+        largest_difference=float(np.abs(got - wanted).max()),
+        milliseconds=_time(run, test.images.numpy()),
+        notes=notes,
+    )
+    needed, most = result.reference, TOLERANCE
+    if int8:
+        needed, most = needed - round(ALLOWED_LOSS * result.total), np.inf
+    if result.correct < needed or not result.largest_difference < most:
+        raise UserError(
+            f"it differs from the network: {result.correct:,} of {result.total:,} test images are "
+            f"read right, {needed:,} are needed; logits differ by {result.largest_difference:.2g}, "
+            f"less than {most:g} is allowed"
+        )
+    return content, result
 
 
 def _time(run: Run, images: ndarray) -> float:
     """Return the median of the milliseconds that one image takes."""
     each = itertools.cycle(images[:, None])
     return 1000 * np.median(timeit.repeat(lambda: run(next(each)), number=1, repeat=TIMED))
-
-
-def _check(result: Exported, int8: bool) -> None:
-    """Raise a UserError if a file differs from its network by more than is allowed."""
-    lost, differs = result.reference - result.correct, result.largest_difference
-    allowed, most = (round(ALLOWED_LOSS * result.total), np.inf) if int8 else (0, TOLERANCE)
-    if lost > allowed or not differs < most:
-        raise UserError(
-            f"{result.path}: not written, for it differs from the network: it reads "
-            f"{result.correct:,} of {result.total:,} test images right and the network "
-            f"{result.reference:,}, {allowed} fewer are allowed; logits differ by {differs:.2g}, "
-            f"less than {most:g} is allowed"
-        )

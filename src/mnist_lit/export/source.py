@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mnist_lit.errors import UserError
 from mnist_lit.facts import Facts
 from mnist_lit.network.compact import CompactCNN, count_parameters
+from mnist_lit.text import for_c
 
 CALIBRATION = 1000  # training images
 Run = Callable[[ndarray], ndarray]  # from uint8 [N, 1, side, side] to logits, float32 [N, classes]
@@ -43,20 +44,18 @@ class Source:
     def compact(self) -> CompactCNN:
         """The network, for a format that takes no other class; a UserError if it is one."""
         if not isinstance(self.network, CompactCNN):
-            kind, others = type(self.network).__name__, "onnx and torch take any network"
-            raise UserError(f"{kind}: this format needs a CompactCNN; {others}")
+            raise UserError("this format needs a CompactCNN; onnx and torch take any network")
         return self.network
 
     @property
     def about(self) -> dict[str, str]:
         """What an export says of itself."""
         facts = self.facts
-        side, classes = facts.side, len(facts.classes)
         what = "MNIST digits" if facts.name == "mnist" else facts.name
         light = ", light on black" if facts.centred else ""
+        images = f"uint8 [batch, 1, {facts.side}, {facts.side}]{light}"
         return {
-            "task": f"{what}; uint8 [batch, 1, {side}, {side}]{light}, "
-            f"to logits [batch, {classes}]",
+            "task": f"{what}; {images}, to logits [batch, {len(facts.classes)}]",
             "classes": " ".join(facts.classes),
             "normalisation": f"(pixel / 255 - {facts.mean}) / {facts.std}, inside",
             "parameters": str(count_parameters(self.network)),
@@ -78,7 +77,7 @@ class FromPixels(nn.Module):
 
 
 def rendered(template: str, **values: Any) -> str:
-    """Return a template of this folder with values in it, as they are: nothing is escaped."""
+    """Return a template of this folder with values in it; only ``for_c`` makes one harmless."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -86,4 +85,5 @@ def rendered(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["for_c"] = for_c
     return environment.get_template(template).render(**values)

@@ -3,7 +3,6 @@
 import io
 
 import torch
-from numpy import ndarray
 
 from mnist_lit.export.source import FromPixels, Run, Source
 
@@ -31,9 +30,5 @@ def make(source: Source, int8: bool) -> bytes:
 def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
     """Open the file in torch."""
     module = torch.export.load(io.BytesIO(content)).module()
-
-    @torch.inference_mode()
-    def run(pixels: ndarray) -> ndarray:
-        return module(torch.from_numpy(pixels)).numpy()
-
+    run = torch.inference_mode()(lambda pixels: module(torch.from_numpy(pixels)).numpy())
     return run, [f"needs PyTorch {RELEASE} or later"]

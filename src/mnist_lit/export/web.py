@@ -44,9 +44,8 @@ def make(source: Source, int8: bool) -> bytes:
             first = -1 if depthwise is None else put(depthwise.transpose(1, 2, 0))
             weights = put(layer.weight.transpose(2, 3, 1, 0))
             filters[layer.block] = {"depthwise": first, "weights": weights}
-        fields = {name: int(getattr(layer, name)) for name in (*SHAPE, *ORDER)}
         norm = put(np.concatenate([layer.scale, layer.shift]))
-        described.append({**fields, **filters[layer.block], "norm": norm})
+        described.append({**layer.numbers(*SHAPE, *ORDER), **filters[layer.block], "norm": norm})
     linear = put(np.concatenate([values.ravel() for values in linear_of(network)]))
     numbers = np.concatenate(parts)
     page = filled(
@@ -54,15 +53,12 @@ def make(source: Source, int8: bool) -> bytes:
         words=f"{count_parameters(network):,} parameters, which read {source.correct:,} of "
         f"{source.total:,} test digits right.",
         layers=described,
-        features=layers[-1].filters,
         linear=linear,
-        classes=facts.classes,
+        facts=facts,
         numbers=base64.b64encode(numbers.astype("<f4").tobytes()).decode(),
         count=len(numbers),
         align=network.description["align"],
         steepest=STEEPEST,
-        mean=facts.mean,
-        std=facts.std,
         thinnest=THINNEST,
     )
     return (page + "\n").encode()

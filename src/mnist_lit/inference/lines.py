@@ -25,13 +25,12 @@ SHOWN = 200  # pictures on a sheet, at most
 
 def read_files(options: Namespace) -> None:
     """Read pictures and print what is on them; exits with 1 if some cannot be read."""
-    device = pick_device(options.device)
+    device, least = pick_device(options.device), options.min_confidence
     trained = pretrained.load(options.model, trust=options.trust)
     sources, errors = _sources(options.pictures)
     if options.show:
         paths = [source for source in sources if isinstance(source, Path)]
-        read = (options.model, pretrained.checkpoint_of(options.model), *paths)
-        drawn = files.named(options.show, *read)
+        drawn = files.named(options.show, pretrained.checkpoint_of(options.model), *paths)
     readings: list[tuple[predict.Page, Reading]] = []
     with tqdm(total=len(sources), unit="picture", disable=None, leave=False) as bar:
         for batch in predict.prepare_files(trained.facts, sources, options.single):
@@ -52,9 +51,8 @@ def read_files(options: Namespace) -> None:
         name, sure = for_terminal(page.name), reading.probability
         if reading.status == "none":
             errors.append(f"{name}: {reading.why}")
-        elif sure < options.min_confidence:
-            words = f"{sure:.1%} sure, less than --min-confidence {options.min_confidence:g}"
-            errors.append(f"{name}: {words}")
+        elif sure < least:
+            errors.append(f"{name}: {sure:.1%} sure, less than --min-confidence {least:g}")
     for message in errors:
         show(f"error: {message}", error=True)
     if options.show and readings:
