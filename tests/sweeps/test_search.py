@@ -358,6 +358,8 @@ def test_workers_share_a_study_on_a_server_and_its_password_stays_there(
         (["optimizer.lr=tag(log,interval(0,1))"], "and both above 0"),
         (["optimizer.lr=interval(-1,1)"], "optimizer.lr=-1.0: should be greater than 0"),
         (["search.over=model"], "search.over=model: a key with a whole number is expected"),
+        (["search.study=../../up"], r"search.study=\.\./\.\./up: the name of a folder is expect"),
+        (["search.study="], "search.study=: the name of a folder is expected"),
         (["search.repeats=0"], "search.repeats=0: should be greater than or equal to 1"),
         (["search.pruner=axe"], "search.pruner=axe: should be 'median', 'hyperband' or 'none'"),
         (["search.storage=nonsense"], "search.storage=nonsense: cannot be used"),

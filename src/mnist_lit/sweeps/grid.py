@@ -3,11 +3,13 @@
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count, islice, pairwise, product
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -17,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.provenance import flat, override
 from mnist_lit.files import write_text
-from mnist_lit.sweeps.job import CONFIG, MISSED, Job, identity, jobs, refuse_others
+from mnist_lit.sweeps.job import CONFIG, MISSED, WRITTEN, Job, identity, jobs, refuse_others
 from mnist_lit.text import show
 from mnist_lit.training.hydra import check, free, parsed
-from mnist_lit.training.rundir import JOB
+from mnist_lit.training.rundir import ERROR, JOB, OURS
 
 # Launchers whose jobs may have several processes: theirs is started with a command of its own.
 SEVERAL = ("Processes", "SlurmLauncher")
@@ -61,13 +63,12 @@ class Grid:
             self.config.hydra.sweep.dir = str(folder)
         write_text(folder / CONFIG, OmegaConf.to_yaml(self.config))
         planned = [replace(one, folder=folder / one.folder) for one in planned]
-        todo = [one for one in planned if one.state in ("waiting", "stopped", "failed")]
-        done = f", {len(planned) - len(todo)} of them done or under way"
+        words = [words for one in planned if (words := _prepared(folder, one))]
+        done = f", {len(planned) - len(words)} of them done or under way"
         many = f"{len(planned)} job" + "s" * (len(planned) > 1)
-        show(f"{many}{done * (len(todo) < len(planned))}: {folder}")
-        words = [_prepared(folder, one) for one in todo]
+        show(f"{many}{done * (len(words) < len(planned))}: {folder}")
         try:
-            if todo:
+            if words:
                 self.launcher.launch(words, initial_job_idx=0)
         except Exception as error:  # of a launcher, as when one of its workers is killed
             show(f"error: hydra/launcher: {reason(error)}")
@@ -75,9 +76,7 @@ class Grid:
             from mnist_lit.sweeps import results
 
             show(results.write(folder))
-            mine = {one.folder for one in planned}
-            now = [one for one in jobs(folder) if one.folder in mine]
-            bad = [one.state for one in now if one.state != "finished"]
+            bad = [state for one in planned if (state := one.state) != "finished"]
             if {*bad} - {MISSED}:
                 again = override("hydra.sweep.dir", folder)
                 show(f"the same command with {again} goes on with what is not finished")
@@ -144,8 +143,10 @@ class Grid:
             composed.hydra.job.num = composed.hydra.job.id = number
         given, sweep = composed.hydra.sweep.subdir, root.resolve()
         folder = Path(sweep, given).resolve()
-        if sweep not in folder.parents:
-            raise ConfigError(f"hydra.sweep.subdir={given}: not a folder within {sweep}")
+        inside = folder.parts[len(sweep.parts) :]
+        if sweep not in folder.parents or {*inside} & {*WRITTEN, JOB}:
+            words = f"not a folder within {sweep}, beside the files that a sweep writes"
+            raise ConfigError(f"hydra.sweep.subdir={given}: {words}")
         if self.named and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"{folder}: holds something else; give another hydra.sweep.dir")
         return folder.relative_to(sweep)
@@ -180,18 +181,29 @@ def values(given: Override) -> list[Any]:
     return found
 
 
-def _prepared(sweep: Path, one: Job) -> list[str]:
-    """Make a job's folder ready, and return what the job is launched with.
+def _prepared(sweep: Path, one: Job) -> list[str] | None:
+    """Make a job's folder ready; returns what it is launched with, None if it is not to be run.
 
-    What a job that begins anew has left keeps lying there, under another name.
+    What a job that begins anew has left goes to a folder beside its own.
     """
-    words = one.words(sweep)
-    last = one.folder / "checkpoints" / "last.ckpt"
-    if one.state == "stopped" and last.is_file():
-        words.append(override("ckpt_path", last))
-    elif one.state != "waiting":
-        aside = (one.folder.with_name(f"{one.folder.name}-old-{number}") for number in count(1))
-        kept = one.folder.rename(next(path for path in aside if not path.exists()))
-        (kept / JOB).rename(kept / f"old-{JOB}")  # no longer a job of this sweep
-    one.write()
-    return words
+    if one.state not in ("waiting", "stopped", "failed"):
+        return None
+    (one.folder / OURS).mkdir(parents=True, exist_ok=True)
+    # Another sweep may train the job since its state was told, or have ended it.
+    with suppress(Timeout), FileLock(one.folder / OURS / "lock", timeout=0):
+        if one.report:
+            return None
+        words, last = one.words(sweep), one.folder / "checkpoints" / "last.ckpt"
+        if last.is_file() and not one.error:
+            words.append(override("ckpt_path", last))
+        elif one.error or (one.folder / "run.log").is_file():
+            places = (one.folder.with_name(f"{one.folder.name}-old-{n}") for n in count(1))
+            aside = next(place for place in places if not place.exists())
+            aside.mkdir()
+            # Its record and the lock stay. The error goes last: without it nothing has failed.
+            for left in [*one.folder.iterdir(), one.folder / ERROR]:
+                if left.name not in (OURS, JOB) and left.exists():
+                    left.rename(aside / left.name)
+        one.write()
+        return words
+    return None

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ class Job:
         place = override("hydra.sweep.subdir", self.folder.relative_to(sweep))
         return [*self.overrides, override("hydra.sweep.dir", sweep), place]
 
-    @cached_property
+    @property
     def report(self) -> dict[str, Any]:
         """What the training came to, ``report.json``; empty of one that is not finished."""
         file = self.folder / "report.json"

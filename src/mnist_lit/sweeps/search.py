@@ -78,6 +78,8 @@ class Search:
         self.fixed, self.space = self._space(arguments)
         self.base = self._checked([])
         self.search = self.base.search
+        if {"", ".", ".."} & {*self.search.study.split("/")}:
+            raise ConfigError(f"search.study={self.search.study}: the name of a folder is expected")
         over = self.search.over
         self.repeated: Any = flat(self.base.model_dump()).get(over)
         if type(self.repeated) is not int:
