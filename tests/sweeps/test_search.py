@@ -163,7 +163,7 @@ def test_a_study_that_is_removed_ends_the_search_in_a_line(
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert re.search(
-        r"error: search.storage=sqlite:.*: no longer to be used: .*no such table", done.stderr
+        r"error: search.storage=sqlite:.*: cannot be used: .*no such table", done.stderr
     )
     before = (tmp_path / "s/0/job.json").read_bytes()
     again = here(*SEARCH, LR, "search.n_trials=3")
