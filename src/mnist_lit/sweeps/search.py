@@ -6,19 +6,17 @@ import statistics
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from optuna import TrialPruned, distributions
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from mnist_lit.errors import ConfigError, RunError
 from mnist_lit.evaluation.provenance import flat
@@ -57,7 +55,7 @@ class Search:
             raise ConfigError(f"hydra/launcher: {words}; hydra/launcher=processes does")
         self.launcher = launcher
         self.composing = threading.Lock()  # Hydra does it with global state
-        self.running: dict[Future[float], tuple[Trial, FileLock]] = {}
+        self.running: dict[Future[float], optuna.Trial] = {}
         self.succeeded: list[bool] = []  # of each trial that has ended here
 
     def run(self, given: Mapping[str, Override]) -> None:
@@ -106,9 +104,8 @@ class Search:
                 if study.begun(self.study) < self.search.n_trials:
                     show("the same command goes on with what is missing")
             if not any(self.succeeded) and (self.succeeded or not study.best_first(self.study)):
-                first = f"first {number} " if (number := len(self.succeeded)) > 1 else ""
                 words = "mend the cause, and raise search.n_trials or give another search.study"
-                raise RunError(f"the {first}trials have all failed; {words}")
+                raise RunError(f"the trials have all failed; {words}")
 
     def _belong(self) -> None:
         """See that the trials of the study differ only in what is searched.
@@ -178,41 +175,30 @@ class Search:
         try:
             with self.launcher.pool() as pool:
                 while True:
-                    self._take_back()
+                    optuna.storages.fail_stale_trials(self.study)
                     hopeless = len(self.succeeded) >= HOPELESS and not any(self.succeeded)
                     over = hopeless or time.monotonic() > deadline
                     while not over and len(self.running) < self.launcher.n_jobs:
                         if study.begun(self.study) >= self.search.n_trials:
                             break
-                        self._begin(pool)
+                        trial = self.study.ask(self.space)
+                        self.running[pool.submit(self._train, trial)] = trial
                     if not self.running:
                         if over or not self.study.get_trials(states=(TrialState.RUNNING,)):
                             return
                         time.sleep(1)  # others train the last ones, or have been killed
-                    for training in wait(self.running, study.BEAT, FIRST_COMPLETED).done:
-                        self._end(training)
-                    for trial, _ in self.running.values():
+                    for trial in self.running.values():
                         beating = study.trial_id(self.study, self.storage, trial.number)
                         self.storage.record_heartbeat(beating)
+                    for training in wait(self.running, study.BEAT, FIRST_COMPLETED).done:
+                        self._end(training)
         finally:
-            for trial, lock in self.running.values():
+            for trial in self.running.values():
                 study.take_back(self.study, trial.number)
-                lock.release()
-
-    def _begin(self, pool: ThreadPoolExecutor) -> None:
-        """Begin a trial; the lock in its folder is held until the study knows what it came to."""
-        trial = self.study.ask(self.space)
-        place = self.folder / str(trial.number)
-        place.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place / ".search")
-        lock.acquire()
-        # Said now, for by the lock another search on this machine knows that the trial runs.
-        trial.set_user_attr("place", f"{socket.gethostname()}:{place}")
-        self.running[pool.submit(self._train, trial, place)] = trial, lock
 
     def _end(self, training: Future[float]) -> None:
         """Tell the study what a trial came to."""
-        trial, lock = self.running[training]
+        trial = self.running[training]
         value, state = None, TrialState.FAIL
         try:
             value = training.result()
@@ -224,7 +210,6 @@ class Search:
             said = f"failed: {line(error)}"
         self.study.tell(trial, value, state)
         del self.running[training]
-        lock.release()
         self.succeeded.append(state is not TrialState.FAIL)
         ended = sum(one.state.is_finished() for one in study.counted(self.study))
         best = [f"{one.value:.4f}, #{one.number}" for one in study.best_first(self.study)[:1]]
@@ -233,8 +218,10 @@ class Search:
             f"{study.shown(trial.params)}  (best {(best or ['none'])[0]})"
         )
 
-    def _train(self, trial: Trial, place: Path) -> float:
+    def _train(self, trial: optuna.Trial) -> float:
         """Train a trial, once or several times; returns the mean."""
+        place = self.folder / str(trial.number)
+        trial.set_user_attr("place", f"{socket.gethostname()}:{place}")
         came_to: list[float] = []
         report = f"_target_: {REPORT}, search: ${{search}}, trial: {trial.number}"
         for number in range(self.search.repeats):
@@ -253,16 +240,6 @@ class Search:
             if pruned is not None:
                 raise TrialPruned(pruned)
         return statistics.mean(came_to)
-
-    def _take_back(self) -> None:
-        """Have repeated what was killed: here at once, elsewhere after a minute without a sign."""
-        for one in self.study.get_trials(states=(TrialState.RUNNING,)):
-            host, _, place = one.user_attrs.get("place", "").partition(":")
-            if host == socket.gethostname():
-                # It runs, here or there, or the folder is gone.
-                with suppress(OSError), FileLock(Path(place, ".search"), timeout=0):
-                    study.take_back(self.study, one.number)
-        optuna.storages.fail_stale_trials(self.study)
 
 
 def distribution(given: Override) -> distributions.BaseDistribution:

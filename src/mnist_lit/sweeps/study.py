@@ -12,7 +12,6 @@ from typing import Any
 
 import optuna
 import pytorch_lightning as pl
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import NullPool
@@ -81,7 +80,11 @@ def opened_study(
             finally:
                 storage.remove_session()
                 storage.engine.dispose()
-        except (SQLAlchemyError, StorageInternalError, ImportError) as error:  # or of its driver
+        except (
+            SQLAlchemyError,
+            optuna.exceptions.StorageInternalError,
+            ImportError,
+        ) as error:  # or of its driver
             words = f"search.storage={url}: cannot be used: {reason(error.__cause__ or error)}"
             raise ConfigError(masked(words)) from None
 
@@ -128,15 +131,10 @@ def trial_id(study: optuna.Study, storage: RDBStorage, number: int) -> int:
     return storage.get_trial_id_from_study_id_trial_number(known, number)
 
 
-def retried(study: optuna.Study) -> set[int]:
-    """Return the numbers of the trials that were killed, and are tried again."""
-    histories = map(RetryHeartbeatStaleTrialCallback.retry_history, study.trials)
-    return {number for history in histories for number in history}
-
-
 def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials, without those that are tried again."""
-    again = retried(study)
+    """Return the trials, without those that were killed and are tried again."""
+    histories = map(RetryHeartbeatStaleTrialCallback.retry_history, study.trials)
+    again = {number for history in histories for number in history}
     return [one for one in study.trials if one.number not in again]
 
 
@@ -177,13 +175,13 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
         folder: Of the search.
         command: The words that train a trial again, but for its parameters.
     """
-    again, trials = retried(study), study.trials
+    trials, kept = study.trials, {one.number for one in counted(study)}
     names = list(dict.fromkeys(name for one in trials for name in one.params))
     heads = ["trial", "state", "value", *names, "reports", "seconds", "why", "place"]
     rows: list[list[Any]] = [heads]
     failed = []
     for one in trials:
-        state = "retried" if one.number in again else one.state.name.lower()
+        state = one.state.name.lower() if one.number in kept else "retried"
         seconds = round(one.duration.total_seconds(), 1) if one.duration else ""
         why = one.user_attrs.get("error") or one.user_attrs.get("pruned", "")
         value = "" if one.value is None else one.value
