@@ -18,13 +18,15 @@ import optuna
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from mnist_lit.config.schema import Search
 from mnist_lit.sweeps import job
 from mnist_lit.sweeps.processes import Processes, came_to
+from mnist_lit.sweeps.search import distribution
 from mnist_lit.sweeps.study import begun, count, opened_study, take_back, trial_id, write
 from mnist_lit.training import rundir
 from mnist_lit.training.train import train
@@ -389,6 +391,21 @@ def test_what_cannot_be_searched_is_refused_in_a_line(
     assert "secret" not in done.stdout + done.stderr
     for file in tmp_path.rglob("*"):
         assert file.is_dir() or b"secret" not in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("range(1,9,2)", IntDistribution(1, 7, step=2)),
+        ("range(8.0,10.5,0.5)", FloatDistribution(8.0, 10.0, step=0.5)),
+        ("tag(log, interval(1,100))", FloatDistribution(1.0, 100.0, log=True)),
+        ("choice(32,64)", CategoricalDistribution(("32", "64"))),
+        ("a,b", CategoricalDistribution(("a", "b"))),
+    ],
+)
+def test_words_of_hydra_are_distributions_of_optuna(words: str, expected: Any) -> None:
+    given = OverridesParser.create().parse_override(f"model.x={words}")
+    assert distribution(given) == expected
 
 
 def test_hyperband_and_a_search_without_pruning_are_what_they_say(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from mnist_lit.sweeps import job
 from mnist_lit.text import show
 from mnist_lit.training import rundir
 
-PATIENCE = 60  # seconds that a job has to end when it is told to
 # An override of every job.
 ENDS_WITH_STDIN = "+hydra.callbacks.sweep._target_=mnist_lit.sweeps.processes.EndsWithStdin"
 
@@ -100,12 +99,14 @@ class Processes(Launcher):
 
     @contextmanager
     def pool(self) -> Iterator[ThreadPoolExecutor]:
-        """Yield a thread for each slot; when something goes wrong all jobs are stopped."""
+        """Yield a thread for each slot; when something goes wrong all jobs end after their step."""
         pool = ThreadPoolExecutor(self.n_jobs)
         try:
             yield pool
         except BaseException:
-            self.stop()
+            self.stopped = True
+            for process in list(self.running):
+                process.terminate()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
@@ -143,18 +144,6 @@ class Processes(Launcher):
         finally:
             self.slots.put(slot)
         return came_to(folder, code)
-
-    def stop(self) -> None:
-        """Tell the jobs that still run to end, and see that they do."""
-        self.stopped = True
-        ending = list(self.running)
-        for process in ending:
-            process.terminate()
-        for process in ending:
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
 
     def _program(self) -> list[str]:
         """Return this program's command line without its overrides and without ``-m``."""

@@ -178,9 +178,9 @@ class Search:
                     optuna.storages.fail_stale_trials(self.study)
                     hopeless = len(self.succeeded) >= HOPELESS and not any(self.succeeded)
                     over = hopeless or time.monotonic() > deadline
-                    while not over and len(self.running) < self.launcher.n_jobs:
-                        if study.begun(self.study) >= self.search.n_trials:
-                            break
+                    free = self.launcher.n_jobs - len(self.running)
+                    missing = self.search.n_trials - study.begun(self.study)
+                    for _ in range(0 if over else min(free, missing)):
                         trial = self.study.ask(self.space)
                         self.running[pool.submit(self._train, trial)] = trial
                     if not self.running:
@@ -250,11 +250,10 @@ def distribution(given: Override) -> distributions.BaseDistribution:
         low, high, step = sweep.start, sweep.end, None
     elif given.is_range_sweep() and not sweep.shuffle:
         whole = sweep.range()
-        numbers = whole if isinstance(whole, range) and whole else values(given)
+        numbers = whole if isinstance(whole, range) and whole else [*map(float, values(given))]
         low, high, step = numbers[0], numbers[-1], sweep.step
     else:
-        values(given)
-        return distributions.CategoricalDistribution(list(given.sweep_string_iterator()))
+        return distributions.CategoricalDistribution(values(given))
     if not low < high or (log and low <= 0):
         above = ", and both above 0" if log else ""
         raise ConfigError(f"{given.input_line}: the second number should be above the first{above}")
