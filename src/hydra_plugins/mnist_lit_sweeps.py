@@ -1,5 +1,6 @@
 """Sweeps of mnist-lit, where Hydra looks for plugins; it imports this at every start."""
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -17,11 +18,11 @@ class Sweep(Sweeper):
     """``python train.py -m``: a grid or, with ``hparams_search=NAME``, a search.
 
     Args:
-        params: More overrides for a grid, as ``{optimizer: "sgd,adam"}``.
+        params: More overrides, as ``{optimizer: "sgd,adam"}``.
     """
 
     def __init__(self, params: dict[str, str] | None = None) -> None:
-        self.params = [f"{key}={value}" for key, value in (params or {}).items()]
+        self.params = params or {}
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -33,14 +34,21 @@ class Sweep(Sweeper):
         self.given = config, hydra_context.config_loader, launcher
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run that which is meant."""
-        every = [*self.params, *arguments]
-        if self.given[0].search is None:
+        """Run a grid or, if ``hparams_search`` is given, a search."""
+        config, loader, launcher = self.given
+        params = dict(self.params)
+        if config.search is not None:
+            params |= config.search.params or {}
+        words = [*(f"{key}={value}" for key, value in params.items()), *arguments]
+        parser = OverridesParser.create(loader)
+        # Of a key that is given twice the last counts, be it one value or many.
+        given = {one.get_key_element(): one for one in parser.parse_overrides(words)}
+        if config.search is None:
             from mnist_lit.sweeps.grid import Grid
 
-            Grid(*self.given).run(every)
+            Grid(config, loader, launcher).run(given)
         else:
             need("optuna", "search")
             from mnist_lit.sweeps.search import Search
 
-            Search(*self.given).run(every)
+            Search(config, loader, launcher).run(given)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
@@ -145,6 +147,47 @@ def test_a_failed_job_begins_anew_and_nothing_else_is_removed(here: Here, tmp_pa
     assert [path.name for path in (tmp_path / "mine/0").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_failed_job_that_another_sweep_has_begun_meanwhile_is_left_to_it(
+    ended: bool, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = ("-m", *TINY, BASIC, *BOOM, "callbacks.boom.epoch=1,8", "hydra.sweep.dir=sweep")
+    assert here(*grid).returncode == 1
+    first, asked = tmp_path / "sweep/0", rundir.is_running
+    lock = FileLock(first / rundir.OURS / "lock", timeout=0)
+
+    def begins_then(folder: Path) -> bool:
+        runs = asked(folder)
+        if folder == first and not runs:
+            if ended:
+                shutil.copy(tmp_path / "sweep/1/report.json", first)
+            else:
+                lock.acquire()
+        return runs
+
+    before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    monkeypatch.setattr(rundir, "is_running", begins_then)
+    done = here(*grid)
+    lock.release()
+    assert not (tmp_path / "sweep/0-old-1").exists()
+    assert "2 jobs, 2 of them done or under way: " in done.stdout
+    assert done.stderr == ("" if ended else "error: of 2 jobs 1 running\n")
+    (first / "report.json").unlink(missing_ok=True)
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == before
+
+
+def test_a_lock_that_is_no_lock_ends_a_sweep_in_a_line(here: Here, tmp_path: Path) -> None:
+    grid = ("-m", *TINY, BASIC, *BOOM, "callbacks.boom.epoch=1", "hydra.sweep.dir=sweep")
+    assert here(*grid).returncode == 1
+    lock = tmp_path / "sweep/0" / rundir.OURS / "lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    done = here(*grid)
+    assert done.stderr.startswith("error: IsADirectoryError: ")
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "sweep/0/run.log").is_file()
+
+
 @pytest.mark.parametrize("name", ["multirun.yaml", "results.csv", "results.html"])
 def test_a_folder_with_files_of_somebody_else_is_no_sweep(
     name: str, here: Here, tmp_path: Path
@@ -157,7 +200,13 @@ def test_a_folder_with_files_of_somebody_else_is_no_sweep(
     assert (tmp_path / "mine" / name).read_text() == "mine"
 
 
-@pytest.mark.parametrize("place", [".", "..", "a/../..", "/", "${model.name}/.."])
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(".", "..", "a/../..", "/", "${model.name}/.."),
+        *("results.csv", "results.html", "a/multirun.yaml", "job.json/0"),
+    ],
+)
 def test_a_job_lies_within_the_folder_of_its_sweep(place: str, here: Here, tmp_path: Path) -> None:
     done = here(
         "-m", *TINY, BASIC, "seed=0", "hydra.sweep.dir=sweep", f"hydra.sweep.subdir={place}"

@@ -6,10 +6,11 @@ import os
 import re
 import secrets
 import socket
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ import optuna
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from mnist_lit.config.schema import Search
 from mnist_lit.sweeps import job
 from mnist_lit.sweeps.processes import Processes, came_to
-from mnist_lit.sweeps.study import begun, count, opened_study, take_back, write
+from mnist_lit.sweeps.search import distribution
+from mnist_lit.sweeps.study import begun, count, opened_study, take_back, trial_id, write
 from mnist_lit.training import rundir
 from mnist_lit.training.train import train
 from tests.conftest import PROJECT, TINY, Here
@@ -73,9 +77,11 @@ Study = Callable[[], optuna.Study]
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    return lambda: optuna.load_study(
-        study_name="default", storage=f"sqlite:///{tmp_path / 's/study.db'}"
-    )
+    return lambda: optuna.load_study(study_name="default", storage=database(tmp_path))
+
+
+def database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 's/study.db'}"
 
 
 def test_a_trial_is_a_process_of_its_own(here: Here, tmp_path: Path, study: Study) -> None:
@@ -107,7 +113,7 @@ def test_trials_that_fail_are_listed_and_three_at_the_start_end_it(
     boom = ("callbacks.boom._target_=tests.own.Boom", "callbacks.boom.epoch=choice(1)")
     done = here(*SEARCH, *boom, "search.n_trials=9")
     assert done.returncode == 1
-    assert "error: the first 3 trials have all failed" in done.stderr
+    assert "error: the trials have all failed" in done.stderr
     assert [one.state for one in study().trials] == [TrialState.FAIL] * 3
     assert "ZeroDivisionError: a defect" in (tmp_path / "s/results.html").read_text()
     with (tmp_path / "s/results.csv").open(newline="") as file:
@@ -122,7 +128,7 @@ def test_a_search_whose_new_trials_all_fail_does_not_end_well(
     assert here(*words, works, "search.n_trials=1").returncode == 0
     two = here(*words, fails, "search.n_trials=3")
     assert two.returncode == 1
-    assert "error: the first 2 trials have all failed; mend the cause" in two.stderr
+    assert "error: the trials have all failed; mend the cause" in two.stderr
     assert len(study().trials) == 3
     with (tmp_path / "s/results.csv").open(newline="") as file:
         states = [row["state"] for row in csv.DictReader(file)]
@@ -163,7 +169,7 @@ def test_a_study_that_is_removed_ends_the_search_in_a_line(
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert re.search(
-        r"error: search.storage=sqlite:.*: no longer to be used: .*no such table", done.stderr
+        r"error: search.storage=sqlite:.*: cannot be used: .*no such table", done.stderr
     )
     before = (tmp_path / "s/0/job.json").read_bytes()
     again = here(*SEARCH, LR, "search.n_trials=3")
@@ -177,21 +183,26 @@ def test_what_was_killed_is_tried_again_and_counts_once(
 ) -> None:
     assert here(*SEARCH, LR, "search.n_trials=2").returncode == 0
     before = [one.value for one in study().trials]
-    killed = study().ask(
-        {
-            "optimizer.lr": optuna.distributions.FloatDistribution(0.01, 0.1, log=True),
-            "optimizer.weight_decay": optuna.distributions.FloatDistribution(1e-5, 1e-2, log=True),
-        }
+    search = Search(
+        **vars(searched(tmp_path)) | {"study": "default", "storage": database(tmp_path)}
     )
-    (tmp_path / "s/2").mkdir()
-    killed.set_user_attr("place", f"{socket.gethostname()}:{tmp_path / 's/2'}")
+    with opened_study(search, 2) as (found, storage):
+        killed = found.ask(
+            {
+                "optimizer.lr": FloatDistribution(0.01, 0.1, log=True),
+                "optimizer.weight_decay": FloatDistribution(1e-5, 1e-2, log=True),
+            }
+        )
+        storage.record_heartbeat(trial_id(found, storage, killed.number))
+    with closing(sqlite3.connect(tmp_path / "s/study.db")) as file, file:
+        file.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-61 seconds')")
     done = here(*SEARCH, LR, "search.n_trials=4")
     assert done.returncode == 0, done.stderr
-    found = study().trials
-    assert [one.value for one in found[:2]] == before
-    assert found[2].state is TrialState.FAIL
-    assert found[3].params == killed.params, "the same is tried again"
-    assert [one.state for one in found[3:]] == [TrialState.COMPLETE] * 2
+    trials = study().trials
+    assert [one.value for one in trials[:2]] == before
+    assert trials[2].state is TrialState.FAIL
+    assert trials[3].params == killed.params, "the same is tried again"
+    assert [one.state for one in trials[3:]] == [TrialState.COMPLETE] * 2
     assert "default: 4 complete" in done.stdout
 
 
@@ -209,7 +220,7 @@ def searched(tmp_path: Path, pruner: Any = "median") -> Search:
 
 
 def test_what_is_stopped_twice_is_still_one_trial(tmp_path: Path) -> None:
-    rate: Any = {"optimizer.lr": optuna.distributions.FloatDistribution(0.01, 0.1)}
+    rate: Any = {"optimizer.lr": FloatDistribution(0.01, 0.1)}
     with opened_study(searched(tmp_path), 1) as (found, _):
         for _ in range(3):
             take_back(found, found.ask(rate).number)
@@ -358,6 +369,8 @@ def test_workers_share_a_study_on_a_server_and_its_password_stays_there(
         (["optimizer.lr=tag(log,interval(0,1))"], "and both above 0"),
         (["optimizer.lr=interval(-1,1)"], "optimizer.lr=-1.0: should be greater than 0"),
         (["search.over=model"], "search.over=model: a key with a whole number is expected"),
+        (["search.study=../../up"], r"search.study=\.\./\.\./up: the name of a folder is expect"),
+        (["search.study="], "search.study=: the name of a folder is expected"),
         (["search.repeats=0"], "search.repeats=0: should be greater than or equal to 1"),
         (["search.pruner=axe"], "search.pruner=axe: should be 'median', 'hyperband' or 'none'"),
         (["search.storage=nonsense"], "search.storage=nonsense: cannot be used"),
@@ -378,6 +391,21 @@ def test_what_cannot_be_searched_is_refused_in_a_line(
     assert "secret" not in done.stdout + done.stderr
     for file in tmp_path.rglob("*"):
         assert file.is_dir() or b"secret" not in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("range(1,9,2)", IntDistribution(1, 7, step=2)),
+        ("range(8.0,10.5,0.5)", FloatDistribution(8.0, 10.0, step=0.5)),
+        ("tag(log, interval(1,100))", FloatDistribution(1.0, 100.0, log=True)),
+        ("choice(32,64)", CategoricalDistribution(("32", "64"))),
+        ("a,b", CategoricalDistribution(("a", "b"))),
+    ],
+)
+def test_words_of_hydra_are_distributions_of_optuna(words: str, expected: Any) -> None:
+    given = OverridesParser.create().parse_override(f"model.x={words}")
+    assert distribution(given) == expected
 
 
 def test_hyperband_and_a_search_without_pruning_are_what_they_say(tmp_path: Path) -> None:

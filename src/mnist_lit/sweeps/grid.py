@@ -2,25 +2,26 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count, islice, pairwise, product
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, flag_override
 
 from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.provenance import flat, override
-from mnist_lit.files import write_text
-from mnist_lit.sweeps.job import CONFIG, MISSED, Job, identity, jobs, refuse_others
+from mnist_lit.sweeps.job import MISSED, WRITTEN, Job, identity, jobs, refuse_others, write_config
 from mnist_lit.text import show
 from mnist_lit.training.hydra import check, free, parsed
-from mnist_lit.training.rundir import JOB
+from mnist_lit.training.rundir import ERROR, JOB, OURS
 
 # Launchers whose jobs may have several processes: theirs is started with a command of its own.
 SEVERAL = ("Processes", "SlurmLauncher")
@@ -43,8 +44,11 @@ class Grid:
         self.config, self.loader, self.launcher = config, loader, launcher
         self.built: set[str] = set()
 
-    def run(self, arguments: Sequence[str]) -> None:
+    def run(self, given: Mapping[str, Override]) -> None:
         """Check all jobs, run those that are to be run, and write what they came to.
+
+        Args:
+            given: The overrides by their keys.
 
         Raises:
             UserError: A job cannot be run; none has been started.
@@ -55,19 +59,16 @@ class Grid:
         self.named = any(word.startswith("hydra.sweep.dir=") for word in hydras)
         if self.named:
             refuse_others(wanted)
-        planned = self._plan(arguments, wanted, jobs(wanted) if self.named else [])
+        planned = self._plan(given, wanted, jobs(wanted) if self.named else [])
         folder = (wanted if self.named else free(wanted)).resolve()
-        with flag_override(self.config.hydra, "readonly", False):
-            self.config.hydra.sweep.dir = str(folder)
-        write_text(folder / CONFIG, OmegaConf.to_yaml(self.config))
+        write_config(folder, self.config)
         planned = [replace(one, folder=folder / one.folder) for one in planned]
-        todo = [one for one in planned if one.state in ("waiting", "stopped", "failed")]
-        done = f", {len(planned) - len(todo)} of them done or under way"
+        words = [words for one in planned if (words := _prepared(folder, one))]
+        done = f", {len(planned) - len(words)} of them done or under way"
         many = f"{len(planned)} job" + "s" * (len(planned) > 1)
-        show(f"{many}{done * (len(todo) < len(planned))}: {folder}")
-        words = [_prepared(folder, one) for one in todo]
+        show(f"{many}{done * (len(words) < len(planned))}: {folder}")
         try:
-            if todo:
+            if words:
                 self.launcher.launch(words, initial_job_idx=0)
         except Exception as error:  # of a launcher, as when one of its workers is killed
             show(f"error: hydra/launcher: {reason(error)}")
@@ -75,52 +76,24 @@ class Grid:
             from mnist_lit.sweeps import results
 
             show(results.write(folder))
-            mine = {one.folder for one in planned}
-            now = [one for one in jobs(folder) if one.folder in mine]
-            bad = [one.state for one in now if one.state != "finished"]
+            bad = Counter(one.state for one in planned)
+            del bad["finished"]
             if {*bad} - {MISSED}:
                 again = override("hydra.sweep.dir", folder)
                 show(f"the same command with {again} goes on with what is not finished")
         if bad:
-            each = ", ".join(f"{bad.count(one)} {one}" for one in dict.fromkeys(bad))
+            each = ", ".join(f"{number} {state}" for state, number in bad.items())
             raise RunError(f"of {many} {each}")
 
-    def _combinations(self, arguments: Sequence[str]) -> list[list[str]]:
-        """Return the overrides of every job."""
-        parser = OverridesParser.create(self.loader)
-        given = {one.get_key_element(): one for one in parser.parse_overrides(list(arguments))}
-        swept = [one for one in given.values() if one.is_sweep_override()]
-        for one in swept:
-            if not one.is_discrete_sweep():
-                words = "a grid needs values to choose from; an interval needs hparams_search="
-                raise ConfigError(f"{one.input_line}: {words}")
-        if (number := math.prod(len(values(one)) for one in swept)) > MOST:
-            words = " ".join(str(one.input_line) for one in swept)
-            raise ConfigError(f"{words}: these are {number:,} jobs; at most {MOST:,} are possible")
-        choices = [
-            [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
-            if one.is_sweep_override()
-            else [str(one.input_line)]
-            for one in given.values()
-        ]
-        # A job's place in the grid, which is not that among the jobs that are still to be run.
-        return [
-            [word.replace("${hydra:job.num}", str(number)) for word in combination]
-            for number, combination in enumerate(product(*choices))
-        ]
-
-    def _plan(self, arguments: Sequence[str], root: Path, found: Sequence[Job]) -> list[Job]:
+    def _plan(self, given: Mapping[str, Override], root: Path, found: Sequence[Job]) -> list[Job]:
         """Return every job, checked, with its place in the sweep's folder."""
-        combinations = self._combinations(arguments)
-        if any("scheduler.interval" in one.config for one in found):
-            words = "begun with an earlier version; finish it with that, or give another folder"
-            raise ConfigError(f"hydra.sweep.dir={root}: {words}")
+        every = combinations(given.values())
         known = {_key(one.config): one for one in found}
         numbers = count(max((one.number for one in found), default=-1) + 1)
         planned: dict[str, Job] = {}
-        if len(combinations) > 20:
-            show(f"checking {len(combinations):,} jobs …")
-        for place, overrides in enumerate(combinations):
+        if len(every) > 20:
+            show(f"checking {len(every):,} jobs …")
+        for place, overrides in enumerate(every):
             numbered = [*overrides, f"hydra.job.num={place}", f"hydra.job.id={place}"]
             composed = self.loader.load_sweep_config(self.config, numbered)
             config = self._checked(composed)
@@ -144,8 +117,10 @@ class Grid:
             composed.hydra.job.num = composed.hydra.job.id = number
         given, sweep = composed.hydra.sweep.subdir, root.resolve()
         folder = Path(sweep, given).resolve()
-        if sweep not in folder.parents:
-            raise ConfigError(f"hydra.sweep.subdir={given}: not a folder within {sweep}")
+        inside = folder.parts[len(sweep.parts) :]
+        if sweep not in folder.parents or {*inside} & {*WRITTEN, JOB}:
+            words = f"not a folder within {sweep}, beside the files that a sweep writes"
+            raise ConfigError(f"hydra.sweep.subdir={given}: {words}")
         if self.named and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"{folder}: holds something else; give another hydra.sweep.dir")
         return folder.relative_to(sweep)
@@ -169,29 +144,70 @@ def _key(config: dict[str, Any]) -> str:
     return json.dumps(config, sort_keys=True)
 
 
-def values(given: Override) -> list[Any]:
-    """Return the values of a sweep; raises :class:`ConfigError` if there are none or too many."""
-    sweep: Any = given.value()
-    each = sweep.range() if given.is_range_sweep() else given.sweep_iterator()
-    found = list(islice(each, MOST + 1))
-    if not 0 < len(found) <= MOST:
-        many = f"more than {MOST:,}" if found else "no"
-        raise ConfigError(f"{given.input_line}: {many} values; give from 1 to {MOST:,}")
-    return found
+def combinations(given: Iterable[Override]) -> list[list[str]]:
+    """Return the overrides of every job.
 
-
-def _prepared(sweep: Path, one: Job) -> list[str]:
-    """Make a job's folder ready, and return what the job is launched with.
-
-    What a job that begins anew has left keeps lying there, under another name.
+    Raises:
+        ConfigError: There are none or too many, or an interval has no values to choose from.
     """
-    words = one.words(sweep)
-    last = one.folder / "checkpoints" / "last.ckpt"
-    if one.state == "stopped" and last.is_file():
-        words.append(override("ckpt_path", last))
-    elif one.state != "waiting":
-        aside = (one.folder.with_name(f"{one.folder.name}-old-{number}") for number in count(1))
-        kept = one.folder.rename(next(path for path in aside if not path.exists()))
-        (kept / JOB).rename(kept / f"old-{JOB}")  # no longer a job of this sweep
-    one.write()
-    return words
+    choices = [
+        [f"{one.get_key_element()}={value}" for value in values(one)]
+        if one.is_sweep_override()
+        else [str(one.input_line)]
+        for one in given
+    ]
+    if (number := math.prod(map(len, choices))) > MOST:
+        words = " ".join(str(one.input_line) for one in given if one.is_sweep_override())
+        raise ConfigError(f"{words}: these are {number:,} jobs; at most {MOST:,} are possible")
+    # A job's place in the grid, which is not that among the jobs that are still to be run.
+    return [
+        [word.replace("${hydra:job.num}", str(place)) for word in words]
+        for place, words in enumerate(product(*choices))
+    ]
+
+
+def values(given: Override) -> list[str]:
+    """Return the values of a sweep, in Hydra's grammar.
+
+    Raises:
+        ConfigError: There are none or too many, or it is an interval.
+    """
+    if given.is_interval_sweep():
+        words = "a grid needs values to choose from; an interval needs hparams_search="
+        raise ConfigError(f"{given.input_line}: {words}")
+    sweep: Any = given.value()
+    # A range that is shuffled would be made whole.
+    each = sweep.range() if given.is_range_sweep() else given.sweep_iterator()
+    number = len(list(islice(each, MOST + 1)))
+    if not 0 < number <= MOST:
+        many = f"more than {MOST:,}" if number else "no"
+        raise ConfigError(f"{given.input_line}: {many} values; give from 1 to {MOST:,}")
+    return list(given.sweep_string_iterator())
+
+
+def _prepared(sweep: Path, one: Job) -> list[str] | None:
+    """Make a job's folder ready; returns what it is launched with, None if it is not to be run.
+
+    What a job that begins anew has left goes to a folder beside its own.
+    """
+    if one.state not in ("waiting", "stopped", "failed"):
+        return None
+    (one.folder / OURS).mkdir(parents=True, exist_ok=True)
+    # Another sweep may train the job since its state was told, or have ended it.
+    with suppress(Timeout), FileLock(one.folder / OURS / "lock", timeout=0):
+        if one.report:
+            return None
+        words, last = one.words(sweep), one.folder / "checkpoints" / "last.ckpt"
+        if last.is_file() and not one.error:
+            words.append(override("ckpt_path", last))
+        elif one.error or (one.folder / "run.log").is_file():
+            places = (one.folder.with_name(f"{one.folder.name}-old-{n}") for n in count(1))
+            aside = next(place for place in places if not place.exists())
+            aside.mkdir()
+            # Its record and the lock stay. The error goes last: without it nothing has failed.
+            for left in [*one.folder.iterdir(), one.folder / ERROR]:
+                if left.name not in (OURS, JOB) and left.exists():
+                    left.rename(aside / left.name)
+        one.write()
+        return words
+    return None

@@ -8,9 +8,10 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mnist_lit.config.schema import Config
 from mnist_lit.errors import ConfigError, reason
@@ -52,7 +53,7 @@ class Job:
         place = override("hydra.sweep.subdir", self.folder.relative_to(sweep))
         return [*self.overrides, override("hydra.sweep.dir", sweep), place]
 
-    @cached_property
+    @property
     def report(self) -> dict[str, Any]:
         """What the training came to, ``report.json``; empty of one that is not finished."""
         file = self.folder / "report.json"
@@ -134,6 +135,13 @@ def jobs(sweep: Path) -> list[Job]:
     folders = [file.parent for file in sweep.glob(f"*/**/{rundir.JOB}")]
     own = [one for one in folders if not any(one.is_relative_to(other) for other in inner)]
     return sorted(map(read, own), key=lambda one: one.number)
+
+
+def write_config(sweep: Path, config: DictConfig) -> None:
+    """Write the config of a sweep into its folder, which the config then names."""
+    with flag_override(config.hydra, "readonly", False):
+        config.hydra.sweep.dir = str(sweep)
+    write_text(sweep / CONFIG, OmegaConf.to_yaml(config))
 
 
 def refuse_others(sweep: Path, names: Iterable[str] = WRITTEN) -> None:

@@ -26,7 +26,6 @@ from mnist_lit.sweeps import job
 from mnist_lit.text import show
 from mnist_lit.training import rundir
 
-PATIENCE = 60  # seconds that a job has to end when it is told to
 # An override of every job.
 ENDS_WITH_STDIN = "+hydra.callbacks.sweep._target_=mnist_lit.sweeps.processes.EndsWithStdin"
 
@@ -94,19 +93,20 @@ class Processes(Launcher):
                 number, overrides = ends[end]
                 error = end.exception()
                 said = f"failed: {error}" if error else f"{end.result():.4f}"
-                own = [word for word in filter_overrides(overrides) if word not in given]
-                words = " ".join(word for word in own if not word.startswith("ckpt_path="))
-                show(f"{ended} of {len(ends)}: #{number}  {words}  {said}")
+                own = " ".join(word for word in filter_overrides(overrides) if word not in given)
+                show(f"{ended} of {len(ends)}: #{number}  {own}  {said}")
         return []  # what became of a job is in its folder
 
     @contextmanager
     def pool(self) -> Iterator[ThreadPoolExecutor]:
-        """Yield a thread for each slot; when something goes wrong all jobs are stopped."""
+        """Yield a thread for each slot; when something goes wrong all jobs end after their step."""
         pool = ThreadPoolExecutor(self.n_jobs)
         try:
             yield pool
         except BaseException:
-            self.stop()
+            self.stopped = True
+            for process in list(self.running):
+                process.terminate()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
@@ -120,20 +120,14 @@ class Processes(Launcher):
         said = [word for word in overrides if word.startswith("hydra.sweep.")]
         places = {one.key_or_group: one for one in OverridesParser.create().parse_overrides(said)}
         folder = Path(*(str(places[f"hydra.sweep.{key}"].value()) for key in ("dir", "subdir")))
+        run = [override("hydra.run.dir", folder), f"hydra.job.num={number}", "hydra.mode=RUN"]
+        words = [*self.config.hydra.overrides.hydra, *overrides, *run, ENDS_WITH_STDIN]
         slot = self.slots.get()
         try:
             with (
                 (folder / "output.log").open("ab") as log,
                 subprocess.Popen(
-                    [
-                        *self._program(),
-                        *self.config.hydra.overrides.hydra,
-                        *overrides,
-                        override("hydra.run.dir", folder),
-                        f"hydra.job.num={number}",
-                        "hydra.mode=RUN",
-                        ENDS_WITH_STDIN,
-                    ],
+                    [*self._program(), *words],
                     env=self._environment(slot),
                     # Its end tells the job that the sweep is gone, even by kill -9.
                     stdin=subprocess.PIPE,
@@ -151,18 +145,6 @@ class Processes(Launcher):
             self.slots.put(slot)
         return came_to(folder, code)
 
-    def stop(self) -> None:
-        """Tell the jobs that still run to end, and see that they do."""
-        self.stopped = True
-        ending = list(self.running)
-        for process in ending:
-            process.terminate()
-        for process in ending:
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
     def _program(self) -> list[str]:
         """Return this program's command line without its overrides and without ``-m``."""
         script = Path(sys.argv[0])
@@ -176,14 +158,9 @@ class Processes(Launcher):
         return [sys.executable, *program, *flags]
 
     def _environment(self, slot: str | None) -> dict[str, str]:
-        # What a distributed training of this process left would send the job's to its place.
-        left = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        environment = {key: value for key, value in os.environ.items() if key not in left}
         threads = max(1, (os.cpu_count() or 1) // self.n_jobs)
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-        if slot is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = slot
-        return environment
+        device = {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
+        return {"OMP_NUM_THREADS": str(threads), **os.environ, **device}
 
 
 def came_to(folder: Path, code: int) -> float:

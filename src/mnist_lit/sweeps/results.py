@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -39,8 +39,9 @@ def publish(
     tables: Mapping[str, Sequence[Sequence[Any]]],
     rows: Sequence[Sequence[Any]],
     drawn: Mapping[str, bytes],
+    after: Sequence[str],
 ) -> str:
-    """Write ``results.csv`` and ``results.html`` into a folder; return the first table as text.
+    """Write ``results.csv`` and ``results.html`` into a folder; return what is printed of them.
 
     Args:
         folder: Of a sweep or a search.
@@ -49,6 +50,7 @@ def publish(
         tables: Rows by their titles, heads first. A cell is a text or a command (a tuple of one).
         rows: All jobs or trials, heads first. The first value of each is its folder.
         drawn: Pictures by their titles, as PNG.
+        after: What is printed after the first table.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
@@ -59,11 +61,9 @@ def publish(
     page = filled("sweeps/sweep.html", title=title, lines=lines, tables=tables, figures=pictures)
     write_text(folder / "results.html", page)
     cells = [[for_terminal(cell) for cell in row] for row in next(iter(tables.values()))]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    )
+    widths = [max(map(len, column)) + 1 for column in zip(*cells, strict=True)]
+    printed = [" ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    return "\n".join([*printed, *after, f"{folder / 'results.html'}, results.csv beside it"])
 
 
 def short(value: Any) -> str:
@@ -84,20 +84,17 @@ class Setting:
     Attributes:
         varied: What the sweep varies beside these, as ``{"optimizer": "sgd"}``.
         jobs: One or more.
+        values: The objective of each job.
     """
 
     varied: dict[str, str]
-    jobs: list[Job]
+    jobs: list[Job] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """What sets it apart."""
         return " ".join(f"{k}={v}" for k, v in self.varied.items()) or "all jobs"
-
-    @property
-    def values(self) -> list[float]:
-        """The objective of each job."""
-        return [one.value for one in self.jobs]
 
 
 def varied(found: Sequence[Job]) -> list[str]:
@@ -111,9 +108,11 @@ def settings(found: Sequence[Job]) -> list[Setting]:
     keys = [key for key in varied(found) if key not in REPEATS]
     each: dict[tuple[str, ...], Setting] = {}
     for one in found:
-        if not math.isnan(one.value):
+        if not math.isnan(value := one.value):
             words = {key: one.said.get(key, "–") for key in keys}
-            each.setdefault(tuple(words.values()), Setting(words, [])).jobs.append(one)
+            setting = each.setdefault(tuple(words.values()), Setting(words))
+            setting.jobs.append(one)
+            setting.values.append(value)
     lower = bool(found) and found[0].objective.endswith("loss")
     return sorted(each.values(), key=lambda one: mean(one.values) if lower else -mean(one.values))
 
@@ -123,14 +122,16 @@ def write(sweep: Path) -> str:
     found = jobs(sweep)
     keys, each = varied(found), settings(found)
     rows: list[list[Any]] = [["folder", "state", *keys, *COLUMNS, "seconds", "why"]]
-    left = []
+    left, done = [], 0
     for one in found:
-        place = str(one.folder.relative_to(sweep))
-        values = [one.report.get(name, "") for name in (*COLUMNS, "wall_seconds")]
-        rows.append([place, one.state, *(one.said.get(key, "") for key in keys), *values, one.why])
-        if one.state != "finished":
-            left.append(f"  job {place}: {', '.join(filter(None, [one.state, one.why]))}")
-    done, drawn = sum(bool(one.report) for one in found), {}
+        place, state, why, report = one.folder.relative_to(sweep), one.state, one.why, one.report
+        words = [one.said.get(key, "") for key in keys]
+        values = [report.get(name, "") for name in (*COLUMNS, "wall_seconds")]
+        rows.append([place, state, *words, *values, why])
+        done += bool(report)
+        if state != "finished":
+            left.append(f"  job {place}: {', '.join(filter(None, [state, why]))}")
+    drawn = {}
     lines = [f"{len(found)} jobs, {done} finished, {len(left)} without a good result."]
     if each:
         first = each[0].jobs[0]
@@ -140,8 +141,7 @@ def write(sweep: Path) -> str:
         plots = {"Settings": compared, "Epochs of the best": epochs}
         drawn = {name: figures.png(plot(each)) for name, plot in plots.items()}
     tables = {"Settings, best first": table(each) if each else []}
-    said = publish(sweep, f"Sweep {sweep.name}", lines, tables, rows, drawn)
-    return "\n".join([said, *left, f"{sweep / 'results.html'}, results.csv beside it"])
+    return publish(sweep, f"Sweep {sweep.name}", lines, tables, rows, drawn, left)
 
 
 def table(found: Sequence[Setting]) -> list[list[str]]:
@@ -177,8 +177,7 @@ def compared(found: Sequence[Setting]) -> Figure:
 
 def epochs(found: Sequence[Setting]) -> Figure:
     """Plot the validation error of every job of the best settings against the epoch."""
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = figures.plot(9, 4.5)
     axes.set_yscale("log", nonpositive="mask")
     for place, setting in enumerate(found[:SHOWN]):
         for one in setting.jobs:
@@ -191,6 +190,5 @@ def epochs(found: Sequence[Setting]) -> Figure:
     figures.label_log(axes.yaxis)
     axes.set(xlabel="epoch", ylabel="% of validation images wrong")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure

@@ -5,28 +5,24 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, wait
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf
 from optuna import TrialPruned, distributions
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from mnist_lit.errors import ConfigError, RunError, line
 from mnist_lit.evaluation.provenance import flat
-from mnist_lit.files import write_text
 from mnist_lit.sweeps import study
 from mnist_lit.sweeps.grid import values
-from mnist_lit.sweeps.job import CONFIG, WRITTEN, Job, identity, refuse_others
+from mnist_lit.sweeps.job import WRITTEN, Job, identity, refuse_others, write_config
 from mnist_lit.sweeps.processes import Processes
 from mnist_lit.text import masked, show
 from mnist_lit.training.hydra import check
@@ -57,26 +53,28 @@ class Search:
             words = f"{type(launcher).__name__} does not train the trials of a search"
             raise ConfigError(f"hydra/launcher: {words}; hydra/launcher=processes does")
         self.launcher = launcher
-        # Hydra composes with global state, and a trial is begun after those before it are counted.
-        self.one_at_a_time = threading.Lock()
-        self.running: set[int] = set()  # the numbers of the trials that are trained here
+        self.composing = threading.Lock()  # Hydra does it with global state
+        self.running: dict[Future[float], optuna.Trial] = {}
         self.succeeded: list[bool] = []  # of each trial that has ended here
 
-    def run(self, arguments: Sequence[str]) -> None:
+    def run(self, given: Mapping[str, Override]) -> None:
         """Run trials until the study has enough of them, and write what they came to.
+
+        Args:
+            given: The overrides by their keys.
 
         Raises:
             UserError: The search cannot be run; nothing has been started.
             RunError: The trials have all failed.
         """
         self.folder = Path(self.config.hydra.sweep.dir).expanduser().resolve()
-        with flag_override(self.config.hydra, "readonly", False):
-            self.config.hydra.sweep.dir = str(self.folder)
         numbered = [place.name for place in self.folder.glob("[0-9]*") if place.name.isdecimal()]
         refuse_others(self.folder, [*WRITTEN, "study.db", *numbered])
-        self.fixed, self.space = self._space(arguments)
+        self.fixed, self.space = self._space(given)
         self.base = self._checked([])
         self.search = self.base.search
+        if {"", ".", ".."} & {*self.search.study.split("/")}:
+            raise ConfigError(f"search.study={self.search.study}: the name of a folder is expected")
         over = self.search.over
         self.repeated: Any = flat(self.base.model_dump()).get(over)
         if type(self.repeated) is not int:
@@ -92,7 +90,7 @@ class Search:
             if taken := [name for name in numbered if int(name) >= begun]:
                 words = f"not of the study {self.search.study}, which has {begun} trials"
                 raise ConfigError(f"{self.folder / taken[0]}: {words}; give another search.study")
-            write_text(self.folder / CONFIG, OmegaConf.to_yaml(self.config))
+            write_config(self.folder, self.config)
             show(
                 f"study {self.search.study} in {masked(self.search.storage)}: "
                 f"{study.count(self.study)}; {self.search.n_trials} wanted. Its trainings look at "
@@ -105,9 +103,8 @@ class Search:
                 if study.begun(self.study) < self.search.n_trials:
                     show("the same command goes on with what is missing")
             if not any(self.succeeded) and (self.succeeded or not study.best_first(self.study)):
-                first = f"first {number} " if (number := len(self.succeeded)) > 1 else ""
                 words = "mend the cause, and raise search.n_trials or give another search.study"
-                raise RunError(f"the {first}trials have all failed; {words}")
+                raise RunError(f"the trials have all failed; {words}")
 
     def _belong(self) -> None:
         """See that the trials of the study differ only in what is searched.
@@ -145,22 +142,17 @@ class Search:
         named = any(word.startswith("data=") for word in said)
         return ["python", "train.py", *said, *([] if named else ["data=mnist_holdout"])]
 
-    def _space(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    def _space(self, given: Mapping[str, Override]) -> tuple[list[str], dict[str, Any]]:
         """Tell what is fixed from what is searched."""
-        searched = self.config.search
-        written = OmegaConf.to_yaml(searched)
+        written = OmegaConf.to_yaml(self.config.search)
         if masked(written) != written:
             words = "give a password on the command line, or as ${oc.env:NAME}; files are copied"
             raise ConfigError(f"search.storage: {words}")
-        parser = OverridesParser.create(self.loader)
-        params = [f"{key}={value}" for key, value in (searched.params or {}).items()]
-        # What the command line says of a key counts, be it one value or many.
-        said = {one.get_key_element(): one for one in parser.parse_overrides([*params, *arguments])}
-        space = {name: distribution(one) for name, one in said.items() if one.is_sweep_override()}
+        space = {name: distribution(one) for name, one in given.items() if one.is_sweep_override()}
         if not space:
             words = "give values to choose from, as 'optimizer.lr=tag(log, interval(0.01, 1))'"
             raise ConfigError(f"nothing to search: {words}")
-        return [str(one.input_line) for one in said.values() if not one.is_sweep_override()], space
+        return [str(one.input_line) for one in given.values() if not one.is_sweep_override()], space
 
     def _checked(self, overrides: Sequence[str]) -> Any:
         """Return the config of a training, composed and checked."""
@@ -174,52 +166,49 @@ class Search:
         return config
 
     def _train_all(self) -> None:
-        """Train as many trials at a time as the launcher has slots, and give signs of life."""
-        self.deadline = time.monotonic() + (self.search.timeout or math.inf)
-        with self.launcher.pool() as pool:
-            left = {pool.submit(self._work) for _ in range(self.launcher.n_jobs)}
-            while left:
-                done, left = wait(left, study.BEAT, FIRST_EXCEPTION)
-                for worker in done:
-                    worker.result()
-                for number in list(self.running):
-                    self.storage.record_heartbeat(study.trial_id(self.study, self.storage, number))
+        """Train as many trials at a time as the launcher has slots, and give signs of life.
 
-    def _work(self) -> None:
-        """Train one trial after the other until there are enough, or the search ends."""
-        while not self.launcher.stopped:
-            trial = None
-            with self.one_at_a_time:
-                self._take_back()
-                hopeless = len(self.succeeded) >= HOPELESS and not any(self.succeeded)
-                over = hopeless or time.monotonic() > self.deadline
-                if not over and study.begun(self.study) < self.search.n_trials:
-                    trial = self.study.ask(self.space)
-                    self.running.add(trial.number)
-            if trial is not None:
-                self._finish(trial)
-                self.running.remove(trial.number)
-                continue
-            running = self.study.get_trials(states=(TrialState.RUNNING,))
-            if over or {one.number for one in running} <= self.running:
-                return
-            time.sleep(1)  # others train the last ones, or have been killed
+        What is being trained when the search is stopped is tried again by the same command.
+        """
+        deadline = time.monotonic() + (self.search.timeout or math.inf)
+        try:
+            with self.launcher.pool() as pool:
+                while True:
+                    optuna.storages.fail_stale_trials(self.study)
+                    hopeless = len(self.succeeded) >= HOPELESS and not any(self.succeeded)
+                    over = hopeless or time.monotonic() > deadline
+                    free = self.launcher.n_jobs - len(self.running)
+                    missing = self.search.n_trials - study.begun(self.study)
+                    for _ in range(0 if over else min(free, missing)):
+                        trial = self.study.ask(self.space)
+                        self.running[pool.submit(self._train, trial)] = trial
+                    if not self.running:
+                        if over or not self.study.get_trials(states=(TrialState.RUNNING,)):
+                            return
+                        time.sleep(1)  # others train the last ones, or have been killed
+                    for trial in self.running.values():
+                        beating = study.trial_id(self.study, self.storage, trial.number)
+                        self.storage.record_heartbeat(beating)
+                    for training in wait(self.running, study.BEAT, FIRST_COMPLETED).done:
+                        self._end(training)
+        finally:
+            for trial in self.running.values():
+                study.take_back(self.study, trial.number)
 
-    def _finish(self, trial: Trial) -> None:
-        """Train a trial and tell the study what it came to; one that is stopped is taken back."""
+    def _end(self, training: Future[float]) -> None:
+        """Tell the study what a trial came to."""
+        trial = self.running[training]
         value, state = None, TrialState.FAIL
         try:
-            value = self._objective(trial)
+            value = training.result()
             state, said = TrialState.COMPLETE, f"{value:.4f}"
         except TrialPruned as pruned:
             state, said = TrialState.PRUNED, f"pruned after {pruned}"
         except Exception as error:
-            if self.launcher.stopped:  # the same command tries it again
-                study.take_back(self.study, trial.number)
-                return
             trial.set_user_attr("error", line(error))
             said = f"failed: {line(error)}"
         self.study.tell(trial, value, state)
+        del self.running[training]
         self.succeeded.append(state is not TrialState.FAIL)
         ended = sum(one.state.is_finished() for one in study.counted(self.study))
         best = [f"{one.value:.4f}, #{one.number}" for one in study.best_first(self.study)[:1]]
@@ -228,45 +217,28 @@ class Search:
             f"{study.shown(trial.params)}  (best {(best or ['none'])[0]})"
         )
 
-    def _objective(self, trial: Trial) -> float:
+    def _train(self, trial: optuna.Trial) -> float:
         """Train a trial, once or several times; returns the mean."""
         place = self.folder / str(trial.number)
-        place.mkdir(parents=True, exist_ok=True)
+        trial.set_user_attr("place", f"{socket.gethostname()}:{place}")
         came_to: list[float] = []
-        with FileLock(place / ".search"):
-            # Said once the lock is held, by which another worker here knows that it runs.
-            trial.set_user_attr("place", f"{socket.gethostname()}:{place}")
-            for _ in range(self.search.repeats):
-                came_to.append(self._train(trial, place, came_to))
-                # The trial's own attributes are those of when it began.
-                words = self.study.trials[trial.number].user_attrs.get("pruned")
-                if words is not None:
-                    raise TrialPruned(words)
-        return statistics.mean(came_to)
-
-    def _train(self, trial: Trial, place: Path, earlier: list[float]) -> float:
-        number = len(earlier)
-        words = [f"{name}={value}" for name, value in trial.params.items()]
-        if number:
-            words.append(f"{self.search.over}={self.repeated + number}")
-        with self.one_at_a_time:
-            config = identity(self._checked(words))
-        folder = place / str(number) if self.search.repeats > 1 else place
-        one = Job(folder, trial.number, [*self.fixed, *words], config)
-        one.write()
         report = f"_target_: {REPORT}, search: ${{search}}, trial: {trial.number}"
-        node = f"callbacks.search={{{report}, earlier: {earlier}}}"
-        return self.launcher.train(trial.number, [*one.words(self.folder), node])
-
-    def _take_back(self) -> None:
-        """Have repeated what was killed: here at once, elsewhere after a minute without a sign."""
-        for one in self.study.get_trials(states=(TrialState.RUNNING,)):
-            host, _, place = one.user_attrs.get("place", "").partition(":")
-            if host == socket.gethostname() and one.number not in self.running:
-                # It runs, or the folder is gone.
-                with suppress(OSError), FileLock(Path(place, ".search"), timeout=0):
-                    study.take_back(self.study, one.number)
-        optuna.storages.fail_stale_trials(self.study)
+        for number in range(self.search.repeats):
+            words = [f"{name}={value}" for name, value in trial.params.items()]
+            if number:
+                words.append(f"{self.search.over}={self.repeated + number}")
+            with self.composing:
+                config = identity(self._checked(words))
+            folder = place / str(number) if self.search.repeats > 1 else place
+            one = Job(folder, trial.number, [*self.fixed, *words], config)
+            one.write()
+            node = f"callbacks.search={{{report}, earlier: {came_to}}}"
+            came_to.append(self.launcher.train(trial.number, [*one.words(self.folder), node]))
+            # The trial's own attributes are those of when it began.
+            pruned = self.study.trials[trial.number].user_attrs.get("pruned")
+            if pruned is not None:
+                raise TrialPruned(pruned)
+        return statistics.mean(came_to)
 
 
 def distribution(given: Override) -> distributions.BaseDistribution:
@@ -277,11 +249,10 @@ def distribution(given: Override) -> distributions.BaseDistribution:
         low, high, step = sweep.start, sweep.end, None
     elif given.is_range_sweep() and not sweep.shuffle:
         whole = sweep.range()
-        numbers = whole if isinstance(whole, range) and whole else values(given)
+        numbers = whole if isinstance(whole, range) and whole else [*map(float, values(given))]
         low, high, step = numbers[0], numbers[-1], sweep.step
     else:
-        values(given)
-        return distributions.CategoricalDistribution(list(given.sweep_string_iterator()))
+        return distributions.CategoricalDistribution(values(given))
     if not low < high or (log and low <= 0):
         above = ", and both above 0" if log else ""
         raise ConfigError(f"{given.input_line}: the second number should be above the first{above}")

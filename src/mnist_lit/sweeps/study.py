@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import NullPool
+from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_lit.config.schema import Search
 from mnist_lit.errors import ConfigError, reason
@@ -66,26 +67,26 @@ def opened_study(
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
                 skip_table_creation=begun,
             )
-            study = optuna.create_study(
-                storage=storage,
-                study_name=search.study,
-                direction="maximize",
-                sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
-                pruner=pruners[search.pruner](),
-                load_if_exists=True,
-            )
-        except Exception as error:  # of SQLAlchemy, a driver or Optuna
-            words = f"search.storage={url}: cannot be used: {reason(error)}"
+            try:
+                study = optuna.create_study(
+                    storage=storage,
+                    study_name=search.study,
+                    direction="maximize",
+                    sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
+                    pruner=pruners[search.pruner](),
+                    load_if_exists=True,
+                )
+                yield study, storage
+            finally:
+                storage.remove_session()
+                storage.engine.dispose()
+        except (
+            SQLAlchemyError,
+            optuna.exceptions.StorageInternalError,
+            ImportError,
+        ) as error:  # or of its driver
+            words = f"search.storage={url}: cannot be used: {reason(error.__cause__ or error)}"
             raise ConfigError(masked(words)) from None
-        try:
-            yield study, storage
-        except optuna.exceptions.StorageInternalError as error:
-            why = reason(error.__cause__ or error)
-            words = f"search.storage={url}: no longer to be used: {why}"
-            raise ConfigError(masked(words)) from None
-        finally:
-            storage.remove_session()
-            storage.engine.dispose()
 
 
 class ReportTrial(pl.Callback):
@@ -130,15 +131,10 @@ def trial_id(study: optuna.Study, storage: RDBStorage, number: int) -> int:
     return storage.get_trial_id_from_study_id_trial_number(known, number)
 
 
-def retried(study: optuna.Study) -> set[int]:
-    """Return the numbers of the trials that were killed, and are tried again."""
-    histories = map(RetryHeartbeatStaleTrialCallback.retry_history, study.trials)
-    return {number for history in histories for number in history}
-
-
 def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials, without those that are tried again."""
-    again = retried(study)
+    """Return the trials, without those that were killed and are tried again."""
+    histories = map(RetryHeartbeatStaleTrialCallback.retry_history, study.trials)
+    again = {number for history in histories for number in history}
     return [one for one in study.trials if one.number not in again]
 
 
@@ -179,13 +175,13 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
         folder: Of the search.
         command: The words that train a trial again, but for its parameters.
     """
-    again, trials = retried(study), study.trials
+    trials, kept = study.trials, {one.number for one in counted(study)}
     names = list(dict.fromkeys(name for one in trials for name in one.params))
     heads = ["trial", "state", "value", *names, "reports", "seconds", "why", "place"]
     rows: list[list[Any]] = [heads]
     failed = []
     for one in trials:
-        state = "retried" if one.number in again else one.state.name.lower()
+        state = one.state.name.lower() if one.number in kept else "retried"
         seconds = round(one.duration.total_seconds(), 1) if one.duration else ""
         why = one.user_attrs.get("error") or one.user_attrs.get("pruned", "")
         value = "" if one.value is None else one.value
@@ -201,16 +197,15 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
         best.append([str(one.number), f"{one.value:.4f}", *values])
         words = [*command, *(f"{name}={value}" for name, value in one.params.items())]
         commands.append([str(one.number), (shlex.join(words),)])
-    title, drawn = f"Search {study.study_name}", _figures(study) if best[1:] else {}
+    drawn = _figures(study) if best[1:] else {}
     lines = [
         f"{count(study)}. A value is the mean of a trial's trainings.",
         "The best of many trials is optimistic: confirm it on other splits and seeds.",
     ]
     tables = {"The best": best, "Train one of them again, and test it": commands}
-    said = [f"{study.study_name}: {count(study)}"]
-    said.append(publish(folder, title, lines, tables, rows, drawn))
-    said += [*failed, *(f"the best again: {row[1][0]}" for row in commands[1:2])]
-    return "\n".join([*said, f"{folder / 'results.html'}, results.csv beside it"])
+    after = [*failed, *(f"the best again: {row[1][0]}" for row in commands[1:2])]
+    said = publish(folder, f"Search {study.study_name}", lines, tables, rows, drawn, after)
+    return f"{study.study_name}: {count(study)}\n{said}"
 
 
 def _figures(study: optuna.Study) -> dict[str, bytes]:
