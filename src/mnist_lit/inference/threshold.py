@@ -1,5 +1,6 @@
 """Threshold: the ink of a picture apart from its background, shadows, ruled lines and noise."""
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from mnist_lit.errors import PictureError
-from mnist_lit.inference.boxes import Box, bounds, boxes_of, size, window
+from mnist_lit.inference.boxes import bounds, boxes_of, size, window
 
 WORKING_SIDE = 140  # pixels; more show no more of a digit that ends in a box of 20
 SEARCHING_SIDE = 200  # where nothing is seen on so few: a digit is small or faint
@@ -61,15 +62,16 @@ class Foreground(NamedTuple):
         """The longer side of the picture, without a margin."""
         return max(self.mask.shape) - 2 * self.margin
 
-    def part(self, box: Box) -> "Foreground":
-        """Return a part of the picture."""
-        at = window(box)
-        return Foreground(self.sign, self.background[at], self.depth[at], self.bare, self.mask[at])
+    def ink(self, mask: Mask, at: tuple[slice, ...] = ()) -> Gray:
+        """Return how much ink there is, from 0 to 1, of what a mask shows, and none of the rest.
 
-    def ink(self, mask: Mask) -> Gray:
-        """Return how much ink there is, from 0 to 1, of what a mask shows, and none of the rest."""
-        full = np.quantile(self.depth[mask], 0.8)
-        soft = np.clip((self.depth - self.bare) / (full - self.bare), 0, 1)
+        Args:
+            mask: Of the picture, or of a part of it.
+            at: The slices that the part is.
+        """
+        depth = self.depth[at]
+        full = np.quantile(depth[mask], 0.8)
+        soft = np.clip((depth - self.bare) / (full - self.bare), 0, 1)
         pieces = np.bincount(labelled(mask).ravel())[1:]
         if (pieces > SPECK * mask.sum()).sum() >= DASHES:
             closed = disc(2 * stroke(mask))
@@ -102,11 +104,8 @@ def threshold(gray: Gray) -> Foreground:
         PictureError: There is nothing to be seen.
     """
     for side in (WORKING_SIDE, SEARCHING_SIDE):
-        try:
+        with suppress(PictureError):
             return foreground(gray, side)
-        except PictureError:
-            if max(gray.shape) <= side:
-                raise
     return foreground(gray, READING_SIDE)
 
 
@@ -151,12 +150,11 @@ def foreground(gray: Gray, side: int = WORKING_SIDE) -> Foreground:
 
 def _shrunk(gray: Gray, side: int) -> Gray:
     """Return a picture of at most so many pixels a side."""
-    height, width = gray.shape
-    scale = side / max(height, width)
+    scale = side / max(gray.shape)
     if scale >= 1:
         return gray
-    shape = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(gray).resize(shape, Image.Resampling.BOX))
+    height, width = (max(1, round(length * scale)) for length in gray.shape)
+    return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BOX))
 
 
 def _background_is_light(gray: Gray, threshold: float) -> bool:
