@@ -18,8 +18,8 @@ from mnist_lit.errors import PictureError
 from mnist_lit.facts import DIGITS, THINNEST, Facts
 from mnist_lit.inference.boxes import Box, bounds, grown, size, window
 from mnist_lit.inference.files import REDUCED, refusing
+from mnist_lit.inference.masks import Gray, disc
 from mnist_lit.inference.segment import Found, segment
-from mnist_lit.inference.threshold import Gray, disc
 from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20

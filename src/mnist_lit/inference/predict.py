@@ -8,7 +8,7 @@ from functools import partial
 from math import ceil
 from numbers import Number
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,9 +27,6 @@ from mnist_lit.inference.files import REDUCED, labelled_pages, name_of, open_pic
 from mnist_lit.inference.pictures import Prepared, prepare_for, to_gray
 from mnist_lit.inference.reading import Reading, read_all
 from mnist_lit.text import for_terminal
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BATCH = 256  # files at a time
 ROW = 8  # digits that are drawn in one row
@@ -226,8 +223,12 @@ def _prepare_some(facts: Facts, single: bool, sources: Sequence[Path | bytes]) -
     return prepared
 
 
-def sheet(named: Sequence[tuple[Page, Reading]]) -> "Figure":
-    """Draw each picture with boxes around its digits, what the network saw, and what it said."""
+def sheet(named: Sequence[tuple[Page, Reading]]) -> Any:
+    """Draw each picture with boxes around its digits, what the network saw, and what it said.
+
+    Returns:
+        A ``matplotlib.figure.Figure``.
+    """
     from matplotlib.figure import Figure
 
     columns = min(4, len(named))
@@ -240,20 +241,19 @@ def sheet(named: Sequence[tuple[Page, Reading]]) -> "Figure":
         with suppress(PictureError):  # it may be gone by now
             left.imshow(boxed(page.open(), reading))
         left.set_title(for_terminal(Path(page.name).name, 22), fontsize=8, parse_math=False)
-        right.imshow(montage(reading), cmap="gray", vmin=0, vmax=255)
+        if reading.digits:
+            right.imshow(montage(reading), cmap="gray", vmin=0, vmax=255)
         right.set_title(for_terminal(reading, 22), fontsize=8, parse_math=False)
     return figure
 
 
 def montage(reading: Reading) -> ndarray:
-    """Lay what the network saw of each digit side by side, ``uint8 [height, width]``."""
+    """Lay what the network saw of each digit, one or more, side by side; ``uint8 [h, w]``."""
     seen = [np.pad(digit.prepared, 1, constant_values=96) for digit in reading.digits]
-    if not seen:
-        return np.zeros((1, 1), np.uint8)
     across = ceil(len(seen) ** 0.5) if len(seen) > ROW else len(seen)
     seen += [np.full_like(seen[0], 96)] * (-len(seen) % across)
-    rows = np.reshape(seen, (-1, across, *seen[0].shape)).swapaxes(1, 2)
-    return rows.reshape(-1, across * seen[0].shape[1])
+    rows = [seen[first : first + across] for first in range(0, len(seen), across)]
+    return np.asarray(np.block(rows))
 
 
 def boxed(image: Image.Image, reading: Reading) -> Image.Image:

@@ -18,18 +18,8 @@ from scipy import ndimage
 
 from mnist_lit.errors import PictureError
 from mnist_lit.inference.boxes import Box, bounds, boxes_of, grown, shared, size, union, window
-from mnist_lit.inference.threshold import (
-    SPECK,
-    TINY,
-    Foreground,
-    Gray,
-    Mask,
-    foreground,
-    labelled,
-    stroke,
-    threshold,
-    widest,
-)
+from mnist_lit.inference.masks import Gray, Mask, labelled, stroke, widest
+from mnist_lit.inference.threshold import SPECK, TINY, Foreground, foreground, threshold
 
 READ_HEIGHT = 48  # pixels of a digit's height; more show no more
 READ_STROKE = 4  # and of a stroke's width; on fewer, gaps are not told from noise
@@ -83,12 +73,11 @@ def segment(gray: Gray, several: bool) -> tuple[list[Found], float]:
     """
     seen = threshold(gray)
     digit = _only_piece(seen.mask) if several else None
-    if digit is None and not (several and max(gray.shape) > TINY):
-        digit = one_digit(seen.mask)
-    if digit is None:
+    if digit is None and several and max(gray.shape) > TINY:
         seen, groups = _groups_with_enough_pixels(gray, seen)
         if len(groups.boxes) > 1 or _is_wide(groups.boxes[0]):
             return list(_found(seen, groups)), max(gray.shape) / seen.side
+    if digit is None:
         digit = one_digit(seen.mask)
     scale = max(gray.shape) / seen.side
     ink = seen.ink(digit)
@@ -230,9 +219,8 @@ def _pieces(own: Mask, box: Box) -> Iterator[tuple[Box, Mask]]:
         yield box, own
         return
     # Each pixel belongs to the nearest of them.
-    nearest = ndimage.distance_transform_edt(
-        ~np.isin(numbers, whole + 1), return_distances=False, return_indices=True
-    )
+    others = ~np.isin(numbers, whole + 1)
+    nearest = ndimage.distance_transform_edt(others, return_distances=False, return_indices=True)
     owner = np.where(own, numbers[tuple(nearest)], 0)
     for n in whole + 1:
         piece = owner == n
@@ -308,8 +296,7 @@ def _seam(ink: Gray, at: float, within: float) -> Int[ndarray, " h"]:
         best = three.argmin(axis=0)
         steps[row] = best - 1
         total = three.min(axis=0) + cost[row]
-    path = np.zeros(height, np.int64)
-    path[-1] = int(total.argmin())
-    for row in range(height - 1, 0, -1):
-        path[row - 1] = path[row] + steps[row, path[row]]
-    return columns[path]
+    path = [int(total.argmin())]
+    for step in steps[:0:-1]:  # from the last row to the second
+        path.append(path[-1] + step[path[-1]])
+    return columns[path[::-1]]
