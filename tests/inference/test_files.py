@@ -94,7 +94,7 @@ def test_a_damaged_page_does_not_lose_those_before_it(
         main(["predict", "final", str(path)])
     out, err = capsys.readouterr()
     assert "scan.tiff#1  7" in out
-    assert "scan.tiff: damaged or cut off" in err
+    assert "scan.tiff: cannot be read: " in err
 
 
 def test_the_number_of_pages_is_bounded(
@@ -229,8 +229,8 @@ def encrypted_pdf() -> bytes:
     ("content", "words"),
     [
         (encrypted_pdf(), "Incorrect password"),
-        (b"%PDF-1.7\nnothing", "damaged or cut off"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), "not an image that can be read|damaged or cut off"),
+        (b"%PDF-1.7\nnothing", "cannot be read: "),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "not an image that can be read|cannot be read: "),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(content: bytes, words: str) -> None:

@@ -3,17 +3,19 @@
 import glob
 import io
 import stat
+import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from mnist_lit.errors import MissingPackageError, PictureError, need, reason
+from mnist_lit.errors import PictureError, UserError, need, reason
 from mnist_lit.text import for_terminal
 
 # What is read. Pillow knows more; some of those start other programs, or hold no picture at all.
@@ -30,6 +32,7 @@ MAX_SECONDS = 5.0
 JPEG_SIDE = 1_000  # pixels; a larger JPEG is decoded at a half, quarter or eighth, not below this
 JPEG_STEP = 4_096  # bytes that its decoder is given at a time; between them it can be stopped
 PDF_SCALE = 200 / 72  # a page of a PDF is drawn with 200 dots an inch
+SEVERAL = "several frames or pages; read them with pages() (TIFF, PDF), or save one"
 REDUCED = "mnist-lit: reduced by"  # how many times smaller an image is than the file's picture
 
 
@@ -52,18 +55,19 @@ def refusing(name: str) -> Iterator[None]:
             warnings.simplefilter("ignore")  # decoders' own words on damage
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # 89 million pixels
             yield
-        return
-    except (PictureError, MissingPackageError) as error:
-        words = str(error)
+    except UserError as error:
+        raise PictureError(f"{name}: {error}") from None
     except UnidentifiedImageError:
         words = "not an image that can be read (PNG, JPEG, GIF, TIFF, WebP, AVIF, HEIC, PDF …)"
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        words = "far too many pixels; scale it down"
+        raise PictureError(f"{name}: {words}") from None
     except Exception as error:  # decoders raise whatever the first wrong byte leads them to
-        words = f"damaged or cut off ({for_terminal(reason(error))})"
-        if system := getattr(error, "strerror", None):
-            words = f"cannot be read: {system}"
-    raise PictureError(f"{name}: {words}") from None
+        words = getattr(error, "strerror", None) or for_terminal(reason(error))
+        raise PictureError(f"{name}: cannot be read: {words}") from None
+
+
+def name_of(source: Any, otherwise: str) -> str:
+    """Return what to call a picture in an error: its path if it has one."""
+    return for_terminal(source) if isinstance(source, (str, Path)) else otherwise
 
 
 def open_picture(source: Any, name: str = "the picture") -> Image.Image:
@@ -74,22 +78,25 @@ def open_picture(source: Any, name: str = "the picture") -> Image.Image:
     ``pictures``.
 
     Args:
-        source: A file's ``Path``, a file that is open for bytes, or the content as bytes.
+        source: A file's path, a file that is open for bytes, or the content as bytes.
         name: What to call it in an error, unless it has a path.
 
     Raises:
         PictureError: It is missing, unreadable, no image, damaged or too large, or it has several
             frames or pages.
     """
-    with refusing(for_terminal(source) if isinstance(source, Path) else name):
-        return next(_decoded(source, several=False))[1]
+    with refusing(name_of(source, name)):
+        label, image = next(_decoded(source))
+        if label:
+            raise PictureError(SEVERAL)
+        return image
 
 
 def pages(source: Any, name: str = "the picture") -> Iterator[Image.Image]:
     """Read the pages of a TIFF or PDF one after the other; any other file is one page.
 
     Args:
-        source: As :func:`open_picture` takes it; the path may be a string.
+        source: As :func:`open_picture` takes it.
         name: What to call it in an error, unless it has a path.
 
     Raises:
@@ -101,26 +108,24 @@ def pages(source: Any, name: str = "the picture") -> Iterator[Image.Image]:
 
 def labelled_pages(source: Any, name: str) -> Iterator[tuple[str, Image.Image]]:
     """Read pages as :func:`pages` does, each with ``#2`` or so where there are several."""
-    source = Path(source) if isinstance(source, str) else source
-    name = for_terminal(source) if isinstance(source, Path) else name
-    found = _decoded(source, several=True)
-    for number in range(MAX_PAGES + 1):
-        with refusing(name):
+    found = _decoded(source)
+    for number in count(1):
+        with refusing(name_of(source, name)):
             page = next(found, None)
-            if page is not None and number == MAX_PAGES:
+            if page is None:
+                return
+            if number > MAX_PAGES:
                 raise PictureError(f"more than {MAX_PAGES:,} pages; save fewer in a file")
-        if page is None:
-            return
         yield page
 
 
-def _decoded(source: Any, several: bool) -> Iterator[tuple[str, Image.Image]]:
+def _decoded(source: Any) -> Iterator[tuple[str, Image.Image]]:
     """Yield the pages that a file has, each decoded when it is asked for, with their labels."""
     content = read_content(source)
     if not content:
         raise PictureError("an empty file")
     if content.startswith(b"%PDF-"):
-        yield from _decoded_pdf(content, several)
+        yield from _decoded_pdf(content)
         return
     formats = FORMATS
     if content[4:12] in HEIC and b"avif" not in content[16:64]:
@@ -130,16 +135,16 @@ def _decoded(source: Any, several: bool) -> Iterator[tuple[str, Image.Image]]:
     file.end = time.thread_time() + MAX_SECONDS
     image: Any = Image.open(file, formats=formats)
     # A telephone's MPO or HEIC is a photograph; what comes after it are smaller copies.
-    animated = image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False)
-    if animated and not (several and image.format == "TIFF"):
-        raise PictureError("several frames or pages; read them with pages() (TIFF), or save one")
+    several = getattr(image, "is_animated", False) and image.format not in ("MPO", "HEIF")
+    if several and image.format != "TIFF":
+        raise PictureError(SEVERAL)
     if image.format in ("JPEG", "MPO"):
         width = image.width
         image.draft(None, (JPEG_SIDE, JPEG_SIDE))
         image.info[REDUCED] = width / image.width
         image.decodermaxblock = JPEG_STEP
     pixels = 0
-    for number, frame in enumerate(ImageSequence.Iterator(image) if animated else [image], 1):
+    for number, frame in enumerate(ImageSequence.Iterator(image) if several else [image], 1):
         pixels += frame.width * frame.height
         if pixels > MAX_PIXELS or max(frame.size) > MAX_SIDE:
             raise PictureError(
@@ -148,14 +153,12 @@ def _decoded(source: Any, several: bool) -> Iterator[tuple[str, Image.Image]]:
             )
         frame.load()
         decoded = time.thread_time()
-        yield (f"#{number}", frame.copy()) if animated else ("", frame)
+        yield (f"#{number}", frame.copy()) if several else ("", frame)
         file.end += time.thread_time() - decoded
 
 
-def _decoded_pdf(content: bytes, several: bool) -> Iterator[tuple[str, Image.Image]]:
+def _decoded_pdf(content: bytes) -> Iterator[tuple[str, Image.Image]]:
     with need("pypdfium2", "pictures").PdfDocument(content) as document:
-        if len(document) > 1 and not several:
-            raise PictureError(f"{len(document):,} pages; read them with pages()")
         most = MAX_PIXELS / min(max(len(document), 1), MAX_PAGES)
         for number, page in enumerate(document, 1):
             width, height = (max(side, 1) for side in page.get_size())  # in points
@@ -169,49 +172,48 @@ def read_content(source: Any) -> bytes:
     """Return what a file holds, given its path, itself or its content.
 
     Raises:
-        PictureError: It is no regular file, open for text or too large.
+        PictureError: It is no regular file or too large.
     """
-    if isinstance(source, Path):
-        if not stat.S_ISREG(source.stat().st_mode):
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        if not stat.S_ISREG(path.stat().st_mode):
             raise PictureError("not a regular file")
-        with source.open("rb") as file:
+        with path.open("rb") as file:
             return read_content(file)
-    if not isinstance(source, bytes):
+    if hasattr(source, "read"):
         if source.seekable():
             source.seek(0)
         source = source.read(MAX_BYTES + 1)
-    if not isinstance(source, bytes):
-        raise PictureError("a file that is open for text; open it with 'rb'")
     if len(source) > MAX_BYTES:
         raise PictureError(f"more than {MAX_BYTES / 1e6:.0f} MB; save it smaller")
-    return source
+    return bytes(source)
 
 
-def find_pictures(arguments: Sequence[str]) -> list[Path]:
-    """Return the files that file names, folders and patterns stand for, each once.
+def find_pictures(argument: str) -> list[Path | bytes]:
+    """Return the files that a file name, a folder or a pattern stands for, or what ``-`` holds.
 
     Of a folder these are the files in it with the ending of an image format, but hidden ones and
-    PDFs, which are seldom digits.
+    PDFs, which are seldom digits. ``-`` is standard input.
 
     Raises:
-        PictureError: A folder or pattern has none.
+        PictureError: A folder or pattern has none, or standard input is too large.
     """
-    known = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
-    known |= {".heic", ".heif"}  # which Pillow alone does not read
-    found: dict[Path, None] = {}
-    for argument in arguments:
-        path = Path(argument)
-        files = [path]
-        with refusing(for_terminal(argument)):
-            if path.is_dir():
-                inside = (p for p in sorted(path.iterdir()) if not p.name.startswith("."))
-                files = [p for p in inside if p.suffix.lower() in known and p.is_file()]
-                if not files:
-                    raise PictureError("no pictures in this folder")
-            elif glob.has_magic(argument) and not path.exists():
-                # The pattern may be absolute, which pathlib's own does not take.
-                files = sorted(Path(n) for n in glob.glob(argument, recursive=True))  # noqa: PTH207
-                if not files:
-                    raise PictureError("no file matches")
-        found.update(dict.fromkeys(files))
-    return list(found)
+    if argument == "-":
+        with refusing("standard input"):
+            return [read_content(sys.stdin.buffer)]
+    path = Path(argument)
+    with refusing(for_terminal(argument)):
+        if path.is_dir():
+            endings = Image.registered_extensions()
+            known = {ending for ending, kind in endings.items() if kind in FORMATS}
+            known |= {".heic", ".heif"}  # which Pillow alone does not read
+            inside = (p for p in sorted(path.iterdir()) if not p.name.startswith("."))
+            found = [p for p in inside if p.suffix.lower() in known and p.is_file()]
+        elif glob.has_magic(argument) and not path.exists():
+            # The pattern may be absolute, which pathlib's own does not take.
+            found = sorted(Path(n) for n in glob.glob(argument, recursive=True))  # noqa: PTH207
+        else:
+            found = [path]
+        if not found:
+            raise PictureError("no pictures found")
+        return [*found]

@@ -16,7 +16,7 @@ from mnist_lit.devices import pick_device
 from mnist_lit.errors import PictureError
 from mnist_lit.evaluation import figures
 from mnist_lit.inference import predict
-from mnist_lit.inference.files import find_pictures, read_content, refusing
+from mnist_lit.inference.files import find_pictures
 from mnist_lit.inference.reading import Reading, read_all
 from mnist_lit.text import for_terminal, show
 
@@ -25,34 +25,43 @@ SHOWN = 200  # pictures on a sheet, at most
 
 def read_files(options: Namespace) -> None:
     """Read pictures and print what is on them; exits with 1 if some cannot be read."""
-    device, least = pick_device(options.device), options.min_confidence
+    device = pick_device(options.device)
     trained = pretrained.load(options.model, trust=options.trust)
-    sources, errors = _sources(options.pictures)
+    meant: dict[Path | bytes, None] = {}  # each once
+    errors = []
+    for argument in options.pictures:
+        try:
+            meant.update(dict.fromkeys(find_pictures(argument)))
+        except PictureError as error:
+            errors.append(str(error))
+    sources = list(meant)
     if options.show:
         paths = [source for source in sources if isinstance(source, Path)]
         drawn = files.named(options.show, pretrained.checkpoint_of(options.model), *paths)
     readings: list[tuple[predict.Page, Reading]] = []
     with tqdm(total=len(sources), unit="picture", disable=None, leave=False) as bar:
         for batch in predict.prepare_files(trained.facts, sources, options.single):
-            errors += [item.error for item in batch if item.error]
-            decoded = [item for item in batch if not item.error]
-            found = read_all(trained, [item.found for item in decoded], device)
-            readings += zip((item.page for item in decoded), found, strict=True)
-            bar.update(len({item.page.source for item in batch}))
+            errors += [str(found) for _, found in batch if isinstance(found, PictureError)]
+            pages = [page for page, found in batch if not isinstance(found, PictureError)]
+            kept = [found for _, found in batch if not isinstance(found, PictureError)]
+            readings += zip(pages, read_all(trained, kept, device), strict=True)
+            bar.update(len({page.source for page, _ in batch}))
     what = "digit" if trained.facts.noun == "digits" else "class"
     rows = [_row(page.name, reading, what, options.top) for page, reading in readings]
     if options.json:
         print(json.dumps(rows, indent=1))
     elif options.csv:
         _print_table(rows, what, min(options.top, len(trained.facts.classes)))
-    else:
-        _print_lines(rows, what)
-    for page, reading in readings:
-        name, sure = for_terminal(page.name), reading.probability
+    for row, (page, reading) in zip(rows, readings, strict=True):
+        line = f"{for_terminal(page.name)}: {reading}"
         if reading.status == "none":
-            errors.append(f"{name}: {reading.why}")
-        elif sure < least:
-            errors.append(f"{name}: {sure:.1%} sure, less than --min-confidence {least:g}")
+            errors.append(line)
+            continue
+        if reading.probability < options.min_confidence:
+            errors.append(f"{line}, less than --min-confidence {options.min_confidence:g}")
+        if not (options.json or options.csv):
+            others = [f"{one[what]} ({one['probability']:.1%})" for one in row["top"][1:]]
+            show("  ".join([for_terminal(page.name), str(reading), *others]))
     for message in errors:
         show(f"error: {message}", error=True)
     if options.show and readings:
@@ -60,22 +69,6 @@ def read_files(options: Namespace) -> None:
         show(drawn, error=True)
     if errors:
         raise SystemExit(1)
-
-
-def _sources(pictures: Sequence[str]) -> tuple[list[Path | bytes], list[str]]:
-    """Return the files and contents that are meant, each once, and what is wrong with others."""
-    sources: list[Path | bytes] = []
-    errors = []
-    for argument in pictures:
-        try:
-            if argument == "-":
-                with refusing("standard input"):
-                    sources.append(read_content(sys.stdin.buffer))
-            else:
-                sources += find_pictures([argument])
-        except PictureError as error:
-            errors.append(str(error))
-    return list(dict.fromkeys(sources)), errors
 
 
 def _row(name: str, reading: Reading, what: str, top: int) -> dict[str, Any]:
@@ -91,21 +84,10 @@ def _row(name: str, reading: Reading, what: str, top: int) -> dict[str, Any]:
         "probability": reading.probability,
         "status": reading.status,
         "digits": [
-            {what: known(one.name), "probability": one.probability, "box": list(one.box)}
+            {what: known(one.name), "probability": one.probability, "box": one.box}
             for one in reading.digits
         ],
     }
-
-
-def _print_lines(rows: Sequence[dict[str, Any]], what: str) -> None:
-    for row in rows:
-        said = [f"{one[what]} ({one['probability']:.1%})" for one in row["top"]]
-        if not said:
-            said = [f"{row['text']} ({row['probability']:.1%})".replace("\n", " / ")]
-        if row["status"] == "unsure":
-            said.append("unsure")
-        if row["status"] != "none":  # which is said as an error
-            show("  ".join([for_terminal(row["file"]), *said]))
 
 
 def _print_table(rows: Sequence[dict[str, Any]], what: str, top: int) -> None:

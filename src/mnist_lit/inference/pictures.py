@@ -18,8 +18,8 @@ from mnist_lit.errors import PictureError
 from mnist_lit.facts import DIGITS, THINNEST, Facts
 from mnist_lit.inference.boxes import Box, bounds, grown, size, window
 from mnist_lit.inference.files import REDUCED, refusing
+from mnist_lit.inference.masks import Gray, disc
 from mnist_lit.inference.segment import Found, segment
-from mnist_lit.inference.threshold import Gray, disc
 from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20
@@ -98,9 +98,10 @@ class Candidate(NamedTuple):
     sought: bool = False
 
 
-def prepare_for(
-    facts: Facts, image: Image.Image, single: bool, name: str = "the picture"
-) -> list[Candidate] | str:
+Prepared = list[Candidate] | str  # in any order; or why there is nothing to be seen
+
+
+def prepare_for(facts: Facts, image: Image.Image, single: bool, name: str = "picture") -> Prepared:
     """Make of a picture what a network takes that was trained on such images.
 
     Digits are found and laid out; a picture for other data is made gray and resized, no more.
@@ -110,9 +111,6 @@ def prepare_for(
         image: In any mode and size.
         single: There is one digit on it, whatever else is.
         name: What to call it in an error.
-
-    Returns:
-        What may be digits, in any order; or, if there is nothing to be seen, in what way.
 
     Raises:
         PictureError: It cannot be decoded.
@@ -133,7 +131,7 @@ def prepare_for(
         return found if colours is None else _found(colours, image, several)
 
 
-def _found(gray: Gray, image: Image.Image, several: bool) -> list[Candidate] | str:
+def _found(gray: Gray, image: Image.Image, several: bool) -> Prepared:
     """Return what may be digits, laid out, or why there is none."""
     try:
         founds, scale = segment(gray, several)

@@ -2,13 +2,13 @@
 
 import copy
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from math import ceil
 from numbers import Number
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,15 +21,12 @@ from torch.utils.data import DataLoader
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.devices import pick_device
-from mnist_lit.errors import PictureError, reason
+from mnist_lit.errors import PictureError
 from mnist_lit.facts import MNIST, Facts
-from mnist_lit.inference.files import REDUCED, labelled_pages, open_picture
-from mnist_lit.inference.pictures import Candidate, prepare_for, to_gray
+from mnist_lit.inference.files import REDUCED, labelled_pages, name_of, open_picture, refusing
+from mnist_lit.inference.pictures import Prepared, prepare_for, to_gray
 from mnist_lit.inference.reading import Reading, read_all
 from mnist_lit.text import for_terminal
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 BATCH = 256  # files at a time
 ROW = 8  # digits that are drawn in one row
@@ -91,45 +88,32 @@ def predict(
         trained = Trained(copy.deepcopy(network), getattr(model, "facts", MNIST))
     else:
         trained = pretrained.load(model, trust=trust)
-    prepared: list[list[Candidate] | str] = []
-    for picture in _separate(images, trained.facts.side):
-        name = for_terminal(picture) if isinstance(picture, Path) else f"picture {len(prepared)}"
-        image = picture if isinstance(picture, Image.Image) else open_picture(picture, name)
-        prepared.append(prepare_for(trained.facts, image, single, name))
+    prepared: list[Prepared] = []
+    for one in _flat(images):
+        name = name_of(one, f"picture {len(prepared)}")
+        for image in _opened(one, trained.facts.side, name):
+            prepared.append(prepare_for(trained.facts, image, single, name))
     return read_all(trained, prepared, pick_device(device))
 
 
-def _separate(images: Any, side: int, first: int = 0) -> Iterator[Any]:
-    """Yield PIL images, paths, contents and open files, one by one; the first has a number."""
-    if isinstance(images, (Image.Image, Path)) or hasattr(images, "read"):
+def _flat(images: Any) -> Iterator[Any]:
+    """Yield what is no list of others, one by one, without labels."""
+    whole = isinstance(images, (str, bytes, bytearray, memoryview, Image.Image, Tensor))
+    whole |= hasattr(images, "read") or hasattr(images, "__array__") or _are_numbers(images)
+    if whole or not (isinstance(images, Iterable) or hasattr(images, "__getitem__")):
         yield images
-    elif isinstance(images, str):
-        yield Path(images)
-    elif isinstance(images, (bytes, bytearray, memoryview)):
-        yield bytes(images)
-    elif isinstance(images, Tensor) or hasattr(images, "__array__") or _are_numbers(images):
-        yield from _split(images, side, f"picture {first}")
     elif _are_labelled(images):
-        yield from _separate(images[0], side, first)
-    elif isinstance(images, Mapping) or not (
-        isinstance(images, Iterable) or hasattr(images, "__getitem__")
-    ):
-        words = "a file's path or content, a PIL image, an array or a tensor is expected"
-        raise PictureError(f"picture {first}: {type(images).__name__} is no picture; {words}")
+        yield from _flat(images[0])
     else:
         for one in images:
-            for picture in _separate(one, side, first):
-                first += 1
-                yield picture
+            yield from _flat(one)
 
 
 def _are_numbers(images: Any) -> bool:
-    """Say whether lists in lists hold numbers."""
-    while isinstance(images, (list, tuple)) and images:
-        images = images[0]
-        if isinstance(images, Number):
-            return True
-    return False
+    """Say whether this is a number, or lists in lists hold some."""
+    if isinstance(images, (list, tuple)) and images:
+        return _are_numbers(images[0])
+    return isinstance(images, Number)
 
 
 def _are_labelled(pair: Any) -> bool:
@@ -142,47 +126,57 @@ def _are_labelled(pair: Any) -> bool:
     return isinstance(labels, (int, ndarray, np.generic, Tensor)) and np.shape(labels) in shapes
 
 
-def _split(images: Any, side: int, name: str) -> Iterator[Image.Image]:
-    """Yield the pictures of an array or tensor; :func:`predict` says which shape means what."""
+def _opened(one: Any, side: int, name: str) -> Iterator[Image.Image]:
+    """Yield an image, the picture of a file, or those of an array or tensor."""
+    if isinstance(one, Image.Image):
+        yield one
+    elif hasattr(one, "read") or isinstance(one, (str, Path, bytes, bytearray, memoryview)):
+        yield open_picture(one, name)
+    else:
+        with refusing(name):
+            pictures = _split(one, side)
+        for picture in pictures:
+            yield Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
+
+
+def _split(images: Any, side: int) -> UInt8[ndarray, "n h w *c"]:
+    """Part an array or tensor in pictures; :func:`predict` says which shape means what."""
     tensor = isinstance(images, Tensor)  # in which channels come first, and last in arrays
-    try:
-        if tensor:
-            images = images.detach().cpu()
-            images = images.float() if images.is_floating_point() else images  # bfloat16
-        array = np.asarray(images)
-    except Exception as error:  # rows of several lengths; a tensor that holds nothing
-        raise PictureError(f"{name}: is no array: {for_terminal(reason(error))}") from None
+    if tensor:
+        images = images.detach().cpu()
+        images = images.float() if images.is_floating_point() else images  # bfloat16
+    array = np.asarray(images)
     shape, rank = array.shape, array.ndim
-    flat = rank in (1, 2) and shape[-1] == side**2 and shape != (side**2, side**2)
-    several = flat or shape[1:] == (side, side)
-    in_front = tensor or (rank == 4 and shape[-1] not in CHANNELS)
-    if flat:
+    if rank in (1, 2) and shape[-1] == side**2 and shape != (side**2, side**2):
         array = array.reshape(-1, side, side)
-    elif in_front and rank in (3, 4) and not several and shape[-3] in CHANNELS:
-        array = np.moveaxis(array, -3, -1)
-    if array.ndim == 2 or (array.ndim == 3 and not several and array.shape[-1] in CHANNELS):
+    elif rank == 2:
         array = array[None]
-    picture = array.shape[1:]
-    fits = len(picture) == 2 or (len(picture) == 3 and picture[2] in CHANNELS)
-    if not fits or 0 in picture or array.dtype.kind not in "biuf":
+    elif rank == 3 and shape[1:] != (side, side):
+        if tensor and shape[0] in CHANNELS:
+            array = np.moveaxis(array, 0, -1)[None]
+        elif shape[2] in CHANNELS:
+            array = array[None]
+    elif rank == 4 and shape[1] in CHANNELS and (tensor or shape[3] not in CHANNELS):
+        array = np.moveaxis(array, 1, -1)
+    fits = array.ndim == 3 or (array.ndim == 4 and array.shape[3] in CHANNELS)
+    if not fits or 0 in array.shape[1:] or array.dtype.kind not in "biuf":
         raise PictureError(
-            f"{name}: {array.dtype} {list(shape)} is no image; [H, W], [N, {side}, {side}], "
+            f"{array.dtype} {list(shape)} is no image; [H, W], [N, {side}, {side}], "
             f"[N, {side**2}], [N, C, H, W] or [N, H, W, C] is expected, C being 1, 3 or 4"
         )
-    for one in _pixels(array, name):
-        yield Image.fromarray(one[..., 0] if one.shape[2:] == (1,) else one)
+    return _pixels(array)
 
 
-def _pixels(array: ndarray, name: str) -> UInt8[ndarray, "..."]:
+def _pixels(array: ndarray) -> UInt8[ndarray, "..."]:
     """Turn what the values can be into 0–255."""
     low, high = (array.min(), array.max()) if array.size else (0, 0)
-    real = np.issubdtype(array.dtype, np.floating)
+    real = array.dtype.kind == "f"
     if array.dtype == bool or (real and low >= 0 and high <= 1):
         return np.round(255 * array.astype(np.float32)).astype(np.uint8)
     if not (low >= 0 and high <= 255) or (real and (array % 1).any()):  # nor is NaN
         raise PictureError(
-            f"{name}: {'floats' if real else 'integers'} from {low:g} to {high:g}; 0 to 1, or "
-            "whole numbers to 255, are expected"
+            f"{'floats' if real else 'integers'} from {low:g} to {high:g}; 0 to 1, or whole "
+            "numbers to 255, are expected"
         )
     return array.astype(np.uint8)
 
@@ -204,18 +198,11 @@ class Page(NamedTuple):
         return next(image for label, image in found if label == self.label)
 
 
-class Prepared(NamedTuple):
-    """A page, and what may be digits on it, or why there are none; or why it cannot be decoded."""
-
-    page: Page
-    found: list[Candidate] | str
-    error: str = ""
+Result = tuple[Page, Prepared | PictureError]  # what is on a page, or why it cannot be decoded
 
 
-def prepare_files(
-    facts: Facts, sources: Sequence[Path | bytes], single: bool
-) -> Iterator[list[Prepared]]:
-    """Read and prepare files, or their contents, on all cores; in order, some at a time."""
+def prepare_files(facts: Facts, sources: Sequence[Any], single: bool) -> Iterator[list[Result]]:
+    """Read and prepare files (paths or contents) on all cores; in order, some at a time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     size, workers = (BATCH, cores or 1) if len(sources) > ONE_PROCESS else (1, 0)
     data: Any = sources  # which DataLoader takes as it is, though it is no Dataset
@@ -223,21 +210,25 @@ def prepare_files(
     yield from DataLoader(data, size, num_workers=workers, collate_fn=prepare)
 
 
-def _prepare_some(facts: Facts, single: bool, sources: Sequence[Path | bytes]) -> list[Prepared]:
-    prepared = []
+def _prepare_some(facts: Facts, single: bool, sources: Sequence[Path | bytes]) -> list[Result]:
+    prepared: list[Result] = []
     for source in sources:
-        name = "standard input" if isinstance(source, bytes) else for_terminal(source)
+        name = name_of(source, "standard input")
         try:
             for label, image in labelled_pages(source, name):
                 found = prepare_for(facts, image, single, name + label)
-                prepared.append(Prepared(Page(source, label), found))
+                prepared.append((Page(source, label), found))
         except PictureError as error:
-            prepared.append(Prepared(Page(source, ""), "", str(error)))
+            prepared.append((Page(source, ""), error))
     return prepared
 
 
-def sheet(named: Sequence[tuple[Page, Reading]]) -> "Figure":
-    """Draw each picture with boxes around its digits, what the network saw, and what it said."""
+def sheet(named: Sequence[tuple[Page, Reading]]) -> Any:
+    """Draw each picture with boxes around its digits, what the network saw, and what it said.
+
+    Returns:
+        A ``matplotlib.figure.Figure``.
+    """
     from matplotlib.figure import Figure
 
     columns = min(4, len(named))
@@ -250,23 +241,19 @@ def sheet(named: Sequence[tuple[Page, Reading]]) -> "Figure":
         with suppress(PictureError):  # it may be gone by now
             left.imshow(boxed(page.open(), reading))
         left.set_title(for_terminal(Path(page.name).name, 22), fontsize=8, parse_math=False)
-        right.imshow(montage(reading), cmap="gray", vmin=0, vmax=255)
-        said = for_terminal(reading.text.replace("\n", " / ") or "no digit", 14)
-        sure = f"   {reading.probability:.1%}" if reading.digits else ""
-        doubt = "\nunsure" if reading.status == "unsure" else ""
-        right.set_title(f"{said}{sure}{doubt}", fontsize=10, parse_math=False)
+        if reading.digits:
+            right.imshow(montage(reading), cmap="gray", vmin=0, vmax=255)
+        right.set_title(for_terminal(reading, 22), fontsize=8, parse_math=False)
     return figure
 
 
 def montage(reading: Reading) -> ndarray:
-    """Lay what the network saw of each digit side by side, ``uint8 [height, width]``."""
+    """Lay what the network saw of each digit, one or more, side by side; ``uint8 [h, w]``."""
     seen = [np.pad(digit.prepared, 1, constant_values=96) for digit in reading.digits]
-    if not seen:
-        return np.zeros((1, 1), np.uint8)
     across = ceil(len(seen) ** 0.5) if len(seen) > ROW else len(seen)
     seen += [np.full_like(seen[0], 96)] * (-len(seen) % across)
-    rows = np.reshape(seen, (-1, across, *seen[0].shape)).swapaxes(1, 2)
-    return rows.reshape(-1, across * seen[0].shape[1])
+    rows = [seen[first : first + across] for first in range(0, len(seen), across)]
+    return np.asarray(np.block(rows))
 
 
 def boxed(image: Image.Image, reading: Reading) -> Image.Image:

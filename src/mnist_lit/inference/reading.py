@@ -1,11 +1,12 @@
 """What a network reads of one picture: its digits, in order, and how sure it is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from itertools import chain
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from itertools import chain, repeat
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from mnist_lit.errors import CheckpointError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.facts import DIGITS
 from mnist_lit.inference.boxes import bounds, shared, size, window
-from mnist_lit.inference.pictures import Candidate
+from mnist_lit.inference.pictures import Candidate, Prepared
 
 BATCH = 256
 # A second network, with small's blocks, which tells digits from what is none.
@@ -33,11 +34,11 @@ SAME_LINE = 0.4  # of the lower one's height is beside the other
 LIKELY = 0.5  # that all digits of a picture are right
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """What a network says of one digit.
 
-    Two are equal if they say the same of the same prepared picture at the same place.
+    Two are equal if they have the same probabilities and the same place.
 
     Attributes:
         probabilities: Of the classes, for MNIST the digits 0 to 9.
@@ -48,23 +49,12 @@ class Prediction:
     """
 
     probabilities: tuple[float, ...]
-    prepared: ndarray
+    prepared: ndarray = field(compare=False)
     classes: tuple[str, ...]
     box: tuple[int, int, int, int]
 
     def __repr__(self) -> str:
         return f"Prediction({self.name!r}, {self.probability:.1%})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Prediction) and self._content == other._content
-
-    def __hash__(self) -> int:
-        return hash(self._content)
-
-    @property
-    def _content(self) -> tuple[Any, ...]:
-        seen = self.prepared
-        return self.probabilities, self.classes, seen.shape, seen.tobytes(), self.box
 
     @property
     def digit(self) -> int:
@@ -88,10 +78,10 @@ class Prediction:
 
 @dataclass(frozen=True, repr=False)
 class Reading:
-    """What a network reads of one picture.
+    """What a network reads of one picture; as a string what it reads, in a line.
 
     Of a picture of one digit, ``digit``, ``name``, ``probabilities``, ``prepared`` and ``top`` are
-    those of that digit.
+    those of that :class:`Prediction`; of any other they raise a ValueError.
 
     Attributes:
         lines: The digits, line by line from the top, each from left to right.
@@ -104,6 +94,12 @@ class Reading:
     lines: tuple[tuple[Prediction, ...], ...]
     status: Literal["read", "unsure", "none"]
     why: str = ""
+
+    def __str__(self) -> str:
+        if self.status == "none":
+            return self.why
+        said = f"{self.text} ({self.probability:.1%})".replace("\n", " / ")
+        return f"{said}  unsure" if self.status == "unsure" else said
 
     def __repr__(self) -> str:
         return f"Reading({self.text!r}, {self.probability:.1%}, {self.status})"
@@ -129,43 +125,19 @@ class Reading:
             raise ValueError(f"{len(self.digits)} digits on this picture; see .digits and .text")
         return self.digits[0]
 
-    @property
-    def digit(self) -> int:
-        """The digit, of a picture with one.
-
-        Raises:
-            ValueError: There is none, or there are several.
-        """
-        return self._one.digit
-
-    @property
-    def name(self) -> str:
-        """The name of the class, of a picture with one digit; see :attr:`digit`."""
-        return self._one.name
-
-    @property
-    def probabilities(self) -> tuple[float, ...]:
-        """Of the classes, of a picture with one digit; see :attr:`digit`."""
-        return self._one.probabilities
-
-    @property
-    def prepared(self) -> ndarray:
-        """What the network saw of a picture with one digit; see :attr:`digit`."""
-        return self._one.prepared
-
-    def top(self, count: int) -> list[tuple[int, float]]:
-        """Return the most probable classes of a picture with one digit; see :attr:`digit`."""
-        return self._one.top(count)
+    digit = property(attrgetter("_one.digit"))
+    name = property(attrgetter("_one.name"))
+    probabilities = property(attrgetter("_one.probabilities"))
+    prepared = property(attrgetter("_one.prepared"))
+    top = property(attrgetter("_one.top"))
 
 
-def read_all(
-    trained: Trained, pages: Sequence[Sequence[Candidate] | str], device: torch.device
-) -> list[Reading]:
+def read_all(trained: Trained, pages: Sequence[Prepared], device: torch.device) -> list[Reading]:
     """Read what was found on pictures.
 
     Args:
         trained: The network.
-        pages: Of each picture what may be digits, or why there is none.
+        pages: What was found on each.
         device: Where to compute.
 
     Raises:
@@ -175,34 +147,27 @@ def read_all(
     pixels = [seen.pixels for one in candidates for seen in (one, *chain(*one.ways))]
     rows = iter(_classify(trained, pixels, device))
     digits = trained.facts.classes == DIGITS and trained.facts.centred
-    sure = iter(digit_probabilities(pixels, device) if digits else [1.0] * len(pixels))
+    sure = iter(digit_probabilities(pixels, device)) if digits else repeat(1.0)
 
-    def classified(seen: Candidate) -> _Classified:
+    def classified(seen: Candidate) -> tuple[Prediction, float]:
+        """Return a digit and the probability that it is one, and this one."""
         found = Prediction(tuple(next(rows)), seen.pixels, trained.facts.classes, seen.box)
-        return _Classified(found, next(sure) * found.probability, seen.sought)
+        return found, next(sure) * found.probability
 
     readings = []
     for page in pages:
         if isinstance(page, str):
             readings.append(Reading((), "none", page))
             continue
-        found: list[_Classified] = []
+        kept: list[tuple[Prediction, float]] = []
         parted = False
         for candidate in page:
             ways = [[classified(seen) for seen in way] for way in ((candidate,), *candidate.ways)]
-            best = max(ways, key=lambda way: min(one.score for one in way))
+            best = max(ways, key=lambda way: min(score for _, score in way))
             parted |= len(best) > 1
-            found += best
-        readings.append(_reject(found, parted))
+            kept += [one for one in best if one[1] >= NONE or not candidate.sought]
+        readings.append(_in_order(kept, parted))
     return readings
-
-
-class _Classified(NamedTuple):
-    """What may be a digit, the probability of its being this one, and whether it was looked for."""
-
-    digit: Prediction
-    score: float
-    sought: bool
 
 
 def _classify(
@@ -226,22 +191,22 @@ def _classify(
         if logits.shape != (len(batch), classes) or not logits.isfinite().all():
             raise CheckpointError(
                 f"the network gives {list(logits.shape[1:])} values for {classes} classes, or some "
-                "that are not numbers; give one that was trained on these classes and did not "
-                "diverge"
+                "that are not numbers; give one whose training did not diverge"
             )
         rows += logits.softmax(dim=1).tolist()
     return rows
 
 
-def _reject(found: Sequence[_Classified], parted: bool) -> Reading:
-    """Leave out what is no digit, and put the rest in order."""
-    kept = [one for one in found if one.score >= NONE or not one.sought]
+def _in_order(kept: Sequence[tuple[Prediction, float]], parted: bool) -> Reading:
+    """Put the digits of a picture in lines, and say whether they are sure."""
     if not kept:
         return Reading((), "none", "no digit to be seen, but something else")
-    lines = in_lines([one.digit.box for one in kept])
-    reading = Reading(tuple(tuple(kept[n].digit for n in line) for line in lines), "read")
+    lines = in_lines([digit.box for digit, _ in kept])
+    reading = Reading(tuple(tuple(kept[number][0] for number in line) for line in lines), "read")
     # What touches and was cut apart is hardly more often right than wrong.
-    sure = reading.probability >= LIKELY and not parted and all(one.score >= UNSURE for one in kept)
+    sure = (
+        reading.probability >= LIKELY and not parted and min(score for _, score in kept) >= UNSURE
+    )
     return reading if sure else replace(reading, status="unsure")
 
 
@@ -251,9 +216,7 @@ def digit_probabilities(pixels: Sequence[ndarray], device: torch.device) -> list
     return [0.0 if _is_box(one) else 1 - row[-1] for one, row in zip(pixels, rows, strict=True)]
 
 
-@cache
-def _rejector() -> Trained:
-    return read(REJECTOR)
+_rejector = cache(partial(read, REJECTOR))
 
 
 def _is_box(image: UInt8[ndarray, "h w"]) -> bool:

@@ -18,18 +18,8 @@ from scipy import ndimage
 
 from mnist_lit.errors import PictureError
 from mnist_lit.inference.boxes import Box, bounds, boxes_of, grown, shared, size, union, window
-from mnist_lit.inference.threshold import (
-    SPECK,
-    TINY,
-    Foreground,
-    Gray,
-    Mask,
-    foreground,
-    labelled,
-    stroke,
-    threshold,
-    widest,
-)
+from mnist_lit.inference.masks import Gray, Mask, labelled, stroke, widest
+from mnist_lit.inference.threshold import SPECK, TINY, Foreground, foreground, threshold
 
 READ_HEIGHT = 48  # pixels of a digit's height; more show no more
 READ_STROKE = 4  # and of a stroke's width; on fewer, gaps are not told from noise
@@ -83,12 +73,11 @@ def segment(gray: Gray, several: bool) -> tuple[list[Found], float]:
     """
     seen = threshold(gray)
     digit = _only_piece(seen.mask) if several else None
-    if digit is None and not (several and max(gray.shape) > TINY):
-        digit = one_digit(seen.mask)
-    if digit is None:
+    if digit is None and several and max(gray.shape) > TINY:
         seen, groups = _groups_with_enough_pixels(gray, seen)
         if len(groups.boxes) > 1 or _is_wide(groups.boxes[0]):
             return list(_found(seen, groups)), max(gray.shape) / seen.side
+    if digit is None:
         digit = one_digit(seen.mask)
     scale = max(gray.shape) / seen.side
     ink = seen.ink(digit)
@@ -116,29 +105,16 @@ def _is_wide(box: Box) -> bool:
     return bool(width > WIDE * height)
 
 
-class Parts(NamedTuple):
-    """What a mask consists of.
+def _parts_of(mask: Mask) -> tuple[ndarray, Box, ndarray, ndarray, int]:
+    """Part a mask; pieces that a stroke's width parts, as those of a dashed one, are one part.
 
-    Pieces that a stroke's width parts, as those of a dashed stroke, are one part.
-
-    Attributes:
-        labels: The number of the part that a pixel belongs to, from 1; 0 is background.
-        boxes: Where each is.
-        areas: The number of pixels of each.
-        inside: Whether each ends within the picture, or only just touches one of its edges.
-        main: The largest one, counted from 0. The edge of a table or a shadow comes in from the
-            side; a digit seldom does. What is thicker than any stroke then is a digit only if there
-            is nothing else.
+    Returns:
+        The number of the part that each pixel belongs to, from 1 (0 is background); where each part
+        is; its number of pixels; whether it ends within the picture, or only just touches one of
+        its edges; and the largest one, counted from 0. The edge of a table or a shadow comes in
+        from the side; a digit seldom does. What is thicker than any stroke then is a digit only if
+        there is nothing else.
     """
-
-    labels: Int[ndarray, "h w"]
-    boxes: Box
-    areas: Int[ndarray, " n"]
-    inside: Bool[ndarray, " n"]
-    main: int
-
-
-def _parts_of(mask: Mask) -> Parts:
     joined = ndimage.distance_transform_edt(~mask) <= (stroke(mask) + 1) / 2
     labels = np.where(mask, labelled(joined), 0)
     boxes, areas = boxes_of(labels), np.bincount(labels.ravel())[1:]
@@ -150,7 +126,7 @@ def _parts_of(mask: Mask) -> Parts:
     for part in np.flatnonzero(~inside):
         if widest(labels == part + 1) > THICK * max(mask.shape):
             weights[part] = SPECK
-    return Parts(labels, boxes, areas, inside, int((areas * weights).argmax()))
+    return labels, boxes, areas, inside, int((areas * weights).argmax())
 
 
 def one_digit(mask: Mask) -> Mask:
@@ -192,35 +168,30 @@ def _groups_with_enough_pixels(gray: Gray, seen: Foreground) -> tuple[Foreground
 
 
 def _groups(mask: Mask) -> _Groups:
-    parts = _parts_of(mask)
-    if not parts.inside[parts.main]:
+    parts, boxes, areas, inside, main = _parts_of(mask)
+    if not inside[main]:
         kept = one_digit(mask)
         return _Groups(kept.astype(np.int32), bounds(kept)[None], mask)
     pieces: list[tuple[Box, Mask]] = []
-    for part in np.flatnonzero(parts.inside & (parts.areas >= SPECK * parts.areas[parts.main])):
-        box = parts.boxes[part]
-        pieces += _pieces(parts.labels[window(box)] == part + 1, box)
+    for part in np.flatnonzero(inside & (areas >= SPECK * areas[main])):
+        pieces += _pieces(parts[window(boxes[part])] == part + 1, boxes[part])
     pieces.sort(key=lambda piece: -size(piece[0])[0])
-    digits = np.empty((len(pieces), 2, 2), int)
-    areas: list[int] = []  # of the tallest piece of each digit
-    owners = []
-    for box, piece in pieces:
-        found = np.flatnonzero(_are_owners(digits[: len(areas)], box))
-        owner = int(found[0]) if len(found) else len(areas)
-        if owner == len(areas):
-            digits[owner] = box
-            areas.append(int(piece.sum()))
-        digits[owner] = union(np.stack([digits[owner], box]))
-        owners.append(owner)
-    digits = digits[: len(areas)]
-    heights = size(digits)[:, 0]
-    tall = heights >= FRAGMENT * heights[np.argmax(areas)]
-    numbers = np.where(tall, tall.cumsum(), 0)
     labels = np.zeros(mask.shape, np.int32)
-    for (box, piece), owner in zip(pieces, owners, strict=True):
-        labels[window(box)][piece] = numbers[owner]
-    within = np.isin(parts.labels, np.flatnonzero(parts.inside) + 1)
-    return _Groups(labels, digits[tall], within)
+    digits = np.empty((len(pieces), 2, 2), int)
+    tallest: list[int] = []  # the area of the tallest piece of each digit
+    for box, piece in pieces:
+        owners = np.flatnonzero(_are_owners(digits[: len(tallest)], box))
+        owner = int(owners[0]) if len(owners) else len(tallest)
+        if owner == len(tallest):
+            digits[owner] = box
+            tallest.append(int(piece.sum()))
+        digits[owner] = union(np.stack([digits[owner], box]))
+        labels[window(box)][piece] = owner + 1
+    digits = digits[: len(tallest)]
+    heights = size(digits)[:, 0]
+    tall = heights >= FRAGMENT * heights[np.argmax(tallest)]
+    numbers = np.append(0, np.where(tall, tall.cumsum(), 0))
+    return _Groups(numbers[labels], digits[tall], np.isin(parts, np.flatnonzero(inside) + 1))
 
 
 def _are_owners(digits: Box, box: Box) -> Bool[ndarray, " n"]:
@@ -248,9 +219,8 @@ def _pieces(own: Mask, box: Box) -> Iterator[tuple[Box, Mask]]:
         yield box, own
         return
     # Each pixel belongs to the nearest of them.
-    nearest = ndimage.distance_transform_edt(
-        ~np.isin(numbers, whole + 1), return_distances=False, return_indices=True
-    )
+    others = ~np.isin(numbers, whole + 1)
+    nearest = ndimage.distance_transform_edt(others, return_distances=False, return_indices=True)
     owner = np.where(own, numbers[tuple(nearest)], 0)
     for n in whole + 1:
         piece = owner == n
@@ -264,7 +234,7 @@ def _found(seen: Foreground, groups: _Groups) -> Iterator[Found]:
     def found(box: Box, numbers: ndarray, beside: bool) -> Found:
         height, width = size(box)
         around = grown(box, max(4, 0.3 * max(height, width)), seen.mask.shape)
-        ink = seen.part(around).ink(np.isin(groups.labels[window(around)], numbers + 1))
+        ink = seen.ink(np.isin(groups.labels[window(around)], numbers + 1), window(around))
         wide = beside and len(groups.boxes) > 2 and width > max(1.6 * usual, 0.8 * height)
         return Found(box, ink, tuple(_parted(ink, around)) if wide or _is_wide(box) else ())
 
@@ -326,8 +296,7 @@ def _seam(ink: Gray, at: float, within: float) -> Int[ndarray, " h"]:
         best = three.argmin(axis=0)
         steps[row] = best - 1
         total = three.min(axis=0) + cost[row]
-    path = np.zeros(height, np.int64)
-    path[-1] = int(total.argmin())
-    for row in range(height - 1, 0, -1):
-        path[row - 1] = path[row] + steps[row, path[row]]
-    return columns[path]
+    path = [int(total.argmin())]
+    for step in steps[:0:-1]:  # from the last row to the second
+        path.append(path[-1] + step[path[-1]])
+    return columns[path[::-1]]

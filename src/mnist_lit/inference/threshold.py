@@ -1,15 +1,17 @@
 """Threshold: the ink of a picture apart from its background, shadows, ruled lines and noise."""
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Float, Float32
 from numpy import ndarray
 from PIL import Image
 from scipy import ndimage
 
 from mnist_lit.errors import PictureError
-from mnist_lit.inference.boxes import Box, bounds, boxes_of, size, window
+from mnist_lit.inference.boxes import bounds, boxes_of, size, window
+from mnist_lit.inference.masks import AROUND, Gray, Mask, disc, labelled, stroke, widest
 
 WORKING_SIDE = 140  # pixels; more show no more of a digit that ends in a box of 20
 SEARCHING_SIDE = 200  # where nothing is seen on so few: a digit is small or faint
@@ -31,10 +33,6 @@ DASHES = 4  # pieces of one digit; without a dashed stroke it has three at most
 SPECK = 0.03  # of the ink's area
 BLANK = "no digit to be seen, the page is blank or too faint"
 NOTHING = "no digit to be seen, only lines or specks"
-AROUND = np.ones((3, 3), dtype=bool)  # a pixel's neighbours, those at its corners too
-
-Gray = Float32[ndarray, "_ _"]  # of any size: pictures are reduced and cut on the way
-Mask = Bool[ndarray, "_ _"]
 
 
 class Foreground(NamedTuple):
@@ -61,15 +59,16 @@ class Foreground(NamedTuple):
         """The longer side of the picture, without a margin."""
         return max(self.mask.shape) - 2 * self.margin
 
-    def part(self, box: Box) -> "Foreground":
-        """Return a part of the picture."""
-        at = window(box)
-        return Foreground(self.sign, self.background[at], self.depth[at], self.bare, self.mask[at])
+    def ink(self, mask: Mask, at: tuple[slice, ...] = ()) -> Gray:
+        """Return how much ink there is, from 0 to 1, of what a mask shows, and none of the rest.
 
-    def ink(self, mask: Mask) -> Gray:
-        """Return how much ink there is, from 0 to 1, of what a mask shows, and none of the rest."""
-        full = np.quantile(self.depth[mask], 0.8)
-        soft = np.clip((self.depth - self.bare) / (full - self.bare), 0, 1)
+        Args:
+            mask: Of the picture, or of a part of it.
+            at: The slices that the part is.
+        """
+        depth = self.depth[at]
+        full = np.quantile(depth[mask], 0.8)
+        soft = np.clip((depth - self.bare) / (full - self.bare), 0, 1)
         pieces = np.bincount(labelled(mask).ravel())[1:]
         if (pieces > SPECK * mask.sum()).sum() >= DASHES:
             closed = disc(2 * stroke(mask))
@@ -102,11 +101,8 @@ def threshold(gray: Gray) -> Foreground:
         PictureError: There is nothing to be seen.
     """
     for side in (WORKING_SIDE, SEARCHING_SIDE):
-        try:
+        with suppress(PictureError):
             return foreground(gray, side)
-        except PictureError:
-            if max(gray.shape) <= side:
-                raise
     return foreground(gray, READING_SIDE)
 
 
@@ -151,12 +147,11 @@ def foreground(gray: Gray, side: int = WORKING_SIDE) -> Foreground:
 
 def _shrunk(gray: Gray, side: int) -> Gray:
     """Return a picture of at most so many pixels a side."""
-    height, width = gray.shape
-    scale = side / max(height, width)
+    scale = side / max(gray.shape)
     if scale >= 1:
         return gray
-    shape = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(gray).resize(shape, Image.Resampling.BOX))
+    height, width = (max(1, round(length * scale)) for length in gray.shape)
+    return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BOX))
 
 
 def _background_is_light(gray: Gray, threshold: float) -> bool:
@@ -165,12 +160,12 @@ def _background_is_light(gray: Gray, threshold: float) -> bool:
     A frame can run along the edge itself, and a thick digit fill what is a little further in. So
     there are three votes: of the edge, of a wider one, and of the whole.
     """
-    votes = [_median(gray.ravel()) > threshold]
-    for width in (1, max(1, round(0.1 * min(gray.shape)))):
+    votes = 0
+    for width in (1, max(1, round(0.1 * min(gray.shape))), max(gray.shape)):
         edge = np.ones(gray.shape, dtype=bool)
         edge[width:-width, width:-width] = False
-        votes.append(_median(gray[edge]) > threshold)
-    return sum(votes) >= 2
+        votes += _median(gray[edge]) > threshold
+    return votes >= 2
 
 
 def _light_on_dark(gray: Gray) -> bool:
@@ -267,25 +262,3 @@ def _mended(mask: Mask, rules: Mask) -> Mask:
     upright = ndimage.binary_closing(mask, np.ones((long, 1), dtype=bool))
     level = ndimage.binary_closing(mask, np.ones((1, long), dtype=bool))
     return mask | ((upright | level) & rules)
-
-
-def labelled(mask: ndarray) -> Int[ndarray, "_ _"]:
-    """Return the number of the piece that each pixel belongs to, from 1; corners connect."""
-    return ndimage.label(mask, AROUND)[0]
-
-
-def widest(mask: Mask) -> int:
-    """Return how wide the widest part is, in pixels."""
-    return 2 * int(ndimage.distance_transform_cdt(mask, "chessboard").max()) - 1
-
-
-def stroke(mask: Mask) -> int:
-    """Return how wide a stroke is, in pixels."""
-    depths = ndimage.distance_transform_cdt(np.pad(mask, 1), "chessboard")
-    return max(1, round(2 * float(np.quantile(depths[depths > 0], 0.9)) - 1))
-
-
-def disc(diameter: int) -> Mask:
-    """Return a footprint in the shape of a disc, ``diameter + 1`` pixels wide."""
-    y, x = np.mgrid[: diameter + 1, : diameter + 1] - diameter / 2
-    return np.hypot(x, y) <= diameter / 2 + 0.21  # of 1, whose corners are 0.71 away
