@@ -12,9 +12,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.provenance import flat, override
@@ -43,6 +44,7 @@ class Grid:
     def __init__(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
         self.config, self.loader, self.launcher = config, loader, launcher
         self.built: set[str] = set()
+        self.composed: dict[tuple[str, ...], DictConfig] = {}
 
     def run(self, given: Mapping[str, Override]) -> None:
         """Check all jobs, run those that are to be run, and write what they came to.
@@ -94,8 +96,7 @@ class Grid:
         if len(every) > 20:
             show(f"checking {len(every):,} jobs …")
         for place, overrides in enumerate(every):
-            numbered = [*overrides, f"hydra.job.num={place}", f"hydra.job.id={place}"]
-            composed = self.loader.load_sweep_config(self.config, numbered)
+            composed = self._composed(overrides, place)
             config = self._checked(composed)
             if (key := _key(config)) in planned:
                 words = f"the same training as {' '.join(planned[key].overrides)}"
@@ -110,6 +111,20 @@ class Grid:
             if outer == inner or outer in inner.parents:
                 raise ConfigError(f"hydra.sweep.subdir: two jobs would have the folder {outer}")
         return list(planned.values())
+
+    def _composed(self, overrides: Sequence[str], place: int) -> DictConfig:
+        """Compose a job; Hydra composes one of those that differ in their seed alone."""
+        others = tuple(word for word in overrides if not word.startswith("seed="))
+        named = "override_dirname" in str(OmegaConf.to_container(self.config.hydra.sweep))
+        if named or others not in self.composed:
+            numbered = [*overrides, f"hydra.job.num={place}", f"hydra.job.id={place}"]
+            self.composed[others] = self.loader.load_sweep_config(self.config, numbered)
+        composed = self.composed[others].copy()
+        for word in {*overrides} - {*others}:
+            composed.seed = OverridesParser.create().parse_override(word).value()
+        with flag_override(composed.hydra, "readonly", False):
+            composed.hydra.job.num = composed.hydra.job.id = place
+        return composed
 
     def _place(self, composed: DictConfig, number: int, root: Path) -> Path:
         """Return where a new job lies in the sweep's folder."""

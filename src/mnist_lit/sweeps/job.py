@@ -115,7 +115,7 @@ def read(folder: Path) -> Job:
         kept = json.loads((folder / rundir.JOB).read_bytes())
         found: Job = validated(Job, {**kept, "folder": folder})
     except (OSError, ValueError, TypeError) as error:
-        words = f"not of a job of a sweep: {reason(error)}; remove it, or give another folder"
+        words = f"no job of a sweep of this version: {reason(error)}; give another folder"
         raise ConfigError(f"{folder / rundir.JOB}: {words}") from None
     return found
 

@@ -1,7 +1,8 @@
 """The LightningModule: loss, metrics, optimizer and scheduler around a network."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,6 +113,18 @@ class LitClassifier(pl.LightningModule):
                 scaled = augmentation(scaled)
         return self.facts.standardise(scaled), *labels
 
+    @contextmanager
+    def _labelled(self, batch: Batch, batch_idx: int) -> Iterator[Batch]:
+        """Check labels in an epoch's first batch and where torch raises: a GPU waits for it."""
+        images, labels = batch
+        if batch_idx == 0:
+            self.facts.check_labels(labels, len(images))
+        try:
+            yield images, labels
+        except (IndexError, RuntimeError):
+            self.facts.check_labels(labels, len(images))
+            raise
+
     def on_train_epoch_start(self) -> None:
         """Make what the epoch draws depend on seed, epoch and process alone.
 
@@ -129,10 +142,8 @@ class LitClassifier(pl.LightningModule):
         """Return the loss of a batch."""
         # The scheduler changes it before the step's end.
         self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        images, labels = batch
-        if batch_idx == 0:  # of the others a GPU would wait for it
-            self.facts.check_labels(labels, len(images))
-        loss, correct = self.batch_loss(self.network, self.loss, images, labels)
+        with self._labelled(batch, batch_idx) as (images, labels):
+            loss, correct = self.batch_loss(self.network, self.loss, images, labels)
         self.train_loss.add_(loss.detach())
         self.train_correct.add_(correct)
         self.train_batches += 1
@@ -173,13 +184,11 @@ class LitClassifier(pl.LightningModule):
 
         A checkpoint evaluated later, on any device, then gives the same count.
         """
-        images, labels = batch
-        if batch_idx == 0:
-            self.facts.check_labels(labels, len(images))
-        dtype = next(self.network.parameters(), images).dtype
-        with torch.autocast(self.device.type, enabled=False):
-            logits = self.network(images.to(dtype))
-        self.val_loss.update(F.cross_entropy(logits, labels, reduction="sum"))
+        with self._labelled(batch, batch_idx) as (images, labels):
+            dtype = next(self.network.parameters(), images).dtype
+            with torch.autocast(self.device.type, enabled=False):
+                logits = self.network(images.to(dtype))
+            self.val_loss.update(F.cross_entropy(logits, labels, reduction="sum"))
         self.val_errors.update((logits.argmax(dim=1) != labels).sum())
         self.val_count.update(float(len(labels)))
         for metric in self._metrics.values():

@@ -1,11 +1,13 @@
 """Which epochs of a run are kept on disk."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from mnist_lit.checkpoints.write import packed
 from mnist_lit.files import write_bytes
 
 
@@ -54,6 +56,15 @@ class LastCheckpoint(_Carried):
 
     def __init__(self, folder: Path, resumed_from: str | None = None) -> None:
         super().__init__(folder, "last", resumed_from)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See, before an epoch is trained, that what the callbacks keep can be read back."""
+        super().on_train_start(trainer, pl_module)
+        states = {}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # in no type of Lightning
+            with suppress(Exception):  # some have no state before the first epoch
+                states[callback.state_key] = callback.state_dict()
+        packed({"callbacks": states})
 
 
 class BestCheckpoint(_Carried):
