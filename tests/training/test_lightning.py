@@ -218,8 +218,8 @@ def test_labels_that_are_no_classes_are_refused_in_a_line(labels: Tensor, found:
 def test_a_label_that_is_no_class_ends_a_training_in_any_batch() -> None:
     late = RIGHT.clone()
     late[50] = 2  # of the fourth batch
+    classifier = LitClassifier(network(), Stripes.facts, optimizer=SGD)
     with pytest.raises(IndexError, match="Target 2 is out of bounds"):
-        classifier = LitClassifier(network(), Stripes.facts, optimizer=SGD)
         trainer(max_epochs=1).fit(classifier, Labelled(late))
     images = Images(torch.zeros(64, 1, 16, 16, dtype=torch.uint8), RIGHT)
     images.labels = late
