@@ -104,8 +104,6 @@ def explain(error: Exception) -> str:
         if "[" in error.override.partition("=")[0]:
             hint = "an item of a list is given as model.blocks.0.channels=8"
         return f"{error.override}: cannot be read as key=value; {hint}"
-    if no_group := re.search(r"Could not override '([^']+)'.\nNo match in the defaults list", text):
-        return f"{no_group[1]}: no such group or key; python train.py --help lists the groups"
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: not YAML: {error.problem}"

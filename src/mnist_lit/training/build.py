@@ -313,10 +313,9 @@ def _length(config: Config, data: pl.LightningDataModule) -> int:
     """Return how long the training is in units of ``module.interval``, in one process."""
     options, epochs = config.trainer, config.trainer["max_epochs"]
     limit = options.get("limit_train_batches") or 1.0
-    ours = isinstance(data, ImagesDataModule)
-    there = data.steps if ours else SOME
+    there = data.steps if isinstance(data, ImagesDataModule) else SOME
     batches = min(there, limit) if isinstance(limit, int) else int(there * limit)
-    if ours and batches < 1:
+    if batches < 1 and isinstance(data, ImagesDataModule):
         words = f"leaves no batch; an epoch has {there}"
         raise ConfigError(f"trainer.limit_train_batches={limit}: {words}")
     steps = -(-batches // (options.get("accumulate_grad_batches") or 1)) * epochs

@@ -293,7 +293,7 @@ class LitClassifier(pl.LightningModule):
             CheckpointError: The schedule of the checkpoint has another number of steps.
         """
         fitting = self.trainer.state.fn == TrainerFn.FITTING
-        for saved in checkpoint["lr_schedulers"] if fitting else []:
+        for saved in checkpoint.get("lr_schedulers", []) if fitting else []:
             length, now = saved.get("total_steps", saved.get("T_max")), self._length
             if length not in (None, now):
                 words = f"a training of {length:,} {self.interval}s, this one has {now:,}"

@@ -121,9 +121,7 @@ def _stoppable(run: Run, command: str | None) -> Iterator[None]:
             raise SystemExit(1) from None
         epochs, folder = run.trainer.max_epochs or 0, Path(str(run.best.dirpath))
         epoch = min(run.trainer.current_epoch + 1, epochs)  # after the last one it is counted on
-        program = (
-            "mnist-lit train" if (command or "").startswith("mnist-lit") else "python train.py"
-        )
+        program = "mnist-lit train" if str(command).startswith("mnist-lit") else "python train.py"
         resume = shlex.quote(provenance.override("ckpt_path", folder.parent))
         further = f"; to go on: {program} {resume}"
         if not (folder / "last.ckpt").is_file():
@@ -211,8 +209,10 @@ def _draw(
     """Write figures and page into the folder of a run."""
     best.network.cpu()
     data, run_dir = run.data, run.config.run_dir
-    ours = isinstance(data, ImagesDataModule)
-    images = data.train if ours else Images(*next(iter(data.train_dataloader())))
+    if isinstance(data, ImagesDataModule):
+        images = data.train
+    else:
+        images = Images(*next(iter(data.train_dataloader())))
     samples = figures.augmented_samples(images, run.module.augmentations, run.facts)
     augmented = {"augmentation": figures.png(samples)}
     composed = OmegaConf.to_yaml(cfg)

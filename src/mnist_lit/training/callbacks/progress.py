@@ -52,8 +52,8 @@ class EpochProgressBar(TQDMProgressBar):
     def on_train_batch_end(self, trainer: pl.Trainer, *given: Any) -> None:
         """Advance."""
         before = int(trainer.num_training_batches) * trainer.current_epoch
-        *others, batch_idx = given
-        super().on_train_batch_end(trainer, *others, before + batch_idx)
+        module, outputs, batch, batch_idx = given
+        super().on_train_batch_end(trainer, module, outputs, batch, before + batch_idx)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Return what the bar shows: it is asked when it is about to be drawn."""
