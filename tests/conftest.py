@@ -96,7 +96,6 @@ def unpacked_once() -> Iterator[None]:
 def mnist() -> MNISTDataModule:
     """The real images, read once."""
     data = MNISTDataModule()
-    data.prepare_data()
     data.setup("fit")
     return data
 
