@@ -118,7 +118,6 @@ def mnist() -> "MNISTDataModule":
     from mnist_lit import MNISTDataModule
 
     data = MNISTDataModule()
-    data.prepare_data()
     data.setup("fit")
     return data
 

@@ -138,7 +138,7 @@ def test_an_installed_package_finds_the_data_of_the_working_folder(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(root.parent)
     data = MNISTDataModule()
-    data.prepare_data()
+    assert data.folder == root / "MNIST" / "raw"
     monkeypatch.chdir("/")
     assert len(data.images("test")) == 10_000
     assert not (tmp_path / "cache").exists()
@@ -195,7 +195,7 @@ def test_without_files_and_network_a_line_says_how_to_get_them(
     monkeypatch.setattr(folders, "PACKAGE", tmp_path / "site-packages" / "mnist_lit")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"cannot be downloaded to .*name a folder") as caught:
-        MNISTDataModule().prepare_data()
+        MNISTDataModule().setup("fit")
     assert "\n" not in str(caught.value)
     left = [path.name for path in (tmp_path / "mnist-lit" / "MNIST" / "raw").iterdir()]
     assert left == [".lock"], "no half of a download stays"

@@ -137,9 +137,7 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
             kind = "a folder without a checkpoint" if path.is_dir() else "not there"
-            raise CheckpointError(
-                f"is {kind}; give the path of a checkpoint, as outputs/…/checkpoints/best.ckpt"
-            )
+            raise CheckpointError(f"is {kind}; give a checkpoint, as outputs/…/best.ckpt")
         with path.open("rb") as file:
             content = unpacked(file.read(LARGEST + 1))
     except CheckpointError as error:
@@ -171,10 +169,8 @@ def unpacked(file: bytes) -> Any:
             raise CheckpointError(f"its tensors are too large: {MOST}")
         return content
     except pickle.UnpicklingError:
-        raise CheckpointError(
-            "carries Python objects, which could run code and are not loaded; a checkpoint of this "
-            "project holds only tensors and plain data (numbers, text, lists, mappings)"
-        ) from None
+        words = "tensors and plain data (numbers, text, lists, mappings) are loaded, and no more"
+        raise CheckpointError(f"carries Python objects, which could run code: {words}") from None
     except Exception as error:  # a damaged archive raises whatever its first wrong byte leads to
         words = f": {error}" if isinstance(error, CheckpointError) else ""
         raise CheckpointError(

@@ -129,7 +129,6 @@ def find_mnist() -> Path:
     except Exception as error:  # a proxy may answer anything
         raise DataError(
             f"{here}: MNIST's files are not all there, and cannot be downloaded to {cache} "
-            f"({reason(error)}); restore them (`git checkout -- data/MNIST/raw` in a "
-            f"checkout), or name a folder that has the four {REMEDY}"
+            f"({reason(error)}); restore them, or name a folder that has the four {REMEDY}"
         ) from None
     return cache

@@ -119,8 +119,9 @@ class ImageSet:
         if self.folds is None and self.fold is None:
             left = images - (images // 12 if self.validation == "holdout" else 0)
         elif self.folds is None or self.fold is None:
-            words = "both are needed, as data.folds=5 data.fold=0,1,2,3,4 in a sweep (-m)"
-            raise ConfigError(f"{place}: {words}")
+            raise ConfigError(
+                f"{place}: both are needed, as data.folds=5 data.fold=0,1,2,3,4 in -m"
+            )
         elif not 0 <= self.fold < self.folds:
             raise ConfigError(f"{place}: the fold is counted from 0 to {self.folds - 1}")
         else:
@@ -161,11 +162,9 @@ class ImageSet:
         except DataError as error:
             raise DataError(f"{error}; {self.remedy}") from None
         if images.ndim != 3 or images.shape[1] != images.shape[2] or 0 in images.shape:
-            shape = "×".join(map(str, images.shape))
-            raise DataError(f"{folder / names[0]}: {shape}, not square images")
+            raise DataError(f"{folder / names[0]}: {list(images.shape)}, not square images")
         if labels.shape != images.shape[:1]:
-            words = f"{labels.numel()} labels for {len(images)} images"
-            raise DataError(f"{folder / names[1]}: {words}")
+            raise DataError(f"{folder / names[1]}: {len(labels)} labels for {len(images)} images")
         return Images(images.unsqueeze(1), labels.long())
 
 
@@ -192,10 +191,8 @@ class IdxSet(ImageSet):
         classes = tuple(map(str, self.classes or range(found)))
         highest = max(found - 1, int(test.labels.max()))
         if highest >= len(classes):
-            raise DataError(
-                f"{self.folder}: labels go up to {highest}, and there are {len(classes)} classes "
-                f"({'data.classes' if self.classes else 'of the training images'})"
-            )
+            words = f"labels go up to {highest}, and there are {len(classes)} classes"
+            raise DataError(f"{self.folder}: {words}")
         pixels = train.images.float() / 255
         std = round(pixels.std().item(), 4)
         if len(classes) < 2 or not std > 0:

@@ -47,8 +47,7 @@ class ImagesDataModule(ImageSet, pl.LightningDataModule):
             raise DataError(f"data.root={self.root}: there is no such folder")
         available = self.trained_on()
         if self.batch_size > available:
-            words = f"at most {available}, the number of training images"
-            raise ConfigError(f"data.batch_size={self.batch_size}: {words}")
+            raise ConfigError(f"data.batch_size={self.batch_size}: at most {available} images")
         self.steps = available // self.batch_size
 
     def setup(self, stage: str) -> None:

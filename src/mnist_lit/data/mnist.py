@@ -35,10 +35,6 @@ class MNISTDataModule(ImagesDataModule, MnistSet):
 
     drawn: Share = 0.0
 
-    def prepare_data(self) -> None:
-        """Find the files, or download them, in one process."""
-        assert self.folder
-
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled full batches; the order depends on seed and epoch alone."""
         if not self.drawn:

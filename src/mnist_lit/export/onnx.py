@@ -55,11 +55,7 @@ def _folded(source: Source) -> Any:
     if isinstance(network.alignment, Alignment):
         weights["basis"] = network.alignment.basis.numpy()
     text = rendered(
-        "network.onnxtxt",
-        facts=facts,
-        steepest=STEEPEST,
-        layers=layers,
-        weights=weights,
+        "network.onnxtxt", facts=facts, steepest=STEEPEST, layers=layers, weights=weights
     )
     model = onnx.parser.parse_model(text)
     for name, values in weights.items():

@@ -112,17 +112,15 @@ def _mistake(block: Block, width: int, sizes: list[int]) -> str | None:
             return f"{key}: needs padding: true, so that the map keeps its size"
     if not block.padding:
         if block.kernel > size:
-            where = f"the map, which is {size} pixels wide here"
-            return f"kernel={block.kernel}: without padding it must fit on {where}"
+            return f"kernel={block.kernel}: without padding it must fit on the map, {size} pixels"
         size -= block.kernel - 1
         sizes.append(size)
     outputs = block.channels * size**2
     if outputs > MOST_OUTPUTS:
-        most = f"at most {MOST_OUTPUTS:,} may"
-        return f"channels={block.channels}: {outputs:,} numbers come out for an image, {most}"
+        return f"channels={block.channels}: {outputs:,} numbers an image; at most {MOST_OUTPUTS:,}"
     if block.pool != "none":
         if size < 2:
-            fewer = f"set it to none or pool fewer times ({' → '.join(map(str, sizes))})"
-            return f"pool={block.pool}: the map is already 1 pixel wide here; {fewer}"
+            sides = " → ".join(map(str, sizes))
+            return f"pool={block.pool}: the map is already 1 pixel wide ({sides}); pool fewer times"
         sizes.append(size // 2)
     return None
