@@ -53,6 +53,8 @@ def test_nonsense_is_refused_in_a_line_and_leaves_nothing(
         ("logger.csv.name=-0.5", "valid string"),
         ("logger.csv.version=-0.5", "should be"),
         ("loss._partial_=0", "true or false is expected"),
+        ("model._target_.x=[1]", "model: a mapping with `_target_`"),
+        ("data._target_=null", "data: a mapping with `_target_`"),
         ("augmentation.distort.gamma=1e308", "less than or equal to 10"),
         ("model.name=''", "should be a name"),
         ("run_dir=x", "hydra.run.dir is meant"),

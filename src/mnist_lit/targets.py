@@ -76,10 +76,7 @@ def check(node: Mapping[str, Any], path: str, given: Collection[str] = ()) -> Ca
     Raises:
         ConfigError: There is no such target, or it does not take these arguments.
     """
-    if not isinstance(node.get("_target_"), str):
-        words = "a mapping with `_target_` is expected, the class or function to build"
-        raise ConfigError(f"{path}={node}: {words}")
-    target = find(node["_target_"], path)
+    target = find(node.get("_target_"), path)
     named, anything = parameters(target)
     for name, value in node.items():
         if name.startswith("_"):
@@ -129,12 +126,14 @@ def _is_plain(annotation: Any) -> bool:
     return annotation in (int, float, bool, str, type(None), list, dict)
 
 
-def find(target: str, path: str) -> Callable[..., Any]:
+def find(target: Any, path: str) -> Callable[..., Any]:
     """Import what a dotted name stands for.
 
     Raises:
-        ConfigError: There is nothing of that name that can be called.
+        ConfigError: It is no name, or there is nothing of that name that can be called.
     """
+    if not isinstance(target, str):
+        raise ConfigError(f"{path}: a mapping with `_target_`, a class or function, is expected")
     try:
         found = resolve_name(target)
     except Exception as error:  # a module of the user's may raise anything when it is imported
