@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.network.blocks import IMAGE_SIZE, MOST_CLASSES, Side
+from mnist_lit.text import for_terminal
 from mnist_lit.validation import Switch, validated
 
 DIGITS = tuple("0123456789")
@@ -91,7 +92,8 @@ class Facts:
         if not kind or ((labels < 0) | (labels >= len(self.classes))).any():
             raise DataError(
                 f"{self.name}: labels of {labels.dtype} {list(labels.shape)} from {labels.min()} "
-                f"to {labels.max()}; int64 [B] of 0 to {len(self.classes) - 1} is expected"
+                f"to {labels.max()}; int64 [B] of 0 to {len(self.classes) - 1} is expected, for "
+                f"the classes {for_terminal(', '.join(self.classes))}"
             )
 
 
