@@ -10,7 +10,7 @@ import torch
 
 from mnist_lit import CompactCNN, cli, files
 from mnist_lit.checkpoints import pretrained
-from mnist_lit.errors import WriteError
+from mnist_lit.errors import ConfigError, WriteError
 from mnist_lit.evaluation import evaluate
 from mnist_lit.sweeps import job
 from mnist_lit.training import rundir
@@ -44,6 +44,14 @@ def test_a_folder_without_a_jobs_record_is_not_to_be_removed(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("few_images")
+def test_a_sweep_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    kept = {"number": 0, "overrides": [], "config": {}, "state": "stopped", "error": None}
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / rundir.JOB).write_text(json.dumps(kept))
+    with pytest.raises(ConfigError, match=r"0: a job of an earlier version; finish the sweep with"):
+        job.jobs(tmp_path)
+
+
 def test_an_export_of_a_folder_has_its_whole_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,9 @@ def read(folder: Path) -> Job:
     except (OSError, ValueError, TypeError) as error:
         words = f"no job of a sweep of this version: {reason(error)}; give another folder"
         raise ConfigError(f"{folder / rundir.JOB}: {words}") from None
+    if "state" in kept:
+        words = "a job of an earlier version; finish the sweep with that, or give another folder"
+        raise ConfigError(f"{folder}: {words}")
     return found
 
 

@@ -101,7 +101,8 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         except UserError:
             raise
         except (TypeError, ValueError) as error:  # as of a key where a list has none
-            raise ConfigError(f"{shlex.join(own)}: cannot be composed: {reason(error)}") from None
+            words = f"cannot be composed ({reason(error)}); --help lists the choices"
+            raise ConfigError(f"{shlex.join(own)}: {words}") from None
 
 
 @contextmanager
