@@ -206,6 +206,27 @@ def test_what_was_killed_is_tried_again_and_counts_once(
     assert "default: 4 complete" in done.stdout
 
 
+def test_a_search_that_is_stopped_tries_the_same_again(
+    in_process: None, here: Here, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_it = Processes.train
+
+    def stopped(self: Processes, number: int, overrides: Any) -> float:
+        if number == 1:
+            raise KeyboardInterrupt
+        return train_it(self, number, overrides)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Processes, "train", stopped)
+        done = here(*SEARCH, LR, "search.n_trials=2")
+    assert done.stderr == "error: stopped\n"
+    assert "the same command goes on with what is missing" in done.stdout
+    assert here(*SEARCH, LR, "search.n_trials=2").returncode == 0
+    states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    assert [one.state for one in study().trials] == states
+    assert study().trials[2].params == study().trials[1].params
+
+
 def searched(tmp_path: Path, pruner: Any = "median") -> Search:
     return Search(
         study="a",

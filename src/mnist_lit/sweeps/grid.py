@@ -146,7 +146,7 @@ class Grid:
         setting = _key(flat(config.model_dump(exclude={"seed": True, "data": {"split_seed"}})))
         if setting not in self.built:
             strategy = str(composed.trainer.get("strategy", ""))
-            launcher = str(composed.hydra.launcher._target_).rpartition(".")[2]
+            launcher = type(self.launcher).__name__
             if strategy.startswith("ddp") and launcher not in SEVERAL:
                 words = f"{launcher} trains a job in one process; take hydra/launcher=processes"
                 raise ConfigError(f"trainer.strategy={strategy}: {words}")

@@ -123,12 +123,16 @@ class Processes(Launcher):
         run = [override("hydra.run.dir", folder), f"hydra.job.num={number}", "hydra.mode=RUN"]
         words = [*self.config.hydra.overrides.hydra, *overrides, *run, ENDS_WITH_STDIN]
         slot = self.slots.get()
+        threads = max(1, (os.cpu_count() or 1) // self.n_jobs)
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        if slot is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = slot
         try:
             with (
                 (folder / "output.log").open("ab") as log,
                 subprocess.Popen(
                     [*self._program(), *words],
-                    env=self._environment(slot),
+                    env=environment,
                     # Its end tells the job that the sweep is gone, even by kill -9.
                     stdin=subprocess.PIPE,
                     stdout=log,
@@ -156,11 +160,6 @@ class Processes(Launcher):
         if "command-line" in sources:
             flags.append(f"--config-dir={sources['command-line']}")
         return [sys.executable, *program, *flags]
-
-    def _environment(self, slot: str | None) -> dict[str, str]:
-        threads = max(1, (os.cpu_count() or 1) // self.n_jobs)
-        device = {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
-        return {"OMP_NUM_THREADS": str(threads), **os.environ, **device}
 
 
 def came_to(folder: Path, code: int) -> float:

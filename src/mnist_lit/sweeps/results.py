@@ -122,17 +122,16 @@ def write(sweep: Path) -> str:
     found = jobs(sweep)
     keys, each = varied(found), settings(found)
     rows: list[list[Any]] = [["folder", "state", *keys, *COLUMNS, "seconds", "why"]]
-    left, done = [], 0
+    left = []
     for one in found:
         place, state, why, report = one.folder.relative_to(sweep), one.state, one.why, one.report
         words = [one.said.get(key, "") for key in keys]
         values = [report.get(name, "") for name in (*COLUMNS, "wall_seconds")]
         rows.append([place, state, *words, *values, why])
-        done += bool(report)
         if state != "finished":
             left.append(f"  job {place}: {', '.join(filter(None, [state, why]))}")
     drawn = {}
-    lines = [f"{len(found)} jobs, {done} finished, {len(left)} without a good result."]
+    lines = [f"{len(found)} jobs, {len(left)} without a good result."]
     if each:
         first = each[0].jobs[0]
         what = f"{first.objective} of the jobs, ± the standard deviation over seeds or folds."

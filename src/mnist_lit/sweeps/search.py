@@ -3,7 +3,6 @@
 import math
 import socket
 import statistics
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -53,7 +52,6 @@ class Search:
             words = f"{type(launcher).__name__} does not train the trials of a search"
             raise ConfigError(f"hydra/launcher: {words}; hydra/launcher=processes does")
         self.launcher = launcher
-        self.composing = threading.Lock()  # Hydra does it with global state
         self.running: dict[Future[float], optuna.Trial] = {}
         self.succeeded: list[bool] = []  # of each trial that has ended here
 
@@ -224,13 +222,12 @@ class Search:
         came_to: list[float] = []
         report = f"_target_: {REPORT}, search: ${{search}}, trial: {trial.number}"
         for number in range(self.search.repeats):
-            words = [f"{name}={value}" for name, value in trial.params.items()]
+            changed = dict(trial.params)
             if number:
-                words.append(f"{self.search.over}={self.repeated + number}")
-            with self.composing:
-                config = identity(self._checked(words))
+                changed[self.search.over] = self.repeated + number
+            words = [*self.fixed, *(f"{name}={value}" for name, value in changed.items())]
             folder = place / str(number) if self.search.repeats > 1 else place
-            one = Job(folder, trial.number, [*self.fixed, *words], config)
+            one = Job(folder, trial.number, words, {**identity(self.base), **changed})
             one.write()
             node = f"callbacks.search={{{report}, earlier: {came_to}}}"
             came_to.append(self.launcher.train(trial.number, [*one.words(self.folder), node]))

@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytorch_lightning as pl
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import NullPool
@@ -80,11 +81,7 @@ def opened_study(
             finally:
                 storage.remove_session()
                 storage.engine.dispose()
-        except (
-            SQLAlchemyError,
-            optuna.exceptions.StorageInternalError,
-            ImportError,
-        ) as error:  # or of its driver
+        except (SQLAlchemyError, StorageInternalError, ImportError) as error:  # or of its driver
             words = f"search.storage={url}: cannot be used: {reason(error.__cause__ or error)}"
             raise ConfigError(masked(words)) from None
 
@@ -106,23 +103,19 @@ class ReportTrial(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report, and stop all processes of a training that is not worth going on with."""
-        stop = trainer.is_global_zero and self._reported(trainer)
+        stop = False
+        if trainer.is_global_zero:
+            epochs = trainer.max_epochs or 1
+            step = len(self.earlier) * epochs + trainer.current_epoch + 1
+            steps = self.search.repeats * epochs
+            values = [*self.earlier, float(trainer.callback_metrics["val/accuracy"])]
+            with opened_study(self.search, steps, begun=True) as (study, storage):
+                trial = optuna.Trial(study, trial_id(study, storage, self.trial))
+                trial.report(sum(values) / len(values), step=step)
+                stop = step < steps and trial.should_prune()
+                if stop:
+                    trial.set_user_attr("pruned", f"epoch {step} of {steps}")
         trainer.should_stop = trainer.strategy.broadcast(stop) or trainer.should_stop
-
-    def _reported(self, trainer: pl.Trainer) -> bool:
-        """Report an epoch; returns whether it is to be the last."""
-        epochs = trainer.max_epochs or 1
-        step = len(self.earlier) * epochs + trainer.current_epoch + 1
-        steps = self.search.repeats * epochs
-        value = float(trainer.callback_metrics["val/accuracy"])
-        mean = (sum(self.earlier) + value) / (len(self.earlier) + 1)
-        with opened_study(self.search, steps, begun=True) as (study, storage):
-            trial = optuna.Trial(study, trial_id(study, storage, self.trial))
-            trial.report(mean, step=step)
-            stop = step < steps and trial.should_prune()
-            if stop:
-                trial.set_user_attr("pruned", f"epoch {step} of {steps}")
-        return stop
 
 
 def trial_id(study: optuna.Study, storage: RDBStorage, number: int) -> int:
