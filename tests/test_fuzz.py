@@ -39,7 +39,7 @@ def test_nonsense_is_refused_in_a_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("optimizer=null", "cannot be composed: Config group override must be a string or a list"),
+        ("optimizer=null", "cannot be composed (Config group override must be a string or a list"),
         ("experiment=[1]", "cannot be composed"),
         ("callbacks=[a,b]", "no such choice"),
         ("optimizer.lr=false", "valid number"),

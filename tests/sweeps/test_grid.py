@@ -24,7 +24,7 @@ from mnist_lit.errors import ConfigError
 from mnist_lit.evaluation.provenance import override
 from mnist_lit.sweeps import grid, job, processes
 from mnist_lit.training import rundir
-from mnist_lit.training.hydra import check
+from mnist_lit.training.hydra import build_run
 from tests.conftest import PROJECT, TINY, Here, run_train
 
 BASIC = "hydra/launcher=basic"
@@ -230,7 +230,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
 
     def built(config: Any) -> Any:
         seen["built"].append(config.hydra.overrides.task)
-        return check(config)
+        return build_run(config)
 
     class Nothing(Launcher):
         def setup(self, **given: Any) -> None:

@@ -154,7 +154,7 @@ def test_train_claims_its_folder_itself(tiny: Callable[..., DictConfig]) -> None
 
 @pytest.mark.parametrize(
     "node",
-    ["callbacks: {}", "callbacks: {check: null}", "callbacks: {check: {_target_: own.Warns}}"],
+    ["callbacks: {}", "callbacks: {build: null}", "callbacks: {build: {_target_: own.Warns}}"],
 )
 def test_what_checks_a_run_stays(here: Here, tmp_path: Path, node: str) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
@@ -170,7 +170,7 @@ def test_what_checks_a_run_stays(here: Here, tmp_path: Path, node: str) -> None:
     assert not any((tmp_path / "run" / ".hydra" / "overrides.yaml").read_bytes())
 
 
-@pytest.mark.parametrize("word", ["~hydra.callbacks.check", "hydra.callbacks=null"])
+@pytest.mark.parametrize("word", ["~hydra.callbacks.build", "hydra.callbacks=null"])
 def test_the_command_line_takes_out_nothing_that_checks(
     here: Here, tmp_path: Path, word: str
 ) -> None:

@@ -30,9 +30,8 @@ def content(
 ) -> dict[str, Any]:
     """Return the outcome of a run: the content of ``report.json``, and the lines of ``checks``.
 
-    Accuracies are shares from 0 to 1, losses mean cross-entropies, epochs count from 1. The test
-    entries are those of the best epoch's weights; ``val_metrics`` are of the best epoch too. A
-    class without test images has no accuracy, which is None.
+    Accuracies are shares from 0 to 1, losses mean cross-entropies, epochs count from 1. ``test_…``
+    and ``val_metrics`` are of the best epoch. A class without test images has the accuracy None.
 
     Args:
         config: Of the run.

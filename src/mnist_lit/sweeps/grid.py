@@ -21,7 +21,7 @@ from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.provenance import flat, override
 from mnist_lit.sweeps.job import MISSED, WRITTEN, Job, identity, jobs, refuse_others, write_config
 from mnist_lit.text import show
-from mnist_lit.training.hydra import check, free, parsed
+from mnist_lit.training.hydra import build_run, free, parsed
 from mnist_lit.training.rundir import ERROR, JOB, OURS
 
 # Launchers whose jobs may have several processes: theirs is started with a command of its own.
@@ -150,7 +150,7 @@ class Grid:
             if strategy.startswith("ddp") and launcher not in SEVERAL:
                 words = f"{launcher} trains a job in one process; take hydra/launcher=processes"
                 raise ConfigError(f"trainer.strategy={strategy}: {words}")
-            check(composed)
+            build_run(composed)
             self.built.add(setting)
         return identity(config)
 

@@ -24,7 +24,7 @@ from mnist_lit.sweeps.grid import values
 from mnist_lit.sweeps.job import WRITTEN, Job, identity, refuse_others, write_config
 from mnist_lit.sweeps.processes import Processes
 from mnist_lit.text import masked, show
-from mnist_lit.training.hydra import check
+from mnist_lit.training.hydra import build_run
 from mnist_lit.training.resume import differing, options_of
 
 HOPELESS = 3  # trials of which none succeeds
@@ -155,7 +155,7 @@ class Search:
     def _checked(self, overrides: Sequence[str]) -> Any:
         """Return the config of a training, composed and checked."""
         every = [*self.fixed, *overrides, "hydra.job.num=0", "hydra.job.id=0"]
-        config = check(self.loader.load_sweep_config(self.config, every)).config
+        config = build_run(self.loader.load_sweep_config(self.config, every)).config
         validates = config.data.get("validation") == "test" and config.data.get("folds") is None
         if config.test or validates:
             said = "test=true" if config.test else "data.validation=test"

@@ -109,9 +109,9 @@ def prepare(config: Config) -> Run:
     notes = list(data.notes) if isinstance(data, ImagesDataModule) else []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, module.network))
-    kept = run_dir / "checkpoints", config.ckpt_path
-    best = BestCheckpoint(*kept)
-    callbacks = [record, best, LastCheckpoint(*kept), StopAtOnce()]
+    folder, before = run_dir / "checkpoints", config.ckpt_path
+    best = BestCheckpoint(folder, before)
+    callbacks = [record, best, LastCheckpoint(folder, before), StopAtOnce()]
     trainer = build_trainer(config, [*callbacks, *build_callbacks(config)], data)
     checks = check_before(module.network, config.trainer["max_epochs"], config.requirements)
     if config.requirements.enforce:
@@ -120,7 +120,7 @@ def prepare(config: Config) -> Run:
 
 
 def build_data(config: Config) -> tuple[pl.LightningDataModule, Facts]:
-    """Make the data module, and return it with its facts and what its images come from.
+    """Make the data module; return it with its facts, which say where its images come from.
 
     No file is read yet, but those that facts have to be read off.
 

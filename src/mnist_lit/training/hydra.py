@@ -1,5 +1,9 @@
 """``python train.py`` and ``mnist-lit train``: Hydra around :func:`mnist_lit.training.train.train`.
 
+:func:`main` starts Hydra, which composes the config and calls :class:`BuildFirst`. That builds the
+run and claims its folder. Hydra then writes ``.hydra/`` there and calls ``task``, which trains what
+was built. A job of a sweep is composed by its launcher; ``train`` builds it.
+
 What needs torch is imported when it is called: ``--help`` and a mistake in a key of ours are
 answered before torch is loaded.
 """
@@ -48,9 +52,9 @@ OPEN = (
 STORAGE = "MNIST_LIT_STORAGE"  # the environment variable of a search's storage
 MNIST = "mnist_lit.data.mnist.MNISTDataModule"
 AUTO = "auto"  # as ckpt_path: from the last epoch in the run's folder, if there is one
-BUILT: list["Run"] = []  # by the callback below for the run that follows
-# Last on every command line, so that no file or override takes out what checks a run.
-CHECK = f"++hydra.callbacks={{check: {{_target_: {__name__}.CheckConfig}}}}"
+BUILT: list["Run"] = []  # by BuildFirst, for the task that follows; a sweep's job has none
+# Last on every command line, so that no file or override takes out what builds and checks a run.
+BUILD_FIRST = f"++hydra.callbacks={{build: {{_target_: {__name__}.BuildFirst}}}}"
 LOADING = "loading the config and PyTorch …"
 
 
@@ -94,7 +98,8 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         own = [_hidden(word) for word in _with_the_options_of_the_run(own)]
         # Hydra takes -m only before what is to be varied.
         many = [word for word in own if word in ("-m", "--multirun")]
-        sys.argv = [given[0], *many, *(word for word in own if word not in many), *beside, CHECK]
+        others = [word for word in own if word not in many]
+        sys.argv = [given[0], *many, *others, *beside, BUILD_FIRST]
         launch = hydra.main(str(conf.resolve()), "config", "1.3")  # the version it behaves as
         try:
             launch(task)()
@@ -254,10 +259,12 @@ def compose(*overrides: str) -> DictConfig:
     return config
 
 
-class CheckConfig(Callback):
-    """Builds a run before a folder is made for it.
+class BuildFirst(Callback):
+    """Builds a run, and claims its folder, before Hydra writes to it.
 
-    It exits instead of raising because Hydra turns a callback's exceptions into warnings.
+    A folder that nobody has named is made first, because the trainer needs its name; it is removed
+    if the run is refused. The callback exits instead of raising because Hydra turns a callback's
+    exceptions into warnings.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -273,11 +280,11 @@ class CheckConfig(Callback):
             if not config.hydra.run.dir:
                 raise ConfigError("hydra.run.dir=: the name of a folder is expected")
             with _reserved(config) as folder:
-                run = check(config)
+                run = build_run(config)
                 if auto and run.config.ckpt_path and (folder / "report.json").is_file():
                     print(f"{folder}: this run is finished")
                     raise SystemExit
-                # Until the run ends.
+                # The lock is held as long as this object is.
                 self.claimed = rundir.claim(folder, run.config.ckpt_path, "hydra.run.dir")
                 BUILT.append(run)
 
@@ -303,8 +310,8 @@ def parsed(config: DictConfig) -> Config:
     return parse(run)
 
 
-def check(config: DictConfig) -> "Run":
-    """Build all that a run is made of, before anything is touched.
+def build_run(config: DictConfig) -> "Run":
+    """Build all that a run is made of; nothing is written.
 
     Args:
         config: What Hydra composed, its own ``hydra`` node included.
