@@ -93,3 +93,21 @@ def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
     page.chmod(0o600)
     files.write_text(page, "ours")
     assert page.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_is_replaced_and_not_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "report.html").symlink_to(tmp_path / "mine")
+    files.write_text(tmp_path / "report.html", "ours")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not (tmp_path / "report.html").is_symlink()
+
+
+def test_a_run_whose_checkpoint_is_given_by_a_link_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name in ("best.ckpt", "last.ckpt"):
+        (folder / name).touch()
+    (tmp_path / "my.ckpt").symlink_to(folder / "best.ckpt")
+    with pytest.raises(WriteError, match=r"last\.ckpt: cannot be written: it is read as well"):
+        files.named(folder / "last.ckpt", tmp_path / "my.ckpt")

@@ -40,13 +40,13 @@ def whole(path: Path) -> Iterator[Path]:
     If anything fails, what stood there stays. Missing folders are made.
 
     Args:
-        path: Of the file; ``~`` is expanded, links are followed.
+        path: Of the file; ``~`` is expanded. A link is replaced, and not what it points to.
 
     Raises:
         WriteError: It cannot be written, or a read-only file or no regular file stands there.
     """
     try:
-        target = path.expanduser().resolve()
+        target = path.expanduser().absolute()
         if target.exists() and not target.is_file():
             what = "a folder" if target.is_dir() else "not a regular file"
             raise OSError(f"it is {what}; give another name")
@@ -95,7 +95,7 @@ def named(path: Path, *read: Path) -> str:
     there = path.expanduser()
     if not there.is_file():
         return str(path)
-    for one in (name.expanduser().absolute() for name in read):
+    for one in (name.expanduser().resolve() for name in read):
         folder = one.parents[1] if one.parent.name == "checkpoints" else one
         parts = (part for pattern in KEPT for part in folder.glob(pattern))
         if any(file.exists() and file.samefile(there) for file in (one, *parts)):

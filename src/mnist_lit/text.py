@@ -42,6 +42,14 @@ def for_c(text: object) -> str:
     return re.sub(r"\*(?=/)|/(?=\*)|\?(?=\?)", r"\g<0> ", line)
 
 
+def for_csv(value: object) -> object:
+    """Return a value so that a spreadsheet takes no text for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = for_terminal(value, len(value))
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def masked(text: str) -> str:
     """Return a text without the passwords of the addresses in it.
 

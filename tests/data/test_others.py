@@ -2,11 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mnist_lit import MNIST
 from mnist_lit.cli import main
+from mnist_lit.data.reopen import reopen
 from tests.conftest import write_idx
 
 
@@ -45,3 +48,9 @@ def test_images_and_data_root_exclude_each_other(capsys: pytest.CaptureFixture[s
         main(["evaluate", "nano", "--images", "a", "--data-root", "b"])
     assert stop.value.code == 2
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["mydata.Digits;touch${IFS}x", ["a"], {"a": 1}, "a" * 500])
+def test_what_a_checkpoint_calls_its_data_is_a_name(target: object) -> None:
+    with pytest.raises(ValueError, match=r"source\._target_=.*: (String )?should"):
+        reopen(replace(MNIST, source={"_target_": target}), trust=["a"])

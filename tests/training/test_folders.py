@@ -314,7 +314,10 @@ def test_a_run_killed_before_its_first_last_checkpoint_starts_anew(
     assert here(*NAMED).returncode == 0
     (tmp_path / "run" / "report.json").unlink()
     (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
+    before = (tmp_path / "run" / "checkpoints" / "best.ckpt").read_bytes()
+    assert here(*NAMED).stderr.startswith("error: hydra.run.dir=run: another run lies there; give")
     assert here(*NAMED, "ckpt_path=auto").returncode == 0
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt.old").read_bytes() == before
     assert (tmp_path / "run" / "report.json").is_file()
 
 

@@ -180,9 +180,11 @@ def unpacked(file: bytes) -> Any:
 
 def _from_safetensors(file: bytes) -> dict[str, Any]:
     """Return the content in the form of a checkpoint."""
+    length = int.from_bytes(file[:8], "little")  # of the header, in JSON
+    if length > 2**20:
+        raise CheckpointError("its header is larger than 1 MB")
     tensors = {f"network.{name}": tensor for name, tensor in load(file).items()}
-    # The length of a header, and the header, in JSON.
-    header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
+    header = json.loads(file[8 : 8 + length])
     about = json.loads(header.get("__metadata__", {}).get(METADATA, "{}"))
     return {"hyper_parameters": about, "state_dict": tensors}
 

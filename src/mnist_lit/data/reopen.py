@@ -9,7 +9,7 @@ from mnist_lit.data.datasets import IDX, IdxSet, ImageSet, MnistSet, Split
 from mnist_lit.errors import DataError
 from mnist_lit.facts import MNIST, Facts
 from mnist_lit.targets import check, trusted
-from mnist_lit.validation import validated
+from mnist_lit.validation import Target, validated
 
 SETS = {IDX: IdxSet, MNIST.source["_target_"]: MnistSet}
 
@@ -31,6 +31,7 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
     target = facts.source.get("_target_")
     if target is None:
         raise DataError(f"{facts.name}: the checkpoint does not say what its images come from")
+    validated(Target, target, f"{facts.name}: source._target_")
     if target == IDX and root is None:
         raise DataError(f"{facts.name}: name the folder of its images with --data-root FOLDER")
     if target in SETS:

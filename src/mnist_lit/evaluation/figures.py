@@ -23,6 +23,7 @@ from mnist_lit.facts import Facts
 from mnist_lit.text import for_terminal
 
 Augmentation = Callable[[Tensor], Tensor]
+MOST_FILTERS = 64  # of the first layer, in its figure
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:
@@ -59,7 +60,7 @@ def drawn(
     found["calibration"] = calibration(evaluation, facts)
     conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
     if conv is not None and conv.in_channels == 1:
-        found["first_layer"] = first_layer(conv.weight.detach()[:, 0])
+        found["first_layer"] = first_layer(conv.weight.detach()[:MOST_FILTERS, 0])
     return {name: png(figure) for name, figure in found.items()}
 
 

@@ -18,7 +18,7 @@ from mnist_lit.evaluation import figures
 from mnist_lit.inference import predict
 from mnist_lit.inference.files import find_pictures
 from mnist_lit.inference.reading import Reading, read_all
-from mnist_lit.text import for_terminal, show
+from mnist_lit.text import for_csv, for_terminal, show
 
 SHOWN = 200  # pictures on a sheet, at most
 
@@ -97,12 +97,4 @@ def _print_table(rows: Sequence[dict[str, Any]], what: str, top: int) -> None:
     for row in rows:
         best = [value for one in row["top"] for value in one.values()] or [""] * len(names)
         whole = [row["text"], row["probability"], row["status"]]
-        table.writerow([_cell(value) for value in (row["file"], *best, *whole)])
-
-
-def _cell(value: object) -> object:
-    """Return a value so that a spreadsheet takes no text for a formula."""
-    if not isinstance(value, str):
-        return value
-    text = for_terminal(value, len(value))
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+        table.writerow([for_csv(value) for value in (row["file"], *best, *whole)])

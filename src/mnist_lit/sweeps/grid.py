@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -81,7 +82,7 @@ class Grid:
             bad = Counter(one.state for one in planned)
             del bad["finished"]
             if {*bad} - {MISSED}:
-                again = override("hydra.sweep.dir", folder)
+                again = shlex.quote(override("hydra.sweep.dir", folder))
                 show(f"the same command with {again} goes on with what is not finished")
         if bad:
             each = ", ".join(f"{number} {state}" for state, number in bad.items())

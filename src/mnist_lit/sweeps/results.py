@@ -21,7 +21,7 @@ from mnist_lit.evaluation.history import History
 from mnist_lit.evaluation.page import embedded, filled
 from mnist_lit.files import write_text
 from mnist_lit.sweeps.job import Job, jobs
-from mnist_lit.text import for_terminal
+from mnist_lit.text import for_csv, for_terminal
 
 # Jobs that differ in these alone are the same setting, repeated.
 REPEATS = ("seed", "data.fold", "data.split_seed")
@@ -53,7 +53,7 @@ def publish(
         after: What is printed after the first table.
     """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows(map(for_csv, row) for row in rows)
     write_text(folder / "results.csv", text.getvalue())
     every = [[_link(folder, str(place)), *map(short, rest)] for place, *rest in rows[1:]]
     tables = {**tables, "All": [rows[0], *every]}

@@ -21,7 +21,7 @@ from mnist_lit.errors import ConfigError, RunError, line
 from mnist_lit.evaluation.provenance import flat
 from mnist_lit.sweeps import study
 from mnist_lit.sweeps.grid import values
-from mnist_lit.sweeps.job import WRITTEN, Job, identity, refuse_others, write_config
+from mnist_lit.sweeps.job import CONFIG, WRITTEN, Job, identity, refuse_others, write_config
 from mnist_lit.sweeps.processes import Processes
 from mnist_lit.text import masked, show
 from mnist_lit.training.hydra import build_run
@@ -88,6 +88,11 @@ class Search:
             if taken := [name for name in numbered if int(name) >= begun]:
                 words = f"not of the study {self.search.study}, which has {begun} trials"
                 raise ConfigError(f"{self.folder / taken[0]}: {words}; give another search.study")
+            written = self.folder / CONFIG
+            before = OmegaConf.load(written) if written.is_file() else self.config
+            if (name := OmegaConf.select(before, "search.study")) != self.search.study:
+                words = f"the study {name} lies there; give another hydra.sweep.dir"
+                raise ConfigError(f"{self.folder}: {words}")
             write_config(self.folder, self.config)
             show(
                 f"study {self.search.study} in {masked(self.search.storage)}: "

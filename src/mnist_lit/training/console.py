@@ -17,8 +17,8 @@ class _AboveTheBar(logging.Handler):
     """Prints above the progress bar, where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A reader that has gone, as of `| head -1`, does not end a training.
-        with suppress(BrokenPipeError):
+        # A reader that has gone, as of `| head -1`, or a terminal ends no training.
+        with suppress(OSError):
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
 

@@ -277,6 +277,9 @@ class BuildFirst(Callback):
                 last = Path(config.hydra.run.dir).expanduser() / "checkpoints" / "last.ckpt"
                 with flag_override(config, "readonly", False):
                     config.ckpt_path = str(last) if last.is_file() else None
+                if not last.is_file():  # a run that was killed in its first epoch begins anew
+                    with suppress(OSError):
+                        last.with_name("best.ckpt").rename(last.with_name("best.ckpt.old"))
             if not config.hydra.run.dir:
                 raise ConfigError("hydra.run.dir=: the name of a folder is expected")
             with _reserved(config) as folder:

@@ -5,6 +5,7 @@ Imports nothing heavy.
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -93,9 +94,10 @@ def _refuse_others(folder: Path, key: str) -> None:
     ours = (folder / OURS).is_dir()
     if (folder / JOB).is_file() and not in_a_sweep():
         raise ConfigError(f"{key}={folder}: a job of a sweep lies there; give another folder")
-    begun = any((folder / name).is_file() for name in ("report.json", "checkpoints/last.ckpt"))
+    begun = (folder / "report.json").is_file() or any((folder / "checkpoints").glob("[!.]*.ckpt"))
     if begun and (ours or (folder / HYDRAS / "overrides.yaml").is_file()):
-        words = f"give another folder, or go on with that run: ckpt_path={folder}"
+        resume = shlex.quote(f"ckpt_path={folder}")
+        words = f"give another folder, or go on with that run: {resume}"
         raise ConfigError(f"{key}={folder}: another run lies there; {words}")
     # From Python a run may have the folder of another program of Hydra's.
     names = WRITTEN if key == "run_dir" else (HYDRAS, *WRITTEN)

@@ -1,6 +1,7 @@
 """What training shows: a progress bar and a line per epoch."""
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -53,7 +54,8 @@ class EpochProgressBar(TQDMProgressBar):
         """Advance."""
         before = int(trainer.num_training_batches) * trainer.current_epoch
         module, outputs, batch, batch_idx = given
-        super().on_train_batch_end(trainer, module, outputs, batch, before + batch_idx)
+        with suppress(OSError):  # a terminal that has gone ends no training
+            super().on_train_batch_end(trainer, module, outputs, batch, before + batch_idx)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Return what the bar shows: it is asked when it is about to be drawn."""
