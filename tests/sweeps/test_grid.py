@@ -240,7 +240,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
             seen["launched"] += job_overrides
             return []
 
-    monkeypatch.setattr(grid, "check", built)
+    monkeypatch.setattr(grid, "build_run", built)
     monkeypatch.setattr(Plugins, "instantiate_launcher", lambda self, **given: Nothing())
     return seen
 
