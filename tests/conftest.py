@@ -34,6 +34,9 @@ sys.dont_write_bytecode = False
 # A shell's background jobs inherit that Ctrl-C is ignored, and their processes would too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# So they do of nohup that a terminal's end is.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PROJECT = Path(__file__).parents[1]
 
