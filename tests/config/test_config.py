@@ -1,7 +1,6 @@
 import inspect
 import re
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -294,7 +293,6 @@ def test_targets_of_ones_own_are_checked_when_they_are_built(
 
 
 # With the optional package installed there is nothing to say.
-@pytest.mark.skipif(find_spec("comet_ml") is not None, reason="comet-ml is installed")
 def test_a_logger_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "find_spec", lambda name: None)  # as where it is not installed
     config = parse(compose("logger=wandb", "run_dir=unused"))

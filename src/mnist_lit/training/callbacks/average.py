@@ -48,7 +48,7 @@ class MovingAverage(WeightAveraging):
         assert self._average_model is not None
         before, self._latest_update_step = self._latest_update_step, trainer.global_step
         kept = min(self.decay, (1 + before) / (10 + before)) if before else 0.0
-        average = get_ema_multi_avg_fn(kept)  # type: ignore[no-untyped-call]
+        average = get_ema_multi_avg_fn(kept)  # type: ignore[no-untyped-call]  # untyped in torch
         average(self._averages, self._weights, before)
         for count, steps in self._counters:
             count.copy_(steps)
