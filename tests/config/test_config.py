@@ -292,7 +292,6 @@ def test_targets_of_ones_own_are_checked_when_they_are_built(
     assert str(caught.value).startswith(message)
 
 
-# With the optional package installed there is nothing to say.
 def test_a_logger_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "find_spec", lambda name: None)  # as where it is not installed
     config = parse(compose("logger=wandb", "run_dir=unused"))
