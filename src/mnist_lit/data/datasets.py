@@ -152,7 +152,7 @@ class ImageSet:
         return f"{name}_{how}: {images} the best epoch; the {test:,} test images have no say"
 
     def _described(self) -> Facts:
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of data set says it of itself
 
     def _read(self, split: Split) -> Images:
         folder, prefix = self.folder, PREFIXES[split]
