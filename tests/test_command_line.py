@@ -390,6 +390,7 @@ def test_train_is_a_function_of_a_config(tiny: Callable[..., DictConfig]) -> Non
     assert 0 < result.objective < 1
 
 
+@pytest.mark.slow
 def test_a_stopped_training_says_how_to_go_on_and_nothing_else(tmp_path: Path) -> None:
     options = [option for option in LONG if not option.startswith("logger")]
     command = [sys.executable, str(PROJECT / "train.py"), *options, "hydra.run.dir=run"]

@@ -73,7 +73,15 @@ def commands(text: str) -> Iterator[list[str]]:
                     yield found
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != EXTEND], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page.stem in ("configure", "search")))
+        for page in PAGES
+        if page != EXTEND
+    ],
+    ids=name,
+)
 def test_commands_can_be_meant(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PROJECT / "benchmarks")
     monkeypatch.setattr(sys, "path", list(sys.path))

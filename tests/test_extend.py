@@ -17,6 +17,8 @@ from tests.conftest import PROJECT, write_idx
 
 PAGE = (PROJECT / "docs" / "extend.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
+# Each trains or exports several times.
+LONG = ("Data: a folder in MNIST's layout", "Weights to share")
 # Two epochs of a few batches: what a recipe says must run, not learn.
 QUICK = (
     *("trainer.max_epochs=2", "trainer.limit_train_batches=4", "trainer.limit_val_batches=1"),
@@ -41,7 +43,9 @@ def parts(recipe: str) -> Iterator[tuple[str | None, str, str]]:
         yield found[1], found[2], found[3]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in RECIPES]
+)
 @pytest.mark.usefixtures("few_images")
 def test_a_recipe_runs_as_it_stands(name: str, place: Path) -> None:
     done = 0

@@ -52,6 +52,7 @@ def test_a_sweep_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
         job.jobs(tmp_path)
 
 
+@pytest.mark.usefixtures("few_images")
 def test_an_export_of_a_folder_has_its_whole_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def rows(result: TrainingResult) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_folder_in_mnists_layout_trains_and_is_judged_on_itself(
     trained_on_bars: TrainingResult, bars: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,6 +290,7 @@ def test_lightning_shares_the_images_of_a_module_of_ones_own_among_processes() -
     assert len(prepared.sampler) == 256 // 2
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_rebuilt_only_if_trusted(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -305,6 +305,7 @@ def test_a_device_that_lightning_refuses_is_a_config_error() -> None:
         prepare(config)
 
 
+@pytest.mark.slow
 def test_groups_are_independent() -> None:
     """No choice of one group changes what another says."""
     optimizers = [f.stem for f in (PROJECT / "conf/optimizer").glob("*.yaml")]

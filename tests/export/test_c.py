@@ -94,7 +94,7 @@ def run(program: Path, pixels: torch.Tensor) -> str:
 
 
 @pytest.mark.parametrize(
-    "compiler", ["gcc", "g++", *(pytest.param(c, marks=pytest.mark.slow) for c in CLANG)]
+    "compiler", ["gcc", *(pytest.param(c, marks=pytest.mark.slow) for c in ("g++", *CLANG))]
 )
 def test_every_standard_takes_it_and_gives_the_same_bits(
     compiler: str, headers: Path, mnist: MNISTDataModule

@@ -33,9 +33,9 @@ from tests.conftest import needs_compiler
 
 
 def of(form: str, whole: bool = False) -> Any:
-    """A format, whose test is left out where it could not be checked, and slow for all images."""
+    """A format, whose test is left out where it could not be checked; slow for all images."""
     marks = [needs_compiler] if form.startswith("c") else []
-    marks += [pytest.mark.slow] if whole and form in ("arduino", "c-int8", "web") else []
+    marks += [pytest.mark.slow] if whole and form not in ("c", "safetensors") else []
     return pytest.param(form, marks=marks)
 
 

@@ -158,6 +158,7 @@ def draw(page: Page, strokes: list[list[tuple[float, float]]], left: float = 0.2
         page.mouse.up()
 
 
+@pytest.mark.slow
 def test_digits_drawn_on_the_paper_are_read(opened: Page) -> None:
     elsewhere: list[str] = []
     opened.on(
@@ -259,6 +260,7 @@ def test_one_finger_draws_whatever_else_touches_the_paper(browser: Browser, addr
     phone.close()
 
 
+@pytest.mark.slow
 def test_a_tap_is_a_dot_and_the_right_button_draws_nothing(opened: Page) -> None:
     box = opened.locator("#paper canvas").bounding_box()
     assert box is not None
@@ -275,6 +277,7 @@ def test_a_tap_is_a_dot_and_the_right_button_draws_nothing(opened: Page) -> None
     assert marks(opened) == []
 
 
+@pytest.mark.slow
 def test_clear_during_a_stroke_ends_it(opened: Page) -> None:
     box = opened.locator("#paper canvas").bounding_box()
     assert box is not None
@@ -298,6 +301,7 @@ def fine(stroke: list[tuple[float, float]], steps: int = 8) -> Iterator[tuple[fl
             yield x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps
 
 
+@pytest.mark.slow
 def test_a_number_is_read_and_boxed(opened: Page) -> None:
     draw(opened, STROKES["7"], left=-0.1)
     draw(opened, STROKES["4"], left=0.6)
@@ -307,6 +311,7 @@ def test_a_number_is_read_and_boxed(opened: Page) -> None:
     expect(opened.locator("#probabilities")).not_to_contain_text("100%")
 
 
+@pytest.mark.slow
 def test_what_is_no_digit_is_said_to_be_none(opened: Page, tmp_path: Path) -> None:
     squares = 255 * (np.random.default_rng(0).random((21, 21)) > 0.5).astype(np.uint8)
     Image.fromarray(squares).resize((210, 210), Image.Resampling.NEAREST).save(tmp_path / "qr.png")
@@ -327,6 +332,7 @@ def test_the_page_reads_while_a_stroke_goes_on(opened: Page) -> None:
     opened.mouse.up()
 
 
+@pytest.mark.slow
 def test_a_picture_and_another_network(
     opened: Page, mnist: MNISTDataModule, tmp_path: Path
 ) -> None:
@@ -352,6 +358,7 @@ def test_the_camera_takes_a_picture(opened: Page) -> None:
     expect(opened.locator("#words")).to_have_text("7", timeout=15_000)
 
 
+@pytest.mark.slow
 def test_it_listens_on_this_machine_alone(address: str) -> None:
     assert address.startswith("http://127.0.0.1:")
     port = int(address.rsplit(":", 1)[1].strip("/"))
@@ -404,6 +411,7 @@ def ask(
         return answer.status, answer.read().decode()
 
 
+@pytest.mark.slow
 def test_pages_of_other_places_are_refused(address: str) -> None:
     own = address.removeprefix("http://").strip("/")
     for headers, status in (
@@ -496,6 +504,7 @@ def form(*sizes: int) -> bytes:
     return b"".join(parts) + b"--x--\r\n"
 
 
+@pytest.mark.slow
 def test_uploads_are_bounded(address: str) -> None:
     for sizes, status in (
         ([1000], 200),
@@ -508,6 +517,7 @@ def test_uploads_are_bounded(address: str) -> None:
     assert ask(address, "/gradio_api/upload", chunks, b"1\r\nx\r\n0\r\n\r\n")[0] == 413
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "data", "words"),
     [

@@ -76,7 +76,7 @@ def test_every_image_of_mnist_passes_through_unchanged(mnist: MNISTDataModule) -
         assert np.array_equal(prepare(Image.fromarray(image)), image)
 
 
-@pytest.mark.parametrize("count", [150, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.slow)])
 def test_photographs_are_read_right(count: int, mnist: MNISTDataModule) -> None:
     """Test digits, blown up, turned, on uneven noisy paper or a board, as JPEG."""
     rng = np.random.default_rng(0)

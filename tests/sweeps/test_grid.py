@@ -83,6 +83,7 @@ def test_jobs_that_fail_end_no_others(launcher: str, here: Here, tmp_path: Path)
     assert 'href="1"' in page
 
 
+@pytest.mark.slow
 def test_a_grid_goes_on_where_it_was_stopped_and_may_grow(here: Here, tmp_path: Path) -> None:
     stop = ("callbacks.stop._target_=tests.own.CtrlC", "callbacks.stop.folder='1'")
     options = ("-m", *TINY, BASIC, *stop, "callbacks.stop.once=stopped")
@@ -121,6 +122,7 @@ def test_a_grid_goes_on_where_it_was_stopped_and_may_grow(here: Here, tmp_path: 
     assert {line.split()[0]: line.split()[1] for line in table[1:3]} == {"nano": "3", "micro": "2"}
 
 
+@pytest.mark.slow
 def test_a_failed_job_begins_anew_and_nothing_else_is_removed(here: Here, tmp_path: Path) -> None:
     grid = ("-m", *TINY, BASIC, *BOOM, "callbacks.boom.epoch=1,8", "hydra.sweep.dir=sweep")
     (tmp_path / "sweep").mkdir()
@@ -147,6 +149,7 @@ def test_a_failed_job_begins_anew_and_nothing_else_is_removed(here: Here, tmp_pa
     assert [path.name for path in (tmp_path / "mine/0").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_failed_job_that_another_sweep_has_begun_meanwhile_is_left_to_it(
     ended: bool, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -272,6 +275,7 @@ def test_jobs_that_differ_in_seeds_are_checked_once(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_seed_elsewhere_in_the_config_is_checked_for_each_job(
     planned: dict[str, list[Any]], here: Here, tmp_path: Path
 ) -> None:
@@ -339,6 +343,7 @@ def test_a_lock_that_is_no_lock_is_a_line_and_no_running_job(tmp_path: Path) -> 
         rundir.claim(tmp_path / "0")
 
 
+@pytest.mark.slow
 def test_folds_cut_the_training_images_into_parts(here: Here, tmp_path: Path) -> None:
     data = MNISTDataModule(folds=3, fold=0)
     labels = data.images("train").labels

@@ -84,6 +84,7 @@ def database(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 's/study.db'}"
 
 
+@pytest.mark.slow
 def test_a_trial_is_a_process_of_its_own(here: Here, tmp_path: Path, study: Study) -> None:
     done = here(*SEARCH, LR, "search.n_trials=1")
     assert done.returncode == 0, done.stderr
@@ -107,6 +108,7 @@ def test_a_trial_is_a_process_of_its_own(here: Here, tmp_path: Path, study: Stud
         assert words in page
 
 
+@pytest.mark.slow
 def test_trials_that_fail_are_listed_and_three_at_the_start_end_it(
     in_process: None, here: Here, tmp_path: Path, study: Study
 ) -> None:
@@ -120,6 +122,7 @@ def test_trials_that_fail_are_listed_and_three_at_the_start_end_it(
         assert [row["state"] for row in csv.DictReader(file)] == ["fail"] * 3
 
 
+@pytest.mark.slow
 def test_a_search_whose_new_trials_all_fail_does_not_end_well(
     in_process: None, here: Here, tmp_path: Path, study: Study
 ) -> None:
@@ -154,6 +157,7 @@ def test_a_folder_with_files_of_somebody_else_is_no_search(
     assert (tmp_path / "s" / name).read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_study_that_is_removed_ends_the_search_in_a_line(
     in_process: None, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +182,7 @@ def test_a_study_that_is_removed_ends_the_search_in_a_line(
     assert (tmp_path / "s/0/job.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_was_killed_is_tried_again_and_counts_once(
     in_process: None, here: Here, tmp_path: Path, study: Study
 ) -> None:
@@ -251,6 +256,7 @@ def test_what_is_stopped_twice_is_still_one_trial(tmp_path: Path) -> None:
         assert "failed" not in write(found, tmp_path, ["train"])
 
 
+@pytest.mark.slow
 def test_a_study_is_of_one_search(in_process: None, here: Here, study: Study) -> None:
     search = (*SEARCH, "optimizer.weight_decay=0")
     assert here(*search, LR, "search.n_trials=1").returncode == 0
@@ -282,6 +288,7 @@ def test_a_study_is_of_one_search(in_process: None, here: Here, study: Study) ->
     assert len(study().trials) == 2
 
 
+@pytest.mark.slow
 def test_a_bad_trial_is_pruned(in_process: None, here: Here, study: Study) -> None:
     good = ("optimizer.lr=interval(0.04,0.05)", "optimizer.weight_decay=0", "trainer.max_epochs=4")
     assert here(*SEARCH, *good, "search.n_trials=1").returncode == 0
@@ -303,6 +310,7 @@ def test_a_bad_trial_is_pruned(in_process: None, here: Here, study: Study) -> No
     assert "pruned after epoch 3 of 4" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_trial_may_be_the_mean_of_several_trainings(
     in_process: None, here: Here, tmp_path: Path, study: Study
 ) -> None:
@@ -355,6 +363,7 @@ def server(tmp_path: Path) -> Iterator[str]:
             )
 
 
+@pytest.mark.slow
 def test_workers_share_a_study_on_a_server_and_its_password_stays_there(
     in_process: None, here: Here, tmp_path: Path, server: str
 ) -> None:

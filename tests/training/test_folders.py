@@ -113,8 +113,17 @@ def test_a_file_of_yaml_that_cannot_be_read_is_named(here: Here, tmp_path: Path)
         assert done.stderr.count("\n") == 1
 
 
-def test_what_a_user_has_in_a_folder_is_not_replaced(here: Here, tmp_path: Path) -> None:
-    for name in (*rundir.WRITTEN, rundir.HYDRAS):
+@pytest.mark.parametrize(
+    "names",
+    [
+        (*rundir.WRITTEN[::6], rundir.HYDRAS),
+        pytest.param((*rundir.WRITTEN, rundir.HYDRAS), marks=pytest.mark.slow),
+    ],
+)
+def test_what_a_user_has_in_a_folder_is_not_replaced(
+    names: tuple[str, ...], here: Here, tmp_path: Path
+) -> None:
+    for name in names:
         file = tmp_path / "mine" / name.replace("*", "notes")
         file.parent.mkdir(exist_ok=True)
         file.write_text("mine")

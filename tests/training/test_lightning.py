@@ -100,6 +100,7 @@ def test_images_without_labels_are_predicted(run: Path, mnist: MNISTDataModule) 
         trainer().test(classifier, DataLoader(sets[1], 8))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*LightningModule.to_torchscript")
 def test_lightnings_own_exports_take_normalised_images(

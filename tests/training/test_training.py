@@ -133,6 +133,7 @@ def test_a_training_too_short_for_its_scheduler_is_refused(tiny: Make) -> None:
         train(tiny("scheduler=onecycle", "trainer.max_epochs=1"))
 
 
+@pytest.mark.slow
 def test_it_learns(tiny: Make) -> None:
     """2,000 images for a few seconds; fails if learning is broken anywhere."""
     cfg = tiny(
@@ -158,7 +159,7 @@ def test_weights_decay_and_biases_and_norms_do_not(tiny: Make) -> None:
     assert sum(p.numel() for g in (decayed, spared) for p in g["params"]) == 7_034
 
 
-@pytest.mark.parametrize("callbacks", ["none", "default"])
+@pytest.mark.parametrize("callbacks", [pytest.param("none", marks=pytest.mark.slow), "default"])
 def test_a_seed_fixes_everything(tiny: Make, callbacks: str) -> None:
     one = train(tiny(f"callbacks={callbacks}", "seed=3", run_dir="one"))
     same = train(tiny(f"callbacks={callbacks}", "seed=3", run_dir="same"))
@@ -184,10 +185,15 @@ class CopyAfter(pl.Callback):
     "overrides",
     [
         ["scheduler=onecycle"],
-        ["scheduler=step"],
+        pytest.param(["scheduler=step"], marks=pytest.mark.slow),
         ["scheduler=cosine", "callbacks=default", "optimizer=adamw"],
-        ["scheduler=constant", "callbacks=default", "model.align=true"],
-        ["scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=1e6"],
+        pytest.param(
+            ["scheduler=constant", "callbacks=default", "model.align=true"], marks=pytest.mark.slow
+        ),
+        pytest.param(
+            ["scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=1e6"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=" ".join,
 )
