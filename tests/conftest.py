@@ -76,6 +76,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the long tests, so that none of them is what a core waits for at the end."""
     items.sort(key=lambda item: item.path.name not in (*TOGETHER, *LONG))
     for item in items:
+        if {"address", "browser"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.slow)
         if group := TOGETHER.get(item.path.name):
             item.add_marker(pytest.mark.xdist_group(group))
 

@@ -119,7 +119,7 @@ def test_onnx_has_few_operators_and_no_attribute_that_goes_without_saying(
 
 
 @pytest.mark.usefixtures("few_images")
-@pytest.mark.parametrize("form", ["onnx", "torch", of("c")])
+@pytest.mark.parametrize("form", ["onnx", of("torch", whole=True), of("c")])
 def test_every_kind_of_block_can_be_exported(
     form: str, odd_network: CompactCNN, tmp_path: Path
 ) -> None:
@@ -156,7 +156,14 @@ def test_int8_onnx_holds_its_weights_in_bytes(tmp_path: Path) -> None:
     assert done.correct >= done.reference - 10
 
 
-@pytest.mark.parametrize(("form", "size"), [("onnx", 29_000), ("onnx-int8", 38_000), ("torch", 0)])
+@pytest.mark.parametrize(
+    ("form", "size"),
+    [
+        ("onnx", 29_000),
+        ("onnx-int8", 38_000),
+        pytest.param("torch", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_holds_the_network_and_nothing_of_the_machine(
     form: str, size: int, tmp_path: Path, mnist: MNISTDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:

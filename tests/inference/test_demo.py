@@ -158,7 +158,6 @@ def draw(page: Page, strokes: list[list[tuple[float, float]]], left: float = 0.2
         page.mouse.up()
 
 
-@pytest.mark.slow
 def test_digits_drawn_on_the_paper_are_read(opened: Page) -> None:
     elsewhere: list[str] = []
     opened.on(
@@ -183,7 +182,6 @@ def test_digits_drawn_on_the_paper_are_read(opened: Page) -> None:
     assert elsewhere == []
 
 
-@pytest.mark.slow
 def test_a_finger_draws_on_a_phone(browser: Browser, address: str) -> None:
     phone = browser.new_page(viewport={"width": 390, "height": 780}, has_touch=True, is_mobile=True)
     phone.goto(address)
@@ -236,7 +234,6 @@ def touch(page: Page, *fingers: tuple[float, float] | None) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
 def test_one_finger_draws_whatever_else_touches_the_paper(browser: Browser, address: str) -> None:
     phone = browser.new_page(viewport={"width": 600, "height": 780}, has_touch=True, is_mobile=True)
     phone.goto(address)
@@ -260,7 +257,6 @@ def test_one_finger_draws_whatever_else_touches_the_paper(browser: Browser, addr
     phone.close()
 
 
-@pytest.mark.slow
 def test_a_tap_is_a_dot_and_the_right_button_draws_nothing(opened: Page) -> None:
     box = opened.locator("#paper canvas").bounding_box()
     assert box is not None
@@ -277,7 +273,6 @@ def test_a_tap_is_a_dot_and_the_right_button_draws_nothing(opened: Page) -> None
     assert marks(opened) == []
 
 
-@pytest.mark.slow
 def test_clear_during_a_stroke_ends_it(opened: Page) -> None:
     box = opened.locator("#paper canvas").bounding_box()
     assert box is not None
@@ -301,7 +296,6 @@ def fine(stroke: list[tuple[float, float]], steps: int = 8) -> Iterator[tuple[fl
             yield x0 + (x1 - x0) * i / steps, y0 + (y1 - y0) * i / steps
 
 
-@pytest.mark.slow
 def test_a_number_is_read_and_boxed(opened: Page) -> None:
     draw(opened, STROKES["7"], left=-0.1)
     draw(opened, STROKES["4"], left=0.6)
@@ -311,7 +305,6 @@ def test_a_number_is_read_and_boxed(opened: Page) -> None:
     expect(opened.locator("#probabilities")).not_to_contain_text("100%")
 
 
-@pytest.mark.slow
 def test_what_is_no_digit_is_said_to_be_none(opened: Page, tmp_path: Path) -> None:
     squares = 255 * (np.random.default_rng(0).random((21, 21)) > 0.5).astype(np.uint8)
     Image.fromarray(squares).resize((210, 210), Image.Resampling.NEAREST).save(tmp_path / "qr.png")
@@ -319,7 +312,6 @@ def test_what_is_no_digit_is_said_to_be_none(opened: Page, tmp_path: Path) -> No
     expect(opened.locator("#words h1")).to_have_text("no digit", timeout=15_000)
 
 
-@pytest.mark.slow
 def test_the_page_reads_while_a_stroke_goes_on(opened: Page) -> None:
     box = opened.locator("#paper canvas").bounding_box()
     assert box is not None
@@ -332,7 +324,6 @@ def test_the_page_reads_while_a_stroke_goes_on(opened: Page) -> None:
     opened.mouse.up()
 
 
-@pytest.mark.slow
 def test_a_picture_and_another_network(
     opened: Page, mnist: MNISTDataModule, tmp_path: Path
 ) -> None:
@@ -348,7 +339,6 @@ def test_a_picture_and_another_network(
     expect(opened.locator("#words")).to_have_text("2", timeout=15_000)
 
 
-@pytest.mark.slow
 def test_the_camera_takes_a_picture(opened: Page) -> None:
     opened.locator("#picture").get_by_label("Capture from camera").click()
     opened.get_by_title("grant webcam access").click()
@@ -358,7 +348,6 @@ def test_the_camera_takes_a_picture(opened: Page) -> None:
     expect(opened.locator("#words")).to_have_text("7", timeout=15_000)
 
 
-@pytest.mark.slow
 def test_it_listens_on_this_machine_alone(address: str) -> None:
     assert address.startswith("http://127.0.0.1:")
     port = int(address.rsplit(":", 1)[1].strip("/"))
@@ -411,7 +400,6 @@ def ask(
         return answer.status, answer.read().decode()
 
 
-@pytest.mark.slow
 def test_pages_of_other_places_are_refused(address: str) -> None:
     own = address.removeprefix("http://").strip("/")
     for headers, status in (
@@ -504,7 +492,6 @@ def form(*sizes: int) -> bytes:
     return b"".join(parts) + b"--x--\r\n"
 
 
-@pytest.mark.slow
 def test_uploads_are_bounded(address: str) -> None:
     for sizes, status in (
         ([1000], 200),
@@ -517,7 +504,6 @@ def test_uploads_are_bounded(address: str) -> None:
     assert ask(address, "/gradio_api/upload", chunks, b"1\r\nx\r\n0\r\n\r\n")[0] == 413
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "data", "words"),
     [

@@ -124,6 +124,7 @@ def test_boxes_are_of_the_picture_as_it_is_seen(
         assert (20 + 90 * number) * scale <= left < right <= (100 + 90 * number) * scale
 
 
+@pytest.mark.slow
 def test_a_full_page_is_read(mnist: MNISTDataModule) -> None:
     threes = mnist.test.images[mnist.test.labels == 3][:, 0].numpy()
     page = np.full((1754, 1240), 245.0)
@@ -201,6 +202,7 @@ def test_an_empty_box_is_no_zero(size: tuple[int, int], thick: int) -> None:
     assert found.text == "0"
 
 
+@pytest.mark.slow
 def test_digits_that_were_cut_apart_are_unsure(mnist: MNISTDataModule) -> None:
     made = SEVERAL["touching"](islice(digits(mnist), 300), np.random.default_rng(2))
     cases = list(islice(made, 20))

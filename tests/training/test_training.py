@@ -234,6 +234,7 @@ def state(run_dir: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_reporting_says_how_to_go_on(
     tiny: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
