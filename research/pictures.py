@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from mnist_lit import MNISTDataModule, predict
 from mnist_lit.checkpoints import pretrained
+from mnist_lit.data.mnist import EACH, SYNTHETIC, bank
 from mnist_lit.evaluation.page import open_subject, page
 from mnist_lit.inference.predict import Page, sheet
 
@@ -51,6 +52,7 @@ PUBLIC_MARKS = (
     ("picked by test accuracy", (7_000, 9_000), (99.4, 99.5)),
     ("150 epochs", (1_000_000, 1_500_000), (99.7, 99.8)),
 )
+NUMBER, NUMBER_SIDE = "31415", 112  # what is written, and the side of a digit in pixels
 PAPER, PEN = 320, 22  # pixels, as on the page of the demo
 # A digit as a hand draws it: points of one stroke, as shares of the paper's side.
 FIVE = (
@@ -186,6 +188,20 @@ def laid(pictures: dict[str, Image.Image]) -> Figure:
         return sheet([(Page(path, ""), one) for path, one in zip(paths, found, strict=True)])
 
 
+def number() -> bytes:
+    """Write a number with a dark pen on light paper, from the drawn digits of the package."""
+    drawn_digits = bank()
+    paper = Image.new("L", (NUMBER_SIDE * (len(NUMBER) + 1), NUMBER_SIDE * 2), 236)
+    for place, digit in enumerate(NUMBER):
+        ink = Image.fromarray(drawn_digits.images[int(digit) * EACH + place, 0].numpy())
+        ink = ink.resize((NUMBER_SIDE, NUMBER_SIDE), Image.Resampling.BICUBIC)
+        at = NUMBER_SIDE // 2 + place * NUMBER_SIDE, NUMBER_SIDE // 2 + (-6, 5)[place % 2]
+        paper.paste(40, at, ink)
+    stored = io.BytesIO()
+    paper.save(stored, "PNG")
+    return stored.getvalue()
+
+
 def digits(count: int) -> list[tuple[np.ndarray, str]]:
     """Return the first test digits, and what they are."""
     test = MNISTDataModule().images("test")
@@ -283,6 +299,7 @@ PICTURES = {
     "accuracy": Picture(accuracy, results()),
     "hardest": Picture(hardest_digits, results()),
     "photographs": Picture(photographs, weights("final-world")),
+    "number": Picture(number, [SYNTHETIC]),
     "read": Picture(read, weights("final-world")),
     "unread": Picture(unread, weights("final-world")),
     "demo": Picture(demonstration, weights("final-world")),

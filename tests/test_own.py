@@ -42,7 +42,7 @@ from mnist_lit.training import hydra
 from mnist_lit.training.build import build_metrics, build_module, prepare
 from mnist_lit.training.train import TrainingResult, train
 from tests.conftest import PROJECT, TINY, needs_compiler, write_idx
-from tests.own import Add, CountRight, Stripes
+from tests.own import Add, CountRight, Stripes, Teacher
 
 Make = Callable[..., DictConfig]
 TRAINING = RunningStage.TRAINING
@@ -382,6 +382,21 @@ def test_validation_loss_is_cross_entropy_whatever_is_minimised(tiny: Make) -> N
     plain = train(tiny(run_dir="plain"))
     assert result.report.last_train_loss > plain.report.last_train_loss
     assert rows(result)[0]["train_loss"] != rows(plain)[0]["train_loss"]
+
+
+def test_a_loss_that_names_images_gets_those_of_the_batch(tiny: Make) -> None:
+    Teacher.given.clear()
+    Teacher.seen.clear()
+    loss = ("~loss.label_smoothing", "loss._target_=tests.own.Teacher", "augmentation=none")
+    short = ("trainer.max_epochs=1", "trainer.limit_train_batches=2")
+    result = train(tiny(*loss, *short, "callbacks.watch._target_=tests.own.Teacher"))
+    assert len(Teacher.given) == 2
+    for given, seen in zip(Teacher.given, Teacher.seen, strict=True):
+        assert given is seen
+        assert (given.shape, given.dtype) == ((64, 1, 28, 28), torch.float32)
+    assert given.min() == pytest.approx((0 - mnist_lit.MNIST.mean) / mnist_lit.MNIST.std)
+    kept = read_file(best(result))["state_dict"]
+    assert all(key.startswith(("network.", "val_")) for key in kept), "no teacher"
 
 
 def test_a_metric_is_in_line_csv_report_and_objective(

@@ -1,8 +1,8 @@
 """The LightningModule: loss, metrics, optimizer and scheduler around a network."""
 
-import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,9 @@ from mnist_lit.checkpoints.read import build_network, read
 from mnist_lit.data.batches import Batch
 from mnist_lit.errors import CheckpointError, ConfigError, DataError, DivergedError, reason
 from mnist_lit.facts import MNIST, Facts
+from mnist_lit.targets import parameters
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
 NEVER = 2**31  # epochs
 
 
@@ -44,8 +45,9 @@ class LitClassifier(pl.LightningModule):
             or ``T_max`` are filled with the length of the training in units of ``interval``,
             ``max_lr`` with the optimizer's learning rate.
         interval: ``step`` or ``epoch``: when the scheduler is stepped.
-        loss: Maps logits ``[B, classes]`` and labels to a number; None for cross-entropy. It is
-            what training minimises; ``val/loss`` is cross-entropy in any case.
+        loss: Training minimises it. It maps logits ``[B, classes]`` and labels ``[B]`` to a number;
+            a parameter named ``images`` gets the network's input. None for cross-entropy, which
+            ``val/loss`` always is.
         metrics: Taken of the probabilities and labels in validation and test, each one number.
         augmentations: Applied in a row to training images, ``float32 [B, 1, side, side]`` in 0–1.
         seed: Decides, with the epoch, what augmentation and dropout draw.
@@ -73,7 +75,8 @@ class LitClassifier(pl.LightningModule):
         # The loggers get the whole config instead.
         kept = {"network": network.description, "facts": facts.plain()}
         self.save_hyperparameters(kept, logger=False)
-        self.loss = loss or F.cross_entropy
+        self.loss: Loss = loss or F.cross_entropy
+        self.loss_takes_images = "images" in parameters(getattr(loss, "forward", self.loss))[0]
         self.metrics, self._metrics = nn.ModuleDict(metrics), dict(metrics or {})
         self.augmentations = list(augmentations)
         self.optimizer = optimizer
@@ -143,7 +146,8 @@ class LitClassifier(pl.LightningModule):
         # The scheduler changes it before the step's end.
         self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         with self._labelled(batch, batch_idx) as (images, labels):
-            loss, correct = self.batch_loss(self.network, self.loss, images, labels)
+            loss_of = partial(self.loss, images=images) if self.loss_takes_images else self.loss
+            loss, correct = self.batch_loss(self.network, loss_of, images, labels)
         self.train_loss.add_(loss.detach())
         self.train_correct.add_(correct)
         self.train_batches += 1
@@ -275,10 +279,8 @@ class LitClassifier(pl.LightningModule):
             failed = f"scheduler: cannot be built for a training of {length} {self.interval}s"
             rates = [group["lr"] for group in optimizer.param_groups]
             filled = {"total_steps": length, "T_max": length, "max_lr": rates}
-            said = getattr(self.scheduler, "keywords", {})
-            named = inspect.signature(self.scheduler).parameters.keys() - said.keys()
-            arguments = {name: value for name, value in filled.items() if name in named}
-            scheduler = self.scheduler(optimizer, **arguments)
+            named = parameters(self.scheduler)[0].keys() - getattr(self.scheduler, "keywords", {})
+            scheduler = self.scheduler(optimizer, **{k: filled[k] for k in filled.keys() & named})
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
             raise ConfigError(f"{failed}: {reason(error)}") from None
         if isinstance(scheduler, ReduceLROnPlateau) and self.interval == "step":
