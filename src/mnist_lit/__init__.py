@@ -1,5 +1,6 @@
 """Compact image classifiers, trained with PyTorch Lightning and configured with Hydra."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from mnist_lit.training.classifier import LitClassifier as LitClassifier
     from mnist_lit.training.hydra import compose as compose
     from mnist_lit.training.train import train as train
+
+# OpenMP reads it when torch is imported. Threads that wait for others take turns with other programs
+# after so many spins: alone a step takes as long, beside other work a third (docs/speed.md).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # Each is imported when it is first asked for: `import mnist_lit` loads no torch.
 _HOMES = {

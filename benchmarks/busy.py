@@ -1,0 +1,115 @@
+"""Training beside other work: milliseconds a step of ``final``, by how long idle threads spin.
+
+``python benchmarks/busy.py`` prints a table and writes ``results/busy.json`` beside it. Each setting
+has a process of its own. They train some steps in turns, alone and beside processes that keep a
+core busy each.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from throughput import BareLoop, conditions
+
+RESULTS = Path(__file__).parent / "results" / "busy.json"
+STEPS, BATCH = 30, 384
+SETTINGS = {
+    "300,000 spins (libgomp's default)": {"GOMP_SPINCOUNT": "300000"},
+    "10,000 spins (mnist-lit's default)": {},
+    "1,000 spins": {"GOMP_SPINCOUNT": "1000"},
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+    "one thread": {"OMP_NUM_THREADS": "1"},
+}
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each (default: 9)")
+    parser.add_argument("--busy", type=int, nargs="*", default=[0, 1, 2, 6], help="processes")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
+    return parser
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = command_line().parse_args()
+    found: dict[str, dict[str, list[float]]] = {}
+    with ExitStack() as stack:
+        trainings = {
+            name: stack.enter_context(training(setting)) for name, setting in SETTINGS.items()
+        }
+        for count in options.busy:
+            with busy(count):
+                times = found[f"{count} busy processes"] = {name: [] for name in trainings}
+                for _ in range(options.rounds):
+                    for name, process in trainings.items():
+                        times[name].append(milliseconds(process))
+    medians = {
+        place: {name: round(statistics.median(all_of), 1) for name, all_of in times.items()}
+        for place, times in found.items()
+    }
+    print(f"| | {' | '.join(SETTINGS)} |\n|---{len(SETTINGS) * '|---'}|")
+    for place, of in medians.items():
+        print(f"| {place} | {' | '.join(map(str, of.values()))} |")
+    content = {**conditions(options.rounds), "median_ms": medians, "ms": found}
+    options.output.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def training(setting: Mapping[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    """Start a process that trains some steps for each line that it is given."""
+    given = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
+    inherited = {name: value for name, value in os.environ.items() if name not in given}
+    with subprocess.Popen(
+        [sys.executable, "-c", "import busy; busy.steps()"],
+        cwd=Path(__file__).parent,
+        env={**inherited, **setting},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        milliseconds(process)  # to warm up
+        yield process
+        process.kill()
+
+
+def milliseconds(process: "subprocess.Popen[str]") -> float:
+    """Let the process train; return the milliseconds of a step."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    print(file=process.stdin, flush=True)
+    return float(process.stdout.readline())
+
+
+def steps() -> None:
+    """Train for each line of standard input; print the milliseconds of a step."""
+    loop = BareLoop(images=STEPS * BATCH, batch_size=BATCH)
+    loop.test = loop.test.subset(loop.test.labels[:1])
+    for _ in sys.stdin:
+        print(1000 * loop.epoch()["training"] / STEPS, flush=True)
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Keep so many processes busy."""
+    command = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    main()
