@@ -42,6 +42,7 @@ def parts(recipe: str) -> Iterator[tuple[str | None, str, str]]:
 
 
 @pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.filterwarnings("ignore:.*overridden `on_after_batch_transfer`")
 @pytest.mark.usefixtures("few_images")
 def test_a_recipe_runs_as_it_stands(name: str, place: Path) -> None:
     done, names = 0, {"__name__": "__main__"}
