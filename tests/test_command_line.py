@@ -108,9 +108,22 @@ def test_help_names_every_group_with_an_example(here: Here, tmp_path: Path) -> N
 
 
 def test_cfg_job_prints_the_composed_config(here: Here, tmp_path: Path) -> None:
-    text = here("--cfg", "job", "model=optimized").stdout
-    assert "name: optimized" in text
-    assert "max_parameters: 20000" in text
+    for words in (["--cfg", "job", "model=optimized"], ["model=optimized", "--cfg", "job"]):
+        text = here(*words).stdout
+        assert "name: optimized" in text
+        assert "max_parameters: 20000" in text
+
+
+def test_mnist_lit_train_also_searches_conf_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "conf/loss").mkdir(parents=True)
+    (tmp_path / "conf/loss/own.yaml").write_text("_target_: mine.Own")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mnist-lit"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    main(["train", "loss=own", "--cfg", "job", "--package=loss"])
+    assert capsys.readouterr().out == "# @package loss\n_target_: mine.Own\n"
 
 
 @pytest.mark.parametrize(

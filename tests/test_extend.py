@@ -46,16 +46,17 @@ def parts(recipe: str) -> Iterator[tuple[str | None, str, str]]:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in RECIPES]
 )
+@pytest.mark.filterwarnings("ignore:.*overridden `on_after_batch_transfer`")
 @pytest.mark.usefixtures("few_images")
 def test_a_recipe_runs_as_it_stands(name: str, place: Path) -> None:
-    done = 0
+    done, names = 0, {"__name__": "__main__"}
     for file, language, text in parts(RECIPES[name]):
         if file is not None:
             path = place / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         elif language == "python":
-            exec(text, {"__name__": "__main__"})
+            exec(text, names)
             done += 1
         else:
             for line in text.splitlines():

@@ -99,7 +99,10 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         # Hydra takes -m only before what is to be varied.
         many = [word for word in own if word in ("-m", "--multirun")]
         others = [word for word in own if word not in many]
-        sys.argv = [given[0], *many, *others, *beside, BUILD_FIRST]
+        # argparse takes overrides in one row, without options between them.
+        rows = [n for n, word in enumerate(others, 1) if word[:1] != "-" and {*"=~"} & {*word}]
+        others.insert(max(rows, default=0), BUILD_FIRST)
+        sys.argv = [given[0], *many, *beside, *others]
         launch = hydra.main(str(conf.resolve()), "config", "1.3")  # the version it behaves as
         try:
             launch(task)()
