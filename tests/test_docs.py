@@ -18,6 +18,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
+import mnist_lit
 from mnist_lit import cli, compose
 from mnist_lit.config.check import parse
 from tests.conftest import PROJECT, needs_compiler
@@ -26,7 +27,8 @@ PAGES = sorted(
     path for folder in (".", "docs", "research") for path in PROJECT.glob(f"{folder}/*.md")
 )
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-OTHERS = ("pre-commit", "onnx2tf", "npm", "srun")  # programs that the extra `test` does not bring
+# Programs that the extra `test` does not bring.
+OTHERS = ("pre-commit", "onnx2tf", "npm", "srun", "mkdocs")
 EXTRAS = set(metadata("mnist-lit").get_all("Provides-Extra") or ())
 EXTEND = PROJECT / "docs/extend.md"  # whose own test runs all of it
 
@@ -58,6 +60,22 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), f"{name(page)}: {link}"
         if anchor:
             assert anchor in anchors(target), f"{name(page)}: {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_lists_are_read_alike_by_forges_and_the_site(page: Path) -> None:
+    text = prose(page.read_text(encoding="utf-8"))
+    # A block of an item is indented by 4 spaces and ends with a blank line; so does a paragraph
+    # before a list.
+    for unlike in (r"\n\n {1,3}\S.*", r"\n {4}.*\n(-|\d+\.) .*", r"\n[^\s-].*\n- .*"):
+        found = re.search(unlike, text)
+        assert found is None, f"{name(page)}: {found.group()}"
+
+
+def test_the_reference_has_all_that_is_exported() -> None:
+    text = (PROJECT / "docs/api.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(\w+)`", text.partition(".")[0])) == {"mnist_lit", *dir(mnist_lit)}
+    assert set(re.findall(r"::: mnist_lit\.(\w+)\n", text)) == {"errors", *dir(mnist_lit)}
 
 
 def commands(text: str) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""A user's mistakes: a class for each kind that is caught apart, and the words they share.
+"""Errors that a user can correct.
 
 The message of each is one line that names the value, the place and the remedy.
 """
@@ -13,47 +13,47 @@ from mnist_lit.text import for_terminal
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; it is shown as a line, without a traceback."""
+    """The base class of all; the command line prints its message without a traceback."""
 
 
 class ConfigError(UserError, ValueError):
-    """A config that cannot be run."""
+    """A config or an argument is impossible."""
 
 
 class CheckpointError(UserError, ValueError):
-    """A file that is not a checkpoint of this project, or one that may not be loaded."""
+    """A file is not a checkpoint of this project, or cannot be loaded."""
 
 
 class TrustError(CheckpointError):
-    """A checkpoint names a class that would have to be imported, and that nobody has trusted."""
+    """A checkpoint names a class of another package, and ``trust`` does not name it."""
 
 
 class DataError(UserError, RuntimeError):
-    """Images that are not there, damaged, or not what was expected."""
+    """Images are missing, damaged, or not of the expected shape, type or values."""
 
 
 class StoppedError(UserError, RuntimeError):
-    """A training that was stopped from outside; the message says how to go on with it."""
+    """A training was stopped from outside; the message says how to resume it."""
 
 
 class WriteError(UserError, OSError):
-    """A file that cannot be written; what stood there before stands there still."""
+    """A file cannot be written; the former file of that name is unchanged."""
 
 
 class DivergedError(UserError, RuntimeError):
-    """A training whose loss is no longer a number."""
+    """The loss of a training is not a finite number."""
 
 
 class RunError(UserError, RuntimeError):
-    """A training that failed for a reason that was not foreseen, which is its cause."""
+    """A run, sweep or search failed for an unforeseen reason; the message names it."""
 
 
 class PictureError(UserError, ValueError):
-    """A picture that cannot be read."""
+    """A picture cannot be read."""
 
 
 class MissingPackageError(UserError, ImportError):
-    """An optional package that is not installed."""
+    """An optional package is not installed; the message names the extra that brings it."""
 
 
 def unknown(name: str, known: Iterable[str], what: str = "key") -> str:

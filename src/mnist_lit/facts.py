@@ -23,21 +23,23 @@ Text = Annotated[str, Strict(), Len(1, 1_000), StringConstraints(pattern=r"^\P{C
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts of a data set, as plain data: they travel with every checkpoint.
+    """Facts of a data set, as plain data; every checkpoint contains them.
 
     Attributes:
-        name: What the data set is called.
-        classes: The names of the classes, in the order of the labels.
-        side: Of the square images, in pixels.
-        mean: Of the training pixels, as a share of white.
-        std: Their standard deviation.
-        protocol: What is trained, validated and tested on, and what that makes the numbers worth.
-        centred: Whether the images are laid out as MNIST's: a box of 20×20, its centre of mass in
-            the middle of 28×28. Pictures are then prepared so, and otherwise only resized.
+        name: Name of the data set.
+        classes: Names of the classes, in the order of the labels.
+        side: Side of the square images, in pixels.
+        mean: Mean of the training pixels, from 0 (black) to 1 (white).
+        std: Standard deviation of the training pixels, in the same unit.
+        protocol: A sentence for reports: which images train, validate and test, and how that
+            affects the accuracy.
+        centred: Whether the images are laid out as MNIST's are: the digit in a box of 20×20, its
+            centre of mass in the middle of 28×28. Pictures are prepared in the same way if this is
+            true, and only resized otherwise.
         source: The ``_target_`` of the data module and its arguments, to open the images again.
 
     Raises:
-        ConfigError: A value is impossible, or they contradict each other.
+        ConfigError: A value is impossible, or two values contradict each other.
     """
 
     name: Text
@@ -64,7 +66,7 @@ class Facts:
 
     @property
     def paper(self) -> float:
-        """The value of a pixel without ink, in normalised images."""
+        """The value of a background pixel in normalised images."""
         return self.standardise(torch.zeros(1, 1, 1, 1)).item()
 
     def plain(self) -> dict[str, Any]:
@@ -73,21 +75,33 @@ class Facts:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Facts":
-        """Read what :meth:`plain` returned."""
+        """Make facts from a mapping that ``plain`` returned."""
         return cls(**{**plain, "classes": tuple(plain["classes"])})
 
     def standardise(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        """Give floats from 0 to 1 the training images' mean 0 and deviation 1."""
+        """Subtract ``mean`` from floats of 0 to 1, and divide by ``std``."""
         return (images - self.mean) / self.std
 
     def normalize(self, images: Shaped[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        """Turn pixels from 0–255 into what a network takes; a DataError unless they are whole."""
+        """Convert whole numbers from 0 to 255 to the input of a network.
+
+        Raises:
+            DataError: The images are floats or booleans.
+        """
         if images.is_floating_point() or images.dtype is torch.bool:
             raise DataError(f"{self.name}: {images.dtype} images; give whole numbers of 0 to 255")
         return self.standardise(images.float() / 255)
 
     def check_labels(self, labels: Tensor, images: int) -> None:
-        """Raise a DataError unless these, int64 or uint8, are classes of so many images."""
+        """Check the labels of a batch.
+
+        Args:
+            labels: ``int64`` or ``uint8 [B]``, from 0 to the number of classes - 1.
+            images: Number of images of the batch.
+
+        Raises:
+            DataError: The labels have another type, shape or range.
+        """
         kind = labels.dtype in (torch.int64, torch.uint8) and labels.shape == (images,)
         if not kind or ((labels < 0) | (labels >= len(self.classes))).any():
             raise DataError(

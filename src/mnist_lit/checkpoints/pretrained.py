@@ -62,8 +62,10 @@ def load(model: str | Path, device: Any = "cpu", trust: Collection[str] = ()) ->
 def load_pretrained(name: str) -> CompactCNN:
     """Return a trained network of the package, in evaluation mode on the CPU.
 
-    It maps what ``mnist_lit.MNIST.normalize`` makes of pixels, ``float32 [B, 1, 28, 28]``, to
-    logits ``[B, 10]``.
+    It maps ``float32 [B, 1, 28, 28]``, as ``MNIST.normalize`` returns it, to logits ``[B, 10]``.
+
+    Args:
+        name: One of those that ``mnist-lit list`` prints.
 
     Raises:
         CheckpointError: There is no network of that name.

@@ -26,18 +26,18 @@ KEPT = ("validation", "split_seed", "folds", "fold")
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImageSet:
-    """Four files in MNIST's layout, which are read when they are first asked for.
+    """Four files in MNIST's layout, which are read when they are first needed.
 
     Attributes:
-        root: The folder of the files, or the one above it; None for MNIST's, this checkout's or the
-            user's cache.
-        validation: ``test`` validates on the test images, ``holdout`` on a twelfth of the training
-            images, which is kept out of training: of MNIST's 60,000 these are 5,000.
-        split_seed: Which images are held out, or kept by ``train_size``.
-        folds: Cut the training images into so many parts, of which one validates; ``validation``
-            does not count then.
-        fold: Which of the parts, from 0.
-        train_size: Train on only this many images, equally many of each class; None for all.
+        root: Folder of the files, or the folder above it. None finds MNIST in the checkout or in
+            the user's cache.
+        validation: ``test`` validates on the test images. ``holdout`` validates on a twelfth of the
+            training images, 5,000 of MNIST's 60,000, and does not train on them.
+        split_seed: Decides which images are held out, and which ``train_size`` keeps.
+        folds: Number of parts into which the training images are divided; one of them validates,
+            and ``validation`` has no effect. None for no parts.
+        fold: The part that validates, from 0.
+        train_size: Number of images to train on, equally many of each class; None for all.
     """
 
     digests: ClassVar[Mapping[str, str]] = {}  # SHA-256 by file
@@ -51,10 +51,11 @@ class ImageSet:
 
     @cached_property
     def facts(self) -> Facts:
-        """The facts of the data set, with what is validated on.
+        """The facts of the data set; their ``protocol`` names the validation images.
 
         Raises:
-            DataError: A file is missing, damaged, does not fit the others, or has nothing to learn.
+            DataError: A file is missing or damaged or does not fit the others, or the images have
+                only one class or one value.
         """
         facts = self._described()
         split = {key: getattr(self, key) for key in KEPT if getattr(self, key) is not None}
@@ -87,7 +88,12 @@ class ImageSet:
         return {}
 
     def images(self, split: Split) -> Images:
-        """Return the training images (those held out among them), the held-out or the test images.
+        """Return the images and labels of a split.
+
+        They are ``.images``, ``uint8 [N, 1, side, side]``, and ``.labels``, ``int64 [N]``.
+
+        Args:
+            split: ``train`` (all training images, the held-out ones too), ``holdout`` or ``test``.
 
         Raises:
             DataError: A file is missing, damaged, or does not fit the others.
@@ -172,12 +178,12 @@ class ImageSet:
 class IdxSet(ImageSet):
     """A folder of images in MNIST's layout, of any square size and in any number of classes.
 
-    The four files are named as MNIST's, plain or gzipped, as those of Fashion-MNIST and KMNIST are.
+    The four files have the names of MNIST's, plain or gzipped, as in Fashion-MNIST and KMNIST.
 
-    Attributes, besides those of :class:`ImageSet`:
-        classes: The names of the classes in the order of the labels; None for 0, 1, 2 …
-        name: What the data set is called; None for the folder's name.
-        centred: Whether the images are laid out as MNIST's, and pictures to be prepared so.
+    Attributes:
+        classes: Names of the classes in the order of the labels; None for 0, 1, 2 …
+        name: Name of the data set; None for the folder's name.
+        centred: Whether the images are laid out as MNIST's are; see ``Facts``.
     """
 
     root: Name | Path

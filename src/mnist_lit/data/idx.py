@@ -14,19 +14,17 @@ from mnist_lit.validation import Positive, Seed
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class ImagesDataModule(ImageSet, pl.LightningDataModule):
-    """The images of a data set in memory, and how batches are made of them.
+    """The images of a data set in memory, and the batches made of them.
 
-    Batches are ``uint8``; :class:`~mnist_lit.training.classifier.LitClassifier` augments (in
-    training) and normalises them on the device.
+    Batches are ``uint8 [B, 1, side, side]`` and ``int64 [B]``. ``LitClassifier`` augments (in
+    training) and normalises them on the device. ``setup`` sets ``train``, ``val`` and ``test``, the
+    images of each; ``check`` sets ``steps``, the batches of an epoch in one process. The attributes
+    of ``ImageSet`` are here too.
 
-    Attributes, besides those of :class:`.ImageSet`:
+    Attributes:
         batch_size: Images per training step and process.
-        eval_batch_size: Images per step where no gradients are kept.
+        eval_batch_size: Images per step of validation and test.
         seed: Decides, with the epoch, the order of the training images.
-        steps: How many batches an epoch has in one process; set by :meth:`check`.
-        train: The images that are trained on; these three are set by :meth:`setup`.
-        val: The images that validate.
-        test: The test images.
     """
 
     batch_size: Positive = 128
@@ -37,11 +35,11 @@ class ImagesDataModule(ImageSet, pl.LightningDataModule):
         pl.LightningDataModule.__init__(self)
 
     def check(self) -> None:
-        """Refuse to train on more images than there are, before Lightning asks for them.
+        """Check, before Lightning asks for batches, that there are enough images for one.
 
         Raises:
             ConfigError: ``train_size`` or ``batch_size`` is too large, or there is no such fold.
-            DataError: The folder is not there.
+            DataError: The folder does not exist.
         """
         if self.root and not self.folder.is_dir():
             raise DataError(f"data.root={self.root}: there is no such folder")
@@ -91,4 +89,7 @@ class ImagesDataModule(ImageSet, pl.LightningDataModule):
 
 @dataclass(eq=False, repr=False)
 class IdxDataModule(ImagesDataModule, IdxSet):
-    """A folder of one's own in MNIST's layout; see :class:`.IdxSet`."""
+    """Any folder in MNIST's layout as a LightningDataModule.
+
+    It has the attributes of ``IdxSet``, ``ImagesDataModule`` and ``ImageSet``.
+    """

@@ -26,11 +26,14 @@ EACH = 250  # images of each digit
 
 @dataclass(eq=False, repr=False)
 class MNISTDataModule(ImagesDataModule, MnistSet):
-    """The images of a :class:`.MnistSet`.
+    """MNIST as a LightningDataModule, verified by checksums.
 
-    Attributes, besides those of :class:`.ImagesDataModule`:
-        drawn: The share of the training images, from 0 to 1, that are exchanged for synthetic
-            digits of the same kind.
+    Without ``root`` it reads MNIST of this checkout or of the user's cache, and downloads it if
+    neither has it. It has the attributes of ``ImagesDataModule`` and ``ImageSet`` too.
+
+    Attributes:
+        drawn: Share of the training images, from 0 to 1, that synthetic digits of the same class
+            replace; others in each epoch.
     """
 
     drawn: Share = 0.0

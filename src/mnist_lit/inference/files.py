@@ -96,12 +96,13 @@ def pages(source: Any, name: str = "the picture") -> Iterator[Image.Image]:
     """Read the pages of a TIFF or PDF one after the other; any other file is one page.
 
     Args:
-        source: As :func:`open_picture` takes it.
-        name: What to call it in an error, unless it has a path.
+        source: A file's path, a file that is open for bytes, or the content as bytes.
+        name: Stands for the file in an error if it has no path.
 
     Raises:
-        PictureError: As in :func:`open_picture`, when the page in question is asked for; there are
-            more than ``MAX_PAGES``, or they have more than ``MAX_PIXELS`` in all.
+        PictureError: The file or its next page is missing, unreadable, no image or damaged; or
+            there are more than 50 pages, or more than 36 million pixels on all of them. It is
+            raised when that page is asked for.
     """
     return (image for _, image in labelled_pages(source, name))
 

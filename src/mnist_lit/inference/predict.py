@@ -47,41 +47,44 @@ def predict(
     trust: Collection[str] = (),
     single: bool = False,
 ) -> list[Reading]:
-    """Read each picture.
+    """Read the digits of each picture, and return one ``Reading`` per picture.
 
-    Digits may lie anywhere, dark on light or light on dark; MNIST's own images are taken as they
-    are. A picture without any gets a reading without any. For a network of other data pictures are
-    only resized, unless its facts say that they are to be centred, and each gets one answer.
+    Digits may lie anywhere, dark on light or light on dark. MNIST's own images are read as they
+    are. The reading of a picture without digits has none. A network of other data gives one answer
+    per picture: the picture is prepared as MNIST's are if the network's facts are ``centred``, and
+    only resized otherwise.
 
-    What arrays (and what can be made one: lists of numbers, data frames) and tensors hold is told
-    by their shape. With ``side`` for that of the images that the network was trained on, 28 for
-    MNIST, the first line that fits is meant:
+    The shape of an array or tensor decides what it holds; lists of numbers and data frames are
+    converted to arrays. ``side`` is the side of the training images, 28 for MNIST. The first line
+    that fits counts:
 
-    - ``[side²]`` is one image, ``[N, side²]`` N of them, a row each, unless N is ``side²``
-    - ``[H, W]`` is one picture
-    - ``[N, side, side]`` are N images, not one in colour, and not of 3 or 4 channels either
-    - ``[C, H, W]`` is one picture of C channels, 1, 3 or 4, if it is a tensor
-    - ``[H, W, C]`` is one picture of C channels
-    - ``[N, H, W]`` are N pictures
-    - ``[N, C, H, W]`` and ``[N, H, W, C]`` are N pictures of C channels; what fits both is the
-      first if it is a tensor and the second if it is an array
+    - ``[side²]``: one image
+    - ``[N, side²]``: N images, one in each row, unless N is ``side²``
+    - ``[H, W]``: one picture
+    - ``[N, side, side]``: N images; never one picture of N channels
+    - ``[C, H, W]``: one picture of C channels, for a tensor; C is 1, 3 or 4
+    - ``[H, W, C]``: one picture of C channels
+    - ``[N, H, W]``: N pictures
+    - ``[N, C, H, W]`` or ``[N, H, W, C]``: N pictures of C channels; where both fit, the first for
+      a tensor and the second for an array
 
-    Integers are 0–255, booleans black and white, floats 0–1 or, if all of them are whole numbers,
-    0–255.
+    Integers are from 0 to 255. Booleans are black and white. Floats are from 0 to 1 or, if all are
+    whole numbers, from 0 to 255.
 
     Args:
-        images: One picture or any number of them: PIL images, paths of files, files that are open
-            or their content as bytes, arrays and tensors. Labels are passed over, in an item
+        images: One picture or any number of them: PIL images, paths of files, open files, the
+            content of files as bytes, arrays and tensors. Labels are ignored, in an item
             ``(image, label)`` of a data set and in a batch ``(images, labels)``.
-        model: One of the package, the path of a checkpoint, or a network, which is not changed: one
-            with ``facts``, or one that was trained on MNIST.
+        model: The name of a network of the package, the path of a checkpoint or of a run's folder,
+            or a network, which is not changed. A network without ``facts`` is taken as trained on
+            MNIST.
         device: ``auto``, ``cpu``, ``cuda``, …
         trust: Classes that a checkpoint may name, beside those of this project.
-        single: There is one digit on each picture, whatever else is on it.
+        single: Each picture has exactly one digit, whatever else is on it.
 
     Raises:
-        PictureError: A picture cannot be decoded; it is named by its path or position.
-        CheckpointError: There is no such model, or it does not give a number for each class.
+        PictureError: A picture cannot be decoded; the message has its path or position.
+        CheckpointError: There is no such model, or it does not return one number per class.
     """
     if isinstance(model, (nn.Module, Trained)):
         network: Any = getattr(model, "network", model)

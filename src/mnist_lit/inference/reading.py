@@ -36,16 +36,16 @@ LIKELY = 0.5  # that all digits of a picture are right
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """What a network says of one digit.
+    """A network's answer for one digit.
 
-    Two are equal if they have the same probabilities and the same place.
+    Two are equal if they have the same probabilities and the same box.
 
     Attributes:
-        probabilities: Of the classes, for MNIST the digits 0 to 9.
-        prepared: What the network saw, ``uint8 [side, side]``.
-        classes: Their names.
-        box: Where it is on the picture, in pixels: left, top, right and bottom, the last two
-            beyond it.
+        probabilities: One per class, in the order of ``classes``.
+        prepared: The network's input, ``uint8 [side, side]``.
+        classes: The names of the classes, for MNIST the digits 0 to 9.
+        box: The digit's place on the picture, in pixels: left, top, right and bottom; the last two
+            are the first column and row beyond it.
     """
 
     probabilities: tuple[float, ...]
@@ -68,7 +68,7 @@ class Prediction:
 
     @property
     def probability(self) -> float:
-        """That of the most probable class."""
+        """The probability of the most probable class."""
         return max(self.probabilities)
 
     def top(self, count: int) -> list[tuple[int, float]]:
@@ -78,17 +78,17 @@ class Prediction:
 
 @dataclass(frozen=True, repr=False)
 class Reading:
-    """What a network reads of one picture; as a string what it reads, in a line.
+    """A network's answer for one picture; ``str()`` gives it in one line.
 
-    Of a picture of one digit, ``digit``, ``name``, ``probabilities``, ``prepared`` and ``top`` are
-    those of that :class:`Prediction`; of any other they raise a ValueError.
+    If the picture has exactly one digit, ``digit``, ``name``, ``probabilities``, ``prepared`` and
+    ``top`` are those of its ``Prediction``; otherwise they raise a ``ValueError``.
 
     Attributes:
-        lines: The digits, line by line from the top, each from left to right.
-        status: ``read``; ``unsure``, if something may be no digit, if digits that touch were
-            parted, or if the whole is more probably wrong than right; ``none``, if there is no
-            digit.
-        why: For ``none``, in what way; otherwise empty.
+        lines: The digits, line by line from the top, each line from left to right.
+        status: ``read``, ``unsure`` or ``none``. ``none``: there is no digit. ``unsure``: something
+            may be no digit, digits that touch were separated, or the whole is more probably wrong
+            than right.
+        why: The reason for ``none``; otherwise empty.
     """
 
     lines: tuple[tuple[Prediction, ...], ...]
@@ -106,17 +106,17 @@ class Reading:
 
     @property
     def digits(self) -> tuple[Prediction, ...]:
-        """All of them, in the order of reading."""
+        """All digits, in the order of reading."""
         return tuple(digit for line in self.lines for digit in line)
 
     @property
     def text(self) -> str:
-        """What is read: the names of the classes, and a line break between lines."""
+        """The names of the classes, with a line break between lines."""
         return "\n".join("".join(digit.name for digit in line) for line in self.lines)
 
     @property
     def probability(self) -> float:
-        """That all of it is right, if the digits are independent; 0 where there is none."""
+        """The probability that all digits are right, taken as independent; 0 without a digit."""
         return float(np.prod([digit.probability for digit in self.digits])) if self.lines else 0.0
 
     @property

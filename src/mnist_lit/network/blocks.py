@@ -28,24 +28,25 @@ Classes = Annotated[int, Strict(), Ge(1), Le(MOST_CLASSES)]
 
 @dataclass
 class Block:
-    """One block of :class:`~mnist_lit.network.compact.CompactCNN`: convolution, batch norm, ReLU.
+    """One block of ``CompactCNN``: convolution, batch norm, ReLU.
 
     Attributes:
         channels: Output channels of the convolution.
         kernel: Side of the square kernel; odd, so that padding can keep the map's size.
-        padding: Whether zeros are put around the map, so that its size stays. Without them the
-            map shrinks by ``kernel - 1`` pixels; a kernel as large as the map weights its places.
-        bias: Whether the convolution has a bias, which the batch norm behind it makes redundant.
-        pool: Where a 2×2 max-pool stands: ``none``, ``after_conv`` (a quarter of the pixels is left
-            to normalise) or ``after_activation`` (the usual order).
+        padding: Whether the map is padded with zeros, which keeps its size. Without padding the map
+            shrinks by ``kernel - 1`` pixels; a kernel as large as the map weights each position.
+        bias: Whether the convolution has a bias. The batch norm after it makes one redundant.
+        pool: Place of a 2×2 max-pool: ``none``, ``after_conv`` (before the batch norm, which leaves
+            a quarter of the pixels to normalise) or ``after_activation`` (the usual order).
         dropout: Probability of zeroing an element of the block's output.
-        repeats: How often the one convolution is applied, each time to what it gave before, with a
-            batch norm of its own each time: depth and a wider view for no weights.
-        residual: Whether what goes into an application is added to what comes out of it.
-        separable: Whether the convolution is a depthwise one, with a single filter for each channel
-            that comes in, followed by a 1×1 that mixes them.
-        norm_scale: Whether the batch norm learns a scale. ReLU and max-pool pass a positive factor
-            on, so the next convolution or the linear layer can take its place.
+        repeats: Number of times that the same convolution is applied, each time to its own output
+            and with another batch norm: a deeper network without more convolution weights.
+        residual: Whether the input of each application is added to its output.
+        separable: Whether the convolution is a depthwise one, with one filter per input channel,
+            followed by a 1×1 convolution.
+        norm_scale: Whether the batch norm learns a scale. Without one, the weights of the next
+            convolution or linear layer do the same, because ReLU and max-pool keep positive
+            factors.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = PLAIN

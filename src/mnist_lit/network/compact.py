@@ -70,27 +70,26 @@ class ConvBlock(nn.Module):
 
 
 class CompactCNN(nn.Module):
-    """A stack of :class:`ConvBlock`, global average pooling, dropout and one linear layer.
+    """Convolutional blocks, global average pooling, dropout and one linear layer.
 
-    A variant is nothing but a list of blocks; see ``conf/model``.
+    The files in ``conf/model`` are such lists of blocks.
 
     Args:
-        blocks: The blocks in order, as :class:`~mnist_lit.network.blocks.Block` or as mappings of
-            its fields.
+        blocks: The blocks in order, as ``Block`` or as mappings of its fields.
         dropout: Probability of zeroing an element of the pooled features.
-        classes: How many logits there are.
-        side: Of the images, in pixels.
-        align: Whether each image is straightened first, as :class:`.Alignment` does.
-        paper: The value of a pixel without ink, in normalised images.
-        name: What the network is called in tables and reports; no part of its description.
+        classes: Number of classes, and of logits.
+        side: Side of the square images, in pixels.
+        align: Whether each image is first centred and deslanted by its moments.
+        paper: Value of a background pixel in normalised images; ``align`` needs it.
+        name: Name in tables and reports; not part of the description.
 
     Attributes:
         description: The arguments as plain data, which a checkpoint keeps.
-        widest: At least as many numbers as a block gives for one image.
+        widest: Upper bound on the numbers that a block returns for one image.
 
     Raises:
         ConfigError: A block has an unknown field, a value is impossible, or the blocks cannot be
-            stacked on such an image.
+            stacked on images of this side.
     """
 
     def __init__(

@@ -27,31 +27,34 @@ NEVER = 2**31  # epochs
 
 
 class LitClassifier(pl.LightningModule):
-    """Trains and validates a network.
+    """The LightningModule: trains, validates and tests a network.
 
-    Batches are ``uint8 [B, 1, side, side]`` and ``int64 [B]``. They are augmented (in training) and
-    normalised here, on the device.
+    Batches are ``uint8 [B, 1, side, side]`` and ``int64 [B]``. The module augments (in training)
+    and normalises them on the device.
 
-    A checkpoint holds the description of the network and the facts of the data as plain data, so
-    that ``LitClassifier.load_from_checkpoint(path)`` rebuilds it with nothing else at hand.
+    A checkpoint contains the description of the network and the facts of the data as plain data.
+    ``LitClassifier.load_from_checkpoint(path)`` needs nothing else.
 
     Args:
-        network: One with a ``description`` as :class:`.CompactCNN` has it, or a description: the
-            arguments of :class:`.CompactCNN`, or a ``_target_`` and its arguments, as plain lists,
-            numbers and strings.
-        facts: Of the images: how they are normalised, what their classes are.
+        network: A network with a ``description``, as ``CompactCNN`` has one; or a description, in
+            plain lists, numbers and strings: the arguments of ``CompactCNN``, or a ``_target_``
+            and its arguments.
+        facts: Facts of the images: mean and standard deviation, classes, side.
         optimizer: Called with the parameter groups; returns the optimizer. Only training needs it.
-        scheduler: Called with the optimizer; returns the scheduler. Arguments named ``total_steps``
-            or ``T_max`` are filled with the length of the training in units of ``interval``,
-            ``max_lr`` with the optimizer's learning rate.
+        scheduler: Called with the optimizer; returns the scheduler. Its arguments ``total_steps``
+            and ``T_max`` are filled with the length of the training in units of ``interval``, and
+            ``max_lr`` with the optimizer's learning rate, unless they are set.
         interval: ``step`` or ``epoch``: when the scheduler is stepped.
         loss: Training minimises it. It maps logits ``[B, classes]`` and labels ``[B]`` to a number;
-            a parameter named ``images`` gets the network's input. None for cross-entropy, which
-            ``val/loss`` always is.
-        metrics: Taken of the probabilities and labels in validation and test, each one number.
-        augmentations: Applied in a row to training images, ``float32 [B, 1, side, side]`` in 0–1.
-        seed: Decides, with the epoch, what augmentation and dropout draw.
-        compile_mode: Train through ``torch.compile`` in this mode; None to run as written.
+            a parameter named ``images`` gets the network's input. None for cross-entropy.
+            ``val/loss`` is always cross-entropy.
+        metrics: Computed in validation and test from probabilities ``[B, classes]`` and labels
+            ``[B]``; each returns one number.
+        augmentations: Applied one after the other to training images, which are
+            ``float32 [B, 1, side, side]`` from 0 to 1.
+        seed: Decides, with the epoch, the random numbers of augmentation and dropout.
+        compile_mode: The mode in which ``torch.compile`` compiles network and loss for training;
+            None to train without it.
     """
 
     def __init__(
@@ -319,10 +322,20 @@ class LitClassifier(pl.LightningModule):
     ) -> "LitClassifier":
         """Rebuild a classifier from a checkpoint, in evaluation mode without an ``optimizer``.
 
-        The file describes itself, nothing in it is executed, whoever wrote it, and all weights have
-        to fit: ``hparams_file``, ``weights_only`` and ``strict`` change nothing. See
-        :func:`mnist_lit.checkpoints.read.read` for ``trust`` and what is raised. ``training`` is
-        any argument of the class but ``network`` and ``facts``.
+        Nothing in the file is executed, whoever wrote it.
+
+        Args:
+            checkpoint_path: Path of the checkpoint.
+            map_location: Device of the network.
+            hparams_file: Has no effect: the checkpoint describes its network.
+            strict: Has no effect: all weights have to fit.
+            weights_only: Has no effect: only tensors and plain data are loaded.
+            trust: Classes that may be imported, beside those of this project.
+            training: Any argument of the class, except ``network`` and ``facts``.
+
+        Raises:
+            CheckpointError: There is no such file, or it is not a checkpoint of this project.
+            TrustError: The class of its network is not trusted.
         """
         trained = read(Path(checkpoint_path), map_location, trust)
         classifier = cls(trained.network, trained.facts, **training).to(map_location)

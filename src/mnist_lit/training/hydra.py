@@ -245,7 +245,13 @@ def compose(*overrides: str) -> DictConfig:
     """Compose a config from the shipped files, as the command line does.
 
     Args:
-        overrides: As on the command line; a run also needs ``run_dir=FOLDER``.
+        overrides: Words of the command line, such as ``experiment=tiny``. ``train`` also needs
+            ``run_dir=FOLDER``.
+
+    Raises:
+        HydraException: A word cannot be parsed, or names a group, choice or key that does not
+            exist.
+        ConfigError: An override changes a part that is not chosen.
     """
     own = Path("conf").resolve()  # beside the shipped files, as `mnist-lit train` takes it
     beside = [f"hydra.searchpath=[file://{own}]"] if own.is_dir() else []

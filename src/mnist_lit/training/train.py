@@ -39,12 +39,12 @@ from mnist_lit.training.console import kept, say
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        report: The content of ``report.json``.
-        run_dir: Where everything lies.
-        objective: What ``optimized_metric`` names.
+        report: The content of ``report.json``, its keys as attributes.
+        run_dir: The folder of the run.
+        objective: The value of ``optimized_metric``.
     """
 
     report: SimpleNamespace
@@ -58,12 +58,12 @@ class TrainingResult:
 
 
 def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -> TrainingResult:
-    """Train, reload the best epoch, test it, and leave checkpoints, report and figures.
+    """Train, reload the best epoch, test it, and write checkpoints, report and figures.
 
     Args:
-        cfg: A config composed from ``conf/``.
-        command: What was typed to start it, for the report.
-        run: What was built from the config, if it has been.
+        cfg: A config of ``compose``, or another that Hydra composed from ``conf/``.
+        command: The command line that started the run, for the report.
+        run: The objects built from the config, if they exist already.
 
     Raises:
         ConfigError: The config cannot be run.
