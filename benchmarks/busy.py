@@ -1,8 +1,8 @@
 """Training beside other work: milliseconds a step of ``final``, by how long idle threads spin.
 
-``python benchmarks/busy.py`` prints a table and writes ``results/busy.json`` beside it. Each setting
-has a process of its own. They train some steps in turns, alone and beside processes that keep a
-core busy each.
+``python benchmarks/busy.py`` prints a table and writes ``results/busy.json`` beside it. Each
+setting has a process of its own. They train some steps in turns, alone and beside processes that
+keep a core busy each.
 """
 
 import argparse

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mnist_lit.training.hydra import compose as compose
     from mnist_lit.training.train import train as train
 
-# OpenMP reads it when torch is imported. Threads that wait for others take turns with other programs
-# after so many spins: alone a step takes as long, beside other work a third (docs/speed.md).
+# OpenMP reads it when torch is imported: a thread that waits spins so often before it sleeps and
+# leaves its core to other programs (docs/speed.md).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
