@@ -209,10 +209,12 @@ def test_the_readme_is_short() -> None:
 def test_the_map_of_the_design_page_names_every_file() -> None:
     source, room, named = PROJECT / "src/mnist_lit", "", set()
     page = (PROJECT / "docs/design.md").read_text(encoding="utf-8")
-    for cell in re.findall(r"^\| (.*?) \|", page, re.MULTILINE):
-        words = re.findall(r"`(.*?)`", cell)
-        room = words[0] if cell.startswith("**") else room
-        named |= {room + word for word in words if not word.endswith("/")}
+    for line in page.partition("## Layers")[0].splitlines():
+        words = re.findall(r"`(.*?)`", line.partition(": ")[0])
+        if line.startswith("- "):
+            named |= {room + word for word in words if not word.endswith("/")}
+        elif line.endswith("/`:"):
+            (room,) = words
     there = {path.relative_to(source).as_posix() for path in source.rglob("*.*") if path.is_file()}
     unlisted = re.compile(r".*(__init__\.py|py\.typed|\.pyc|\.ckpt)")
     assert named == {path for path in there if not unlisted.fullmatch(path)}
