@@ -27,7 +27,8 @@ from mnist_lit.errors import (
     UserError,
 )
 from mnist_lit.evaluation import page
-from mnist_lit.training.build import build_loggers, build_module, prepare, quiet_lightning
+from mnist_lit.training.build import build_loggers, build_module, prepare
+from mnist_lit.training.console import quiet_lightning
 from mnist_lit.training.classifier import LitClassifier, decay_weights_only
 from mnist_lit.training.train import train
 from tests.conftest import PROJECT, TINY

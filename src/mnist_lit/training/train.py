@@ -26,15 +26,8 @@ from mnist_lit.files import clear, write_bytes, write_text
 from mnist_lit.network import fused, summary
 from mnist_lit.network.compact import CompactCNN, count_parameters
 from mnist_lit.training import rundir
-from mnist_lit.training.build import (
-    Run,
-    build_loggers,
-    build_metrics,
-    no_exit,
-    prepare,
-    quiet_lightning,
-)
-from mnist_lit.training.console import kept, say
+from mnist_lit.training.build import Run, build_loggers, build_metrics, no_exit, prepare
+from mnist_lit.training.console import kept, quiet_lightning, say
 
 
 @dataclass(frozen=True)
