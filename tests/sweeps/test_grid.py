@@ -72,7 +72,18 @@ def test_jobs_that_fail_end_no_others(launcher: str, here: Here, tmp_path: Path)
     found = rows(tmp_path / "sweep")
     assert {row["callbacks.boom.epoch"]: row["state"] for row in found} == expected
     assert found[0]["why"].startswith("ZeroDivisionError: a defect")
-    assert done.stderr.endswith(f"error: of {jobs} jobs {bad} failed\n")
+    assert done.stderr == f"error: of {jobs} jobs {bad} failed\n"
+    said = done.stdout.splitlines()
+    assert {line for line in said if re.search(r" of 2  callbacks.boom.epoch=\d$", line)} == {
+        "1 of 2  callbacks.boom.epoch=1",
+        "2 of 2  callbacks.boom.epoch=8",
+    }
+    [failed] = [line for line in said if line.startswith("1 of 2  callbacks.boom.epoch=1  ")]
+    assert "  failed: ZeroDivisionError: a defect; the whole traceback is in " in failed
+    [ended] = [line for line in said if line.startswith("2 of 2  callbacks.boom.epoch=8  ")]
+    assert re.fullmatch(r".*  \d+\.\d\d%  \d+ s", ended)
+    assert len(said) <= 12, "a job prints no other line"
+    assert "Last Validation Accuracy: " in (tmp_path / "sweep/1/run.log").read_text()
     assert "the same command with hydra.sweep.dir=" in done.stdout
     assert 'raise ZeroDivisionError("a defect' in (tmp_path / "sweep/0/run.log").read_text()
     page = (tmp_path / "sweep/results.html").read_text()
@@ -117,7 +128,7 @@ def test_a_grid_goes_on_where_it_was_stopped_and_may_grow(here: Here, tmp_path: 
     assert [row["seed"] for row in found] == ["0", "1", "2", "1", "0"], "jobs keep their numbers"
     assert [row["model"] for row in found] == ["nano"] * 3 + ["micro"] * 2
     table = grown.stdout[grown.stdout.rindex("model  ") :].splitlines()
-    assert table[0].split() == ["model", "n", "best_val_accuracy,", "%", "best", "s", "each"]
+    assert re.split("  +", table[0]) == ["model", "n", "last val accuracy, %", "s each"]
     assert {line.split()[0]: line.split()[1] for line in table[1:3]} == {"nano": "3", "micro": "2"}
 
 
@@ -331,7 +342,7 @@ def test_what_is_no_grid_is_refused_in_a_line(
 
 
 def test_a_lock_that_is_no_lock_is_a_line_and_no_running_job(tmp_path: Path) -> None:
-    one = job.Job(tmp_path / "0", 0, [], {})
+    one = job.Job(tmp_path / "0", 0, [], {}, "")
     one.write()
     (tmp_path / "0" / rundir.OURS / "lock").mkdir()
     assert one.state == "waiting"
@@ -359,14 +370,16 @@ def test_folds_cut_the_training_images_into_parts(here: Here, tmp_path: Path) ->
     reports = [
         json.loads(f.read_text()) for f in sorted((tmp_path / "sweep").glob("*/report.json"))
     ]
-    assert [r["protocol"][:24] for r in reports] == [
-        f"mnist_folds: part {i} of 3" for i in range(3)
+    assert [r["protocol"] for r in reports] == [
+        f"mnist_folds: best epoch, picked on part {i} of 3 of the training images; last epoch, not "
+        "picked"
+        for i in range(3)
     ]
     assert {r["test_accuracy"] for r in reports} == {None}
     assert not list((tmp_path / "sweep").glob("*/report.html"))
-    line = next(line for line in done.stdout.splitlines() if line.startswith("n  best"))
+    line = next(line for line in done.stdout.splitlines() if line.startswith("n  last"))
     assert "%" in line
-    mean = sum(r["best_val_accuracy"] for r in reports) / 3
+    mean = sum(r["last_val_accuracy"] for r in reports) / 3
     assert f"3  {100 * mean:.3f} ± " in done.stdout
 
 
@@ -374,7 +387,7 @@ def test_folds_cut_the_training_images_into_parts(here: Here, tmp_path: Path) ->
 def test_a_job_ends_with_the_sweep_that_started_it(tmp_path: Path) -> None:
     options = [*TINY, "trainer.max_epochs=500", "hydra.run.dir=0", "hydra.job.num=0"]
     options.append(processes.ENDS_WITH_STDIN)
-    started = job.Job(tmp_path / "0", 0, options, {})
+    started = job.Job(tmp_path / "0", 0, options, {}, "")
     started.write()
     assert started.state == "waiting"
     process = subprocess.Popen(
