@@ -22,7 +22,7 @@ from mnist_lit import MNISTDataModule
 from mnist_lit.data.batches import folds
 from mnist_lit.errors import ConfigError
 from mnist_lit.evaluation.provenance import override
-from mnist_lit.sweeps import grid, job, processes
+from mnist_lit.sweeps import grid, job, processes, results
 from mnist_lit.training import rundir
 from mnist_lit.training.hydra import build_run
 from tests.conftest import PROJECT, TINY, Here, run_train
@@ -92,6 +92,34 @@ def test_jobs_that_fail_end_no_others(launcher: str, here: Here, tmp_path: Path)
     assert "<td>8</td>" in page
     assert 'href="1/report.html"' not in page, "test=false makes no page"
     assert 'href="1"' in page
+
+
+@pytest.mark.parametrize(
+    ("optimized", "ranked_by", "first"),
+    [
+        ("best_val_accuracy", "last_val_accuracy", "a"),
+        ("best_val_loss", "last_val_loss", "b"),
+        ("val/f1", "last_val_metrics.f1", "a"),
+        ("test_accuracy", "test_accuracy", "b"),
+    ],
+)
+def test_a_sweep_ranks_by_the_last_epoch(
+    optimized: str, ranked_by: str, first: str, tmp_path: Path
+) -> None:
+    of_a = {"best_val_accuracy": 0.1, "last_val_accuracy": 0.9, "test_accuracy": 0.1}
+    of_b = {"best_val_accuracy": 0.9, "last_val_accuracy": 0.1, "test_accuracy": 0.9}
+    of_a |= {"best_val_loss": 0.1, "last_val_loss": 0.9}
+    of_b |= {"best_val_loss": 0.9, "last_val_loss": 0.1}
+    found: list[job.Job] = []
+    for name, report in {"a": of_a, "b": of_b}.items():
+        last = report["last_val_accuracy"]
+        metrics = {"val_metrics": {"f1": 1 - last}, "last_val_metrics": {"f1": last}}
+        config = {"optimized_metric": optimized}
+        found.append(job.Job(tmp_path / name, len(found), [f"model={name}"], config, ""))
+        found[-1].write()
+        (tmp_path / name / "report.json").write_text(json.dumps({**report, **metrics}))
+    assert {one.ranked_by for one in found} == {ranked_by}
+    assert results.settings(found)[0].varied == {"model": first}
 
 
 def test_a_grid_goes_on_where_it_was_stopped_and_may_grow(here: Here, tmp_path: Path) -> None:
