@@ -71,9 +71,9 @@ from mnist_lit.training.build import (
     build_callbacks,
     build_module,
     build_trainer,
-    quiet_lightning,
 )
 from mnist_lit.training.classifier import decay_weights_only
+from mnist_lit.training.console import quiet_lightning
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "throughput.json"

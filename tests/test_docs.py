@@ -189,7 +189,7 @@ def test_the_short_commands_of_the_readme_run(
             cli.main(arguments)
             done.append(capsys.readouterr().out)
     assert "number.png  31415" in done[0]
-    assert "Accuracy: 9960/10000 (99.60%)" in done[1]
+    assert "Accuracy: 9,960 of 10,000 (99.60%)" in done[1]
     assert "9,912 of 10,000" in done[2]
 
 

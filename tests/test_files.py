@@ -31,7 +31,7 @@ def test_drafts_of_others_stay(tmp_path: Path) -> None:
 def test_a_sweep_within_a_sweep_has_its_own_jobs(tmp_path: Path) -> None:
     inner = tmp_path / "inner"
     for folder in (tmp_path / "0", inner / "0"):
-        job.Job(folder, 0, [], {}).write()
+        job.Job(folder, 0, [], {}, "").write()
     (inner / job.CONFIG).touch()
     assert [one.folder for one in job.jobs(tmp_path)] == [tmp_path / "0"]
     assert [one.folder for one in job.jobs(inner)] == [inner / "0"]
@@ -48,7 +48,7 @@ def test_a_sweep_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
     kept = {"number": 0, "overrides": [], "config": {}, "state": "stopped", "error": None}
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / rundir.JOB).write_text(json.dumps(kept))
-    with pytest.raises(ConfigError, match=r"0: a job of an earlier version; finish the sweep with"):
+    with pytest.raises(ConfigError, match=r"job\.json: no job of a sweep of this version: label: "):
         job.jobs(tmp_path)
 
 

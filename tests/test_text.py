@@ -227,7 +227,7 @@ def test_a_report_has_no_tags_but_its_own(network: CompactCNN, mnist: MNISTDataM
     images = Images(mnist.test.images[:60], torch.arange(60) % len(HOSTILE))
 
     def made(name: str, facts: Facts) -> Reader:
-        subject = Subject(name, Trained(network, facts), config=f"a: {name}")
+        subject = Subject(name, Trained(network, facts))
         return Reader(render([subject], [evaluate(network, images, facts)], [{}]))
 
     plain = made("x", replace(MNIST, classes=tuple(map(str, range(len(HOSTILE))))))
@@ -246,7 +246,7 @@ def sweep(tmp_path: Path) -> tuple[Path, list[Job]]:
     for number, word in enumerate(HOSTILE[:-1] + CONTROL[:5]):
         folder = tmp_path / word[:60].replace("/", "∕")
         config = {"optimized_metric": "test_accuracy"}
-        jobs.append(Job(folder, number, [f"model.name={word}"], config))
+        jobs.append(Job(folder, number, [f"model.name={word}"], config, word))
         jobs[-1].write()
         (folder / rundir.ERROR).write_text(json.dumps(word))
     return tmp_path, jobs

@@ -55,7 +55,7 @@ def test_every_command_takes_the_file_as_the_checkpoint_that_it_was_made_of(
     first = mnist.test.subset(torch.arange(1000))
     right = evaluate(NANO.network, first).correct
     for command, words in (
-        (["evaluate", "MODEL", "--device", "cpu"], f"Accuracy: {right}/1000"),
+        (["evaluate", "MODEL", "--device", "cpu"], f"Accuracy: {right} of 1,000"),
         (["predict", "MODEL", str(picture), "--device", "cpu"], "digit.png  7 ("),
         (["report", "MODEL", "--output", str(tmp_path / "page.html")], "page.html"),
         (

@@ -11,8 +11,9 @@ from torch import Tensor
 from mnist_lit import MNISTDataModule
 from mnist_lit.config.check import parse
 from mnist_lit.data.augmentation import RandomDistortion, sampling_grid
-from mnist_lit.training.build import prepare, quiet_lightning
+from mnist_lit.training.build import prepare
 from mnist_lit.training.callbacks.fade import FadeOut
+from mnist_lit.training.console import quiet_lightning
 
 
 def square(batch: int) -> Tensor:

@@ -19,13 +19,17 @@ def test_document_protocol_trains_on_all_and_validates_on_the_test_images(
 ) -> None:
     assert (len(mnist.train), len(mnist.val), len(mnist.test)) == (60_000, 10_000, 10_000)
     assert mnist.val is mnist.test
-    assert "optimistic" in mnist.facts.protocol
+    assert mnist.facts.protocol == (
+        "mnist: best epoch, picked on the 10,000 test images, so optimistic; last epoch, not picked"
+    )
 
 
 def test_holdout_takes_a_stratified_5000_out_of_training() -> None:
     data = MNISTDataModule(validation="holdout")
     data.setup("fit")
     assert (len(data.train), len(data.val), len(data.test)) == (55_000, 5_000, 10_000)
+    picked = "best epoch, picked on 5,000 training images held out; last epoch, not picked"
+    assert data.facts.protocol == f"mnist_holdout: {picked}"
     assert torch.equal(data.val.labels.bincount(), torch.full((10,), 500))
     everything = MNISTDataModule().images("train")
     both = torch.cat([data.train.images, data.val.images]).flatten(1).sum(dim=1)

@@ -22,7 +22,7 @@ def test_a_shipped_network_is_measured_on_other_digits(
     main(["evaluate", "nano", "--images", str(folder), "--device", "cpu"])
     said = capsys.readouterr().out
     assert re.search(rf"^nano on {folder}, test images, cpu$", said, re.M)
-    assert re.search(r"^Accuracy: \d/7 \(", said, re.M)
+    assert re.search(r"^Accuracy: \d of 7 \(", said, re.M)
     main(["evaluate", "nano", "--images", str(folder), "--device", "cpu", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (found["data"], found["total"]) == (str(folder), 7)

@@ -22,7 +22,7 @@ from mnist_lit import MNISTDataModule
 from mnist_lit.data.batches import folds
 from mnist_lit.errors import ConfigError
 from mnist_lit.evaluation.provenance import override
-from mnist_lit.sweeps import grid, job, processes
+from mnist_lit.sweeps import grid, job, processes, results
 from mnist_lit.training import rundir
 from mnist_lit.training.hydra import build_run
 from tests.conftest import PROJECT, TINY, Here, run_train
@@ -72,7 +72,18 @@ def test_jobs_that_fail_end_no_others(launcher: str, here: Here, tmp_path: Path)
     found = rows(tmp_path / "sweep")
     assert {row["callbacks.boom.epoch"]: row["state"] for row in found} == expected
     assert found[0]["why"].startswith("ZeroDivisionError: a defect")
-    assert done.stderr.endswith(f"error: of {jobs} jobs {bad} failed\n")
+    assert done.stderr == f"error: of {jobs} jobs {bad} failed\n"
+    said = done.stdout.splitlines()
+    assert {line for line in said if re.search(r" of 2  callbacks.boom.epoch=\d$", line)} == {
+        "1 of 2  callbacks.boom.epoch=1",
+        "2 of 2  callbacks.boom.epoch=8",
+    }
+    [failed] = [line for line in said if line.startswith("1 of 2  callbacks.boom.epoch=1  ")]
+    assert "  failed: ZeroDivisionError: a defect; the whole traceback is in " in failed
+    [ended] = [line for line in said if line.startswith("2 of 2  callbacks.boom.epoch=8  ")]
+    assert re.fullmatch(r".*  \d+\.\d\d%  \d+ s", ended)
+    assert len(said) <= 12, "a job prints no other line"
+    assert "Last Validation Accuracy: " in (tmp_path / "sweep/1/run.log").read_text()
     assert "the same command with hydra.sweep.dir=" in done.stdout
     assert 'raise ZeroDivisionError("a defect' in (tmp_path / "sweep/0/run.log").read_text()
     page = (tmp_path / "sweep/results.html").read_text()
@@ -81,6 +92,34 @@ def test_jobs_that_fail_end_no_others(launcher: str, here: Here, tmp_path: Path)
     assert "<td>8</td>" in page
     assert 'href="1/report.html"' not in page, "test=false makes no page"
     assert 'href="1"' in page
+
+
+@pytest.mark.parametrize(
+    ("optimized", "ranked_by", "first"),
+    [
+        ("best_val_accuracy", "last_val_accuracy", "a"),
+        ("best_val_loss", "last_val_loss", "b"),
+        ("val/f1", "last_val_metrics.f1", "a"),
+        ("test_accuracy", "test_accuracy", "b"),
+    ],
+)
+def test_a_sweep_ranks_by_the_last_epoch(
+    optimized: str, ranked_by: str, first: str, tmp_path: Path
+) -> None:
+    of_a = {"best_val_accuracy": 0.1, "last_val_accuracy": 0.9, "test_accuracy": 0.1}
+    of_b = {"best_val_accuracy": 0.9, "last_val_accuracy": 0.1, "test_accuracy": 0.9}
+    of_a |= {"best_val_loss": 0.1, "last_val_loss": 0.9}
+    of_b |= {"best_val_loss": 0.9, "last_val_loss": 0.1}
+    found: list[job.Job] = []
+    for name, report in {"a": of_a, "b": of_b}.items():
+        last = report["last_val_accuracy"]
+        metrics = {"val_metrics": {"f1": 1 - last}, "last_val_metrics": {"f1": last}}
+        config = {"optimized_metric": optimized}
+        found.append(job.Job(tmp_path / name, len(found), [f"model={name}"], config, ""))
+        found[-1].write()
+        (tmp_path / name / "report.json").write_text(json.dumps({**report, **metrics}))
+    assert {one.ranked_by for one in found} == {ranked_by}
+    assert results.settings(found)[0].varied == {"model": first}
 
 
 @pytest.mark.slow
@@ -118,7 +157,7 @@ def test_a_grid_goes_on_where_it_was_stopped_and_may_grow(here: Here, tmp_path: 
     assert [row["seed"] for row in found] == ["0", "1", "2", "1", "0"], "jobs keep their numbers"
     assert [row["model"] for row in found] == ["nano"] * 3 + ["micro"] * 2
     table = grown.stdout[grown.stdout.rindex("model  ") :].splitlines()
-    assert table[0].split() == ["model", "n", "best_val_accuracy,", "%", "best", "s", "each"]
+    assert re.split("  +", table[0]) == ["model", "n", "last val accuracy, %", "s each"]
     assert {line.split()[0]: line.split()[1] for line in table[1:3]} == {"nano": "3", "micro": "2"}
 
 
@@ -335,7 +374,7 @@ def test_what_is_no_grid_is_refused_in_a_line(
 
 
 def test_a_lock_that_is_no_lock_is_a_line_and_no_running_job(tmp_path: Path) -> None:
-    one = job.Job(tmp_path / "0", 0, [], {})
+    one = job.Job(tmp_path / "0", 0, [], {}, "")
     one.write()
     (tmp_path / "0" / rundir.OURS / "lock").mkdir()
     assert one.state == "waiting"
@@ -364,14 +403,16 @@ def test_folds_cut_the_training_images_into_parts(here: Here, tmp_path: Path) ->
     reports = [
         json.loads(f.read_text()) for f in sorted((tmp_path / "sweep").glob("*/report.json"))
     ]
-    assert [r["protocol"][:24] for r in reports] == [
-        f"mnist_folds: part {i} of 3" for i in range(3)
+    assert [r["protocol"] for r in reports] == [
+        f"mnist_folds: best epoch, picked on part {i} of 3 of the training images; last epoch, not "
+        "picked"
+        for i in range(3)
     ]
     assert {r["test_accuracy"] for r in reports} == {None}
     assert not list((tmp_path / "sweep").glob("*/report.html"))
-    line = next(line for line in done.stdout.splitlines() if line.startswith("n  best"))
+    line = next(line for line in done.stdout.splitlines() if line.startswith("n  last"))
     assert "%" in line
-    mean = sum(r["best_val_accuracy"] for r in reports) / 3
+    mean = sum(r["last_val_accuracy"] for r in reports) / 3
     assert f"3  {100 * mean:.3f} ± " in done.stdout
 
 
@@ -379,7 +420,7 @@ def test_folds_cut_the_training_images_into_parts(here: Here, tmp_path: Path) ->
 def test_a_job_ends_with_the_sweep_that_started_it(tmp_path: Path) -> None:
     options = [*TINY, "trainer.max_epochs=500", "hydra.run.dir=0", "hydra.job.num=0"]
     options.append(processes.ENDS_WITH_STDIN)
-    started = job.Job(tmp_path / "0", 0, options, {})
+    started = job.Job(tmp_path / "0", 0, options, {}, "")
     started.write()
     assert started.state == "waiting"
     process = subprocess.Popen(

@@ -307,7 +307,10 @@ def test_a_bad_trial_is_pruned(in_process: None, here: Here, study: Study) -> No
     last = study().trials[1]
     assert last.state is TrialState.PRUNED
     assert list(last.intermediate_values) == [1, 2, 3]
-    assert "pruned after epoch 3 of 4" in done.stdout
+    begun, ended = re.findall(r"^2 of 2  trial 1  optimizer\.lr=[\d.]+(.*)$", done.stdout, re.M)
+    assert begun == ""
+    pruned = r"  pruned after epoch 3 of 4  \d+ s  \(best \d+\.\d\d%, trial 0\)"
+    assert re.fullmatch(pruned, ended), ended
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ from torch import nn
 from mnist_lit import MNISTDataModule
 from mnist_lit.config.check import parse
 from mnist_lit.errors import ConfigError
-from mnist_lit.training.build import prepare, quiet_lightning
+from mnist_lit.training.build import prepare
 from mnist_lit.training.callbacks.dropout import EarlyDropout
+from mnist_lit.training.console import quiet_lightning
 
 
 def probabilities(module: nn.Module) -> list[float]:

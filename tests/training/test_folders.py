@@ -67,6 +67,9 @@ def test_a_run_goes_on_in_its_folder_whatever_its_name(
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads((folder / "report.json").read_text())
     assert (report["seed"], report["epochs"]) == (3, 2)
+    begun = shlex.join(word for word in options if not word.startswith("hydra.run.dir="))
+    assert report["command"] == f"python train.py {begun}  # resumed"
+    assert report["config"]["seed"] == 3
     with (folder / "metrics.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
     assert "val_accuracy" not in done.stdout

@@ -14,7 +14,8 @@ from mnist_lit.checkpoints.read import read
 from mnist_lit.config.check import parse
 from mnist_lit.devices import pick_device
 from mnist_lit.evaluation.evaluate import evaluate
-from mnist_lit.training.build import prepare, quiet_lightning
+from mnist_lit.training.build import prepare
+from mnist_lit.training.console import quiet_lightning
 from mnist_lit.training.train import train
 from tests.conftest import run_train
 from tests.training.test_training import assert_same_weights, state

@@ -27,8 +27,9 @@ from mnist_lit.errors import (
     UserError,
 )
 from mnist_lit.evaluation import page
-from mnist_lit.training.build import build_loggers, build_module, prepare, quiet_lightning
+from mnist_lit.training.build import build_loggers, build_module, prepare
 from mnist_lit.training.classifier import LitClassifier, decay_weights_only
+from mnist_lit.training.console import quiet_lightning
 from mnist_lit.training.train import train
 from tests.conftest import PROJECT, TINY
 
@@ -452,6 +453,8 @@ def test_over_budget_is_refused_before_data_is_touched(
 def test_over_budget_trains_when_not_enforced_and_says_so(tiny: Make) -> None:
     result = train(tiny("requirements.max_parameters=994"))
     assert result.report.requirements["max_parameters"] == {
+        "name": "max_parameters",
+        "title": "Parameters < 994",
         "limit": 994,
         "value": 994,
         "passed": False,
@@ -478,6 +481,9 @@ def test_a_run_leaves_report_figures_and_curves(
     assert report["parameters"] == 19_382
     assert report["test_correct"] / report["test_total"] == report["test_accuracy"]
     assert result.objective == report["test_accuracy"]
+    assert report["config"]["data.batch_size"] == 64
+    assert report["config"]["run_dir"] == str(result.run_dir)
+    assert "${" not in json.dumps(report)
     assert set(report["requirements"]) == {
         "min_val_accuracy",
         "max_parameters",
@@ -490,6 +496,18 @@ def test_a_run_leaves_report_figures_and_curves(
     assert log == capsys.readouterr().out
     lines = log.replace(str(result.run_dir), "outputs/2026-11-25/20-00-00").splitlines()
     assert max(map(len, lines)) <= 80
+    last, best, final = (
+        f"{word} Accuracy: {report[key]:.2%}{epoch}\n"
+        for word, key, epoch in (
+            ("Last Validation", "last_val_accuracy", f" (Epoch {report['epochs']})"),
+            ("Best Validation", "best_val_accuracy", f" (Epoch {report['best_epoch']})"),
+            ("Final Test", "test_accuracy", ""),
+        )
+    )
+    picked = (
+        "  of the best epoch. Protocol mnist: best epoch, picked on the 10,000 test images, so "
+    )
+    assert f"{last}{best}{final}{picked}" in log.replace("test\n  images", "test images")
     for line in (
         f"Final Evaluation (Best model from epoch {report['best_epoch']}):",
         "REQUIREMENTS CHECK:",

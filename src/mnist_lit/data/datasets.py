@@ -146,16 +146,12 @@ class ImageSet:
 
     def _protocol(self, name: str, train: int, test: int) -> str:
         """Say what the data set of this name, with so many images, is validated on."""
+        how, images = "", f"the {test:,} test images, so optimistic"
         if self.folds is not None:
-            how, images = "folds", f"part {self.fold} of {self.folds} of the training images picked"
+            how, images = "_folds", f"part {self.fold} of {self.folds} of the training images"
         elif self.validation == "holdout":
-            how, images = "holdout", f"{train // 12:,} training images held out to pick"
-        else:
-            return (
-                f"{name}: validated on the {test:,} test images, which also picked the best "
-                "epoch, so the best accuracy is optimistic; the last one is not"
-            )
-        return f"{name}_{how}: {images} the best epoch; the {test:,} test images have no say"
+            how, images = "_holdout", f"{train // 12:,} training images held out"
+        return f"{name}{how}: best epoch, picked on {images}; last epoch, not picked"
 
     def _described(self) -> Facts:
         raise NotImplementedError  # each kind of data set says it of itself

@@ -31,7 +31,7 @@ def count(options: Namespace) -> None:
         return
     show(f"{options.model} on {for_terminal(name)}, {options.split} images, {device}")
     print(f"Average loss: {result.loss:.4f}")
-    print(f"Accuracy: {result.correct}/{result.total} ({result.accuracy:.2%})")
+    print(f"Accuracy: {result.correct:,} of {result.total:,} ({result.accuracy:.2%})")
 
 
 def write_page(options: Namespace) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from mnist_lit.checkpoints import pretrained
@@ -23,7 +24,7 @@ from mnist_lit.evaluation.requirements import shown
 from mnist_lit.facts import Facts
 from mnist_lit.network import summary
 from mnist_lit.network.compact import count_parameters
-from mnist_lit.text import for_link, masked
+from mnist_lit.text import for_link
 
 MOST_BYTES = 2**24  # of a file of a run's folder, checkpoints aside
 PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
@@ -38,7 +39,6 @@ class Subject:
         trained: The network of the best epoch, or of the checkpoint.
         report: ``report.json``, of a folder.
         history: The epochs, of a folder.
-        config: The composed config, of a folder that Hydra made.
         pictures: Figures that only training can draw, by their names, of a folder.
     """
 
@@ -46,7 +46,6 @@ class Subject:
     trained: Trained
     report: dict[str, Any] | None = None
     history: History | None = None
-    config: str = ""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -75,10 +74,9 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
             f"{name}: not the folder of a finished run, which has report.json and checkpoints "
             f"({reason(error)})"
         ) from None
-    config = _content(folder, ".hydra/config.yaml").decode("utf-8", "replace")
     picture = _content(folder, "figures/augmentation.png")
     pictures = {"augmentation": picture} if picture.startswith(PNG) else {}
-    return Subject(name, trained, report, history, config, pictures)
+    return Subject(name, trained, report, history, pictures)
 
 
 def _content(folder: Path, name: str) -> bytes:
@@ -156,7 +154,7 @@ def filled(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("mnist_lit", ""), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"shown": shown, "link": for_link, "masked": masked}
+    environment.filters |= {"shown": shown, "link": for_link, "yaml": OmegaConf.to_yaml}
     environment.filters["embedded"] = embedded
     environment.globals["nan"] = math.nan  # which report.json has as null
     return environment.get_template(template).render(**values)

@@ -25,9 +25,9 @@ OF_RUNS = (":(exclude,glob)**/.hydra/**", ":(exclude,glob)**/multirun.yaml")
 def provenance(command: str | None) -> dict[str, Any]:
     """Return what a run that starts now comes from: entries of ``report.json``.
 
-    ``command`` as it was typed, None for a call from Python; ``date``, with the offset from UTC;
-    ``git_commit`` of the checkout that the code runs from, marked if it was changed, None for an
-    installed package; ``versions`` of Python and the packages that decide what is computed.
+    ``command`` that trains the same anew, None for a call from Python; ``date``, with the offset
+    from UTC; ``git_commit`` of the checkout that the code runs from, marked if it was changed, None
+    for an installed package; ``versions`` of Python and the packages that decide what is computed.
     """
     commit = _git("describe", "--always", "--abbrev=12", "--exclude=*")
     return {

@@ -3,6 +3,7 @@
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def content(
     checks: Sequence[Check],
     known: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the outcome of a run: the content of ``report.json``, and the lines of ``checks``.
+    """Return the outcome of a run: the content of ``report.json``.
 
     Accuracies are shares from 0 to 1, losses mean cross-entropies, epochs count from 1. ``test_…``
     and ``val_metrics`` are of the best epoch. A class without test images has the accuracy None.
@@ -41,7 +42,7 @@ def content(
         metrics: Taken of the test images, by name; none without an evaluation.
         checks: The requirements that were known before training.
         known: The other entries: ``parameters``, ``wall_seconds``, ``device``, ``operations`` and
-            ``precision``, and where the run comes from.
+            ``precision``, the ``config`` by keys, and where the run comes from.
     """
     best, last = history.best, history.validated[-1]
     checks = [*check_accuracy(best.val_accuracy, config.requirements), *checks]
@@ -63,20 +64,17 @@ def content(
         "last_train_loss": history.epochs[-1].train_loss,
         "last_train_accuracy": history.epochs[-1].train_accuracy,
         "val_metrics": dict(best.metrics),
+        "last_val_metrics": dict(last.metrics),
         "test_metrics": test_metrics,
         # None where there is no evaluation.
         **{f"test_{name}": getattr(evaluation, name, None) for name in TOLD},
-        "requirements": {
-            c.name: {"limit": c.limit, "value": c.value, "passed": c.passed} for c in checks
-        },
-        "checks": [check.line() for check in checks],
+        "requirements": {check.name: asdict(check) for check in checks},
         "passed": all(check.passed for check in checks),
         "train_images_per_second": history.train_images / history.train_seconds,
         "seed": config.seed,
-        "optimizer": config.optimizer["_target_"],
+        "optimizer": config.optimizer["_target_"].rpartition(".")[2],
         "peak_learning_rate": max(history.learning_rates),
         "batch_size": config.data.get("batch_size"),
-        "augmentation": [*config.augmentation.values()],
         **known,
     }
 
@@ -87,45 +85,44 @@ def text(report: Mapping[str, Any]) -> str:
         *_test_lines(report),
         "-" * 50,
         f"FINAL RESULTS: {for_terminal(report['model'])}",
+        f"Last Validation Accuracy: {report['last_val_accuracy']:.2%} (Epoch {report['epochs']})",
         f"Best Validation Accuracy: {report['best_val_accuracy']:.2%} "
         f"(Epoch {report['best_epoch']})",
-        f"Last Validation Accuracy: {report['last_val_accuracy']:.2%} (Epoch {report['epochs']})",
     ]
+    protocol = f"Protocol {report['protocol']}"
     if report["test_accuracy"] is not None:
         lines.append(f"Final Test Accuracy: {report['test_accuracy']:.2%}")
+        protocol = f"  of the best epoch. {protocol}"
     lines += [
+        protocol,
         f"Model Parameters: {report['parameters']:,}",
         f"Training Epochs: {report['epochs']}",
-        f"Protocol: {report['protocol']}",
         f"Training Time: {report['wall_seconds']:.1f} s, "
-        f"{report['train_images_per_second']:,.0f} images/s, {report['device']}, "
-        f"{report['precision']}, {report['operations']}",
+        f"{report['train_images_per_second']:,.0f} images/s",
         f"Seed: {report['seed']}, commit {report['git_commit'] or 'unknown'}",
         "",
         "REQUIREMENTS CHECK:",
-        *report["checks"],
+        *(Check(**check).line() for check in report["requirements"].values()),
     ]
     wrap = textwrap.TextWrapper(COLUMNS, subsequent_indent="  ", break_long_words=False)
-    return "\n".join(map(wrap.fill, lines)).replace("\N{NO-BREAK SPACE}", " ")
+    return "\n".join(map(wrap.fill, lines)).replace("\xa0", " ")
 
 
 def _test_lines(report: Mapping[str, Any]) -> list[str]:
     if report["test_accuracy"] is None:
         return ["Not tested (test=false)."]
-    shares = zip(report["classes"], report["test_accuracy_per_class"], strict=True)
-    by_class = [
-        f"{for_terminal(name)}: {'–' if share is None else f'{share:.2%}'}"
-        for name, share in shares
-    ]
-    # A class and its accuracy stay on one line.
-    each = "  ".join(words.replace(" ", "\N{NO-BREAK SPACE}") for words in by_class)
+    each = "  ".join(
+        # A class and its accuracy stay on one line.
+        f"{for_terminal(name)}: {'–' if share is None else f'{share:.2%}'}".replace(" ", "\xa0")
+        for name, share in zip(report["classes"], report["test_accuracy_per_class"], strict=True)
+    )
     best = report["best_epoch"]
     return [
         f"Final Evaluation (Best model from epoch {best}):",
         "",
         "Test Results:",
         f"Average loss: {report['test_loss']:.4f}",
-        f"Accuracy: {report['test_correct']}/{report['test_total']} "
+        f"Accuracy: {report['test_correct']:,} of {report['test_total']:,} "
         f"({report['test_accuracy']:.2%})",
         f"By class:  {each}",
         *(
@@ -137,6 +134,5 @@ def _test_lines(report: Mapping[str, Any]) -> list[str]:
 
 def write(report: Mapping[str, Any], run_dir: Path) -> None:
     """Write ``report.json`` into a run's folder; what is not a finite number is null in it."""
-    kept = {key: value for key, value in report.items() if key != "checks"}
-    finite = json.loads(json.dumps(kept), parse_constant=lambda name: None)
+    finite = json.loads(json.dumps(report), parse_constant=lambda name: None)
     write_text(run_dir / "report.json", f"{json.dumps(finite, indent=2)}\n")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import count, islice, pairwise, product
+from itertools import compress, count, islice, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.provenance import flat, override
 from mnist_lit.sweeps.job import MISSED, WRITTEN, Job, identity, jobs, refuse_others, write_config
 from mnist_lit.text import show
-from mnist_lit.training.hydra import build_run, free, parsed
+from mnist_lit.training.hydra import build_run, free, is_named, parsed
 from mnist_lit.training.rundir import ERROR, JOB, OURS
 
 # Launchers whose jobs may have several processes: theirs is started with a command of its own.
@@ -58,8 +58,7 @@ class Grid:
             RunError: A job has failed or missed a requirement.
         """
         wanted = Path(self.config.hydra.sweep.dir).expanduser()
-        hydras = self.config.hydra.overrides.hydra
-        self.named = any(word.startswith("hydra.sweep.dir=") for word in hydras)
+        self.named = is_named(self.config, "hydra.sweep.dir")
         if self.named:
             refuse_others(wanted)
         planned = self._plan(given, wanted, jobs(wanted) if self.named else [])
@@ -91,6 +90,7 @@ class Grid:
     def _plan(self, given: Mapping[str, Override], root: Path, found: Sequence[Job]) -> list[Job]:
         """Return every job, checked, with its place in the sweep's folder."""
         every = combinations(given.values())
+        varied = [one.is_sweep_override() for one in given.values()]
         known = {_key(one.config): one for one in found}
         numbers = count(max((one.number for one in found), default=-1) + 1)
         planned: dict[str, Job] = {}
@@ -107,7 +107,8 @@ class Grid:
             else:
                 number = next(numbers)
                 folder = self._place(composed, number, root)
-            planned[key] = Job(folder, number, overrides, config)
+            label = f"{place + 1} of {len(every)}  {' '.join(compress(overrides, varied))}"
+            planned[key] = Job(folder, number, overrides, config, label.rstrip())
         for outer, inner in pairwise(sorted(job.folder for job in planned.values())):
             if outer == inner or outer in inner.parents:
                 raise ConfigError(f"hydra.sweep.subdir: two jobs would have the folder {outer}")

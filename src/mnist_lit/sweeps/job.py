@@ -6,6 +6,7 @@ Imports nothing heavy.
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,12 +36,14 @@ class Job:
         number: Within the sweep; a sweep that grows keeps the numbers it has given.
         overrides: What the sweep says of it, as ``optimizer=sgd``.
         config: All that makes it this job and no other, by keys as ``optimizer.lr``.
+        label: Its place in a sweep and what is varied, as ``2 of 4  optimizer=sgd``; else empty.
     """
 
     folder: Path
     number: int
     overrides: list[str]
     config: dict[str, Any]
+    label: str
 
     def write(self) -> None:
         """Make the folder and, in it, ``job.json``."""
@@ -83,20 +86,22 @@ class Job:
         """Why there is no result, or it is not good enough."""
         if self.state != MISSED:
             return self.error
-        checks = self.report["requirements"].items()
-        return ", ".join(name for name, check in checks if not check["passed"])
+        checks = self.report["requirements"].values()
+        return ", ".join(check["title"] for check in checks if not check["passed"])
 
     @property
     def objective(self) -> str:
-        """What the sweep looks at: the job's ``optimized_metric``."""
-        return str(self.config["optimized_metric"])
+        """What a search optimizes: ``optimized_metric``, as a key of :meth:`value`."""
+        return str(self.config["optimized_metric"]).replace("/", "_metrics.")
 
     @property
-    def value(self) -> float:
-        """What the objective came to; NaN where it is not known."""
-        stage, _, name = self.objective.partition("/")
-        found = self.report.get("val_metrics", {}) if stage == "val" else self.report
-        value = found.get(name or stage)
+    def ranked_by(self) -> str:
+        """What a sweep ranks by: the objective, of the last epoch instead of the best."""
+        return re.sub("^(best_)?val_", "last_val_", self.objective)
+
+    def value(self, key: str) -> float:
+        """Return a number of the report, as ``val_metrics.f1``; NaN where it is not known."""
+        value = flat(self.report).get(key)
         return math.nan if value is None else float(value)
 
     @property
@@ -117,9 +122,6 @@ def read(folder: Path) -> Job:
     except (OSError, ValueError, TypeError) as error:
         words = f"no job of a sweep of this version: {reason(error)}; give another folder"
         raise ConfigError(f"{folder / rundir.JOB}: {words}") from None
-    if "state" in kept:
-        words = "a job of an earlier version; finish the sweep with that, or give another folder"
-        raise ConfigError(f"{folder}: {words}")
     return found
 
 

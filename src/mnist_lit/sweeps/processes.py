@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, filter_overrides
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
@@ -23,7 +23,6 @@ from omegaconf import DictConfig
 from mnist_lit.errors import ConfigError, RunError
 from mnist_lit.evaluation.provenance import override
 from mnist_lit.sweeps import job
-from mnist_lit.text import show
 from mnist_lit.training import rundir
 
 # An override of every job.
@@ -84,17 +83,10 @@ class Processes(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs and return when the last has ended; each says a line."""
-        given = {*self.config.hydra.overrides.task}
+        """Run the jobs and return when the last has ended."""
         with self.pool() as pool:
             numbered = enumerate(job_overrides, initial_job_idx)
-            ends = {pool.submit(self.train, *one): one for one in numbered}
-            for ended, end in enumerate(as_completed(ends), 1):
-                number, overrides = ends[end]
-                error = end.exception()
-                said = f"failed: {error}" if error else f"{end.result():.4f}"
-                own = " ".join(word for word in filter_overrides(overrides) if word not in given)
-                show(f"{ended} of {len(ends)}: #{number}  {own}  {said}")
+            wait([pool.submit(self.train, *one) for one in numbered])
         return []  # what became of a job is in its folder
 
     @contextmanager
@@ -129,6 +121,7 @@ class Processes(Launcher):
             environment["CUDA_VISIBLE_DEVICES"] = slot
         try:
             with (
+                rundir.announced(folder),
                 (folder / "output.log").open("ab") as log,
                 subprocess.Popen(
                     [*self._program(), *words],
@@ -145,9 +138,11 @@ class Processes(Launcher):
                     process.terminate()
                 code = process.wait()
                 self.running.discard(process)
+                if self.stopped:
+                    raise KeyboardInterrupt  # the job has not failed
+                return came_to(folder, code)
         finally:
             self.slots.put(slot)
-        return came_to(folder, code)
 
     def _program(self) -> list[str]:
         """Return this program's command line without its overrides and without ``-m``."""
@@ -170,7 +165,7 @@ def came_to(folder: Path, code: int) -> float:
     """
     ended = job.read(folder)
     if ended.report:
-        return ended.value
+        return ended.value(ended.objective)
     if ended.error:
         raise RunError(ended.error)
     said = (folder / "output.log").read_text(encoding="utf-8", errors="replace").split("\n")

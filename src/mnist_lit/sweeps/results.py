@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -66,6 +67,16 @@ def publish(
     return "\n".join([*printed, *after, f"{folder / 'results.html'}, results.csv beside it"])
 
 
+def worded(key: str) -> str:
+    """Return a key of a report as a person reads it, as ``last val accuracy``."""
+    return re.sub(r"_metrics\.|[_/]", " ", key)
+
+
+def worth(value: float, key: str) -> str:
+    """Return the number of that key as a person reads it."""
+    return f"{value:.2%}" if "accuracy" in key else f"{value:.4f}"
+
+
 def short(value: Any) -> str:
     """Return a value as a person reads it."""
     return f"{value:.5g}" if isinstance(value, float) else str(value)
@@ -84,7 +95,7 @@ class Setting:
     Attributes:
         varied: What the sweep varies beside these, as ``{"optimizer": "sgd"}``.
         jobs: One or more.
-        values: The objective of each job.
+        values: Of each job what they are ranked by.
     """
 
     varied: dict[str, str]
@@ -108,12 +119,12 @@ def settings(found: Sequence[Job]) -> list[Setting]:
     keys = [key for key in varied(found) if key not in REPEATS]
     each: dict[tuple[str, ...], Setting] = {}
     for one in found:
-        if not math.isnan(value := one.value):
+        if not math.isnan(value := one.value(one.ranked_by)):
             words = {key: one.said.get(key, "–") for key in keys}
             setting = each.setdefault(tuple(words.values()), Setting(words))
             setting.jobs.append(one)
             setting.values.append(value)
-    lower = bool(found) and found[0].objective.endswith("loss")
+    lower = bool(found) and found[0].ranked_by.endswith("loss")
     return sorted(each.values(), key=lambda one: mean(one.values) if lower else -mean(one.values))
 
 
@@ -134,8 +145,8 @@ def write(sweep: Path) -> str:
     lines = [f"{len(found)} jobs, {len(left)} without a good result."]
     if each:
         first = each[0].jobs[0]
-        what = f"{first.objective} of the jobs, ± the standard deviation over seeds or folds."
-        how = f"Bars are 95 % intervals of the mean. Protocol: {first.report['protocol']}."
+        what = f"{worded(first.ranked_by)}, ± the standard deviation over seeds or folds."
+        how = f"Bars are 95% intervals of the mean. Protocol: {first.report['protocol']}."
         lines += [what, how]
         plots = {"Settings": compared, "Epochs of the best": epochs}
         drawn = {name: figures.png(plot(each)) for name, plot in plots.items()}
@@ -145,16 +156,14 @@ def write(sweep: Path) -> str:
 
 def table(found: Sequence[Setting]) -> list[list[str]]:
     """Return the rows that a person reads, their heads first: one of each setting."""
-    name = found[0].jobs[0].objective
-    share = 100 if "accuracy" in name else 1
-    unit, digits = (", %", 3) if share == 100 else ("", 4)
-    rows = [[*found[0].varied, "n", f"{name}{unit}", "best", "s each"]]
+    name = worded(found[0].jobs[0].ranked_by)
+    share, unit, digits = (100, ", %", 3) if "accuracy" in name else (1, "", 4)
+    rows = [[*found[0].varied, "n", f"{name}{unit}", "s each"]]
     for one in found:
-        best = min(one.values) if name.endswith("loss") else max(one.values)
         spread = f" ± {share * stdev(one.values):.{digits}f}" if len(one.jobs) > 1 else ""
-        seconds = mean(each.report["wall_seconds"] for each in one.jobs)
-        numbers = [f"{share * mean(one.values):.{digits}f}{spread}", f"{share * best:.{digits}f}"]
-        rows.append([*one.varied.values(), str(len(one.values)), *numbers, f"{seconds:.0f}"])
+        value = f"{share * mean(one.values):.{digits}f}{spread}"
+        seconds = f"{mean(each.report['wall_seconds'] for each in one.jobs):.0f}"
+        rows.append([*one.varied.values(), str(len(one.jobs)), value, seconds])
     return rows
 
 
@@ -169,7 +178,7 @@ def compared(found: Sequence[Setting]) -> Figure:
             half = t.ppf(0.975, number - 1) * stdev(one.values) / math.sqrt(number)
         axes.errorbar(mean(one.values), place, xerr=half, fmt="D", color="C0", capsize=3, ms=5)
     axes.set_yticks(range(len(found)), [one.name for one in reversed(found)])
-    axes.set_xlabel(found[0].jobs[0].objective)
+    axes.set_xlabel(worded(found[0].jobs[0].ranked_by))
     axes.grid(alpha=0.3, axis="x")
     return figure
 

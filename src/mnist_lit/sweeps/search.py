@@ -23,6 +23,7 @@ from mnist_lit.sweeps import study
 from mnist_lit.sweeps.grid import values
 from mnist_lit.sweeps.job import CONFIG, WRITTEN, Job, identity, refuse_others, write_config
 from mnist_lit.sweeps.processes import Processes
+from mnist_lit.sweeps.results import worth
 from mnist_lit.text import masked, show
 from mnist_lit.training.hydra import build_run
 from mnist_lit.training.resume import differing, options_of
@@ -52,7 +53,7 @@ class Search:
             words = f"{type(launcher).__name__} does not train the trials of a search"
             raise ConfigError(f"hydra/launcher: {words}; hydra/launcher=processes does")
         self.launcher = launcher
-        self.running: dict[Future[float], optuna.Trial] = {}
+        self.running: dict[Future[float], tuple[optuna.Trial, str]] = {}
         self.succeeded: list[bool] = []  # of each trial that has ended here
 
     def run(self, given: Mapping[str, Override]) -> None:
@@ -94,11 +95,9 @@ class Search:
                 words = f"the study {name} lies there; give another hydra.sweep.dir"
                 raise ConfigError(f"{self.folder}: {words}")
             write_config(self.folder, self.config)
-            show(
-                f"study {self.search.study} in {masked(self.search.storage)}: "
-                f"{study.count(self.study)}; {self.search.n_trials} wanted. Its trainings look at "
-                "held-out images and do not test (test=false)."
-            )
+            many = f"{study.count(self.study)}; {self.search.n_trials} wanted"
+            show(f"study {self.search.study} in {masked(self.search.storage)}: {many}")
+            show("Its trainings look at held-out images and do not test (test=false).")
             try:
                 self._train_all()
             finally:
@@ -184,41 +183,43 @@ class Search:
                     missing = self.search.n_trials - study.begun(self.study)
                     for _ in range(0 if over else min(free, missing)):
                         trial = self.study.ask(self.space)
-                        self.running[pool.submit(self._train, trial)] = trial
+                        place = f"{study.begun(self.study)} of {self.search.n_trials}"
+                        label = f"{place}  trial {trial.number}  {study.shown(trial.params)}"
+                        show(label)
+                        self.running[pool.submit(self._train, trial)] = trial, label
                     if not self.running:
                         if over or not self.study.get_trials(states=(TrialState.RUNNING,)):
                             return
                         time.sleep(1)  # others train the last ones, or have been killed
-                    for trial in self.running.values():
+                    for trial, _ in self.running.values():
                         beating = study.trial_id(self.study, self.storage, trial.number)
                         self.storage.record_heartbeat(beating)
                     for training in wait(self.running, study.BEAT, FIRST_COMPLETED).done:
                         self._end(training)
         finally:
-            for trial in self.running.values():
+            for trial, _ in self.running.values():
                 study.take_back(self.study, trial.number)
 
     def _end(self, training: Future[float]) -> None:
         """Tell the study what a trial came to."""
-        trial = self.running[training]
+        trial, label = self.running[training]
+        name = self.base.optimized_metric
         value, state = None, TrialState.FAIL
         try:
             value = training.result()
-            state, said = TrialState.COMPLETE, f"{value:.4f}"
+            state, said = TrialState.COMPLETE, worth(value, name)
         except TrialPruned as pruned:
             state, said = TrialState.PRUNED, f"pruned after {pruned}"
         except Exception as error:
             trial.set_user_attr("error", line(error))
             said = f"failed: {line(error)}"
-        self.study.tell(trial, value, state)
+        took = self.study.tell(trial, value, state).duration
+        assert took is not None
         del self.running[training]
         self.succeeded.append(state is not TrialState.FAIL)
-        ended = sum(one.state.is_finished() for one in study.counted(self.study))
-        best = [f"{one.value:.4f}, #{one.number}" for one in study.best_first(self.study)[:1]]
-        show(
-            f"{ended} of {self.search.n_trials}: #{trial.number} {said}  "
-            f"{study.shown(trial.params)}  (best {(best or ['none'])[0]})"
-        )
+        first = study.best_first(self.study)[:1]
+        best = [f"  (best {worth(one.values[0], name)}, trial {one.number})" for one in first]
+        show("".join([f"{label}  {said}  {took.total_seconds():.0f} s", *best]))
 
     def _train(self, trial: optuna.Trial) -> float:
         """Train a trial, once or several times; returns the mean."""
@@ -232,7 +233,7 @@ class Search:
                 changed[self.search.over] = self.repeated + number
             words = [*self.fixed, *(f"{name}={value}" for name, value in changed.items())]
             folder = place / str(number) if self.search.repeats > 1 else place
-            one = Job(folder, trial.number, words, {**identity(self.base), **changed})
+            one = Job(folder, trial.number, words, {**identity(self.base), **changed}, label="")
             one.write()
             node = f"callbacks.search={{{report}, earlier: {came_to}}}"
             came_to.append(self.launcher.train(trial.number, [*one.words(self.folder), node]))

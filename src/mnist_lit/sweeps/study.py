@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mnist_lit.config.schema import Search
 from mnist_lit.errors import ConfigError, reason
 from mnist_lit.evaluation import figures
-from mnist_lit.sweeps.results import publish, short
+from mnist_lit.sweeps.results import publish, short, worded, worth
 from mnist_lit.text import masked
 
 # Seconds between signs of life, and without one until a trial counts as killed.
@@ -183,11 +183,12 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
         rows.append([one.number, state, value, *params, *rest])
         if state == "fail":
             failed.append(f"  failed: {one.number} {shown(one.params)} {why or 'killed'}")
-    best = [["trial", "value", *names]]
+    name = study.user_attrs.get("options", {}).get("optimized_metric", "value")
+    best = [["trial", worded(name), *names]]
     commands: list[list[Any]] = [["trial", "command"]]
     for one in best_first(study)[:SHOWN]:
         values = [short(one.params.get(name, "–")) for name in names]
-        best.append([str(one.number), f"{one.value:.4f}", *values])
+        best.append([str(one.number), worth(one.value or 0.0, name), *values])
         words = [*command, *(f"{name}={value}" for name, value in one.params.items())]
         commands.append([str(one.number), (shlex.join(words),)])
     drawn = _figures(study) if best[1:] else {}

@@ -1,9 +1,7 @@
 """From a config to the objects of a run: the one place where they are made, and checked."""
 
-import logging
 import os
 import traceback
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +33,7 @@ from mnist_lit.training.callbacks.history import RecordHistory
 from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
 from mnist_lit.training.callbacks.stop import StopAtOnce
 from mnist_lit.training.classifier import LitClassifier
+from mnist_lit.training.console import quiet_lightning
 from mnist_lit.training.resume import options_of, resumed, start_from
 from mnist_lit.training.rundir import goes_on
 
@@ -323,35 +322,3 @@ def _length(config: Config, data: pl.LightningDataModule) -> int:
         words = f"these are {steps:,} steps, at most {MOST_STEPS:,} are possible"
         raise ConfigError(f"trainer.max_epochs={epochs}: {words}")
     return epochs if config.module.get("interval") == "epoch" else steps
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Keep from the console what a normal run need not say."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)  # hardware found and not found, processes, tips
-    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # asked for, so shown
-    with warnings.catch_warnings():
-        # Batches are slices of tensors in memory: worker processes would only copy them about.
-        warnings.filterwarnings("ignore", ".*does not have many workers")
-        # Batches are augmented and normalised by the module, for any data module.
-        warnings.filterwarnings("ignore", ".*overridden `on_after_batch_transfer` in `LightningM")
-        # The run's folder holds Hydra's files before the CSV logger comes.
-        warnings.filterwarnings("ignore", ".*Experiment logs directory .* exists")
-        # The folder of a resumed run holds the best checkpoint so far.
-        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
-        # Of one input channel, both orders of a weight's strides mean the same places in memory.
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        # trainer=cpu means it.
-        warnings.filterwarnings("ignore", "GPU available but not used")
-        # Where SLURM is, a sweep is started outside of srun, which starts its jobs.
-        warnings.filterwarnings("ignore", "The `srun` command is available on your system")
-        # Lightning 2.6 on torch 2.15; nothing here uses it.
-        warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,13 +24,6 @@ class _AboveTheBar(logging.Handler):
             sys.stdout.flush()
 
 
-class _Log(logging.FileHandler):
-    """A file that may be on a full disk, which does not matter more than what is said of it."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
-        pass
-
-
 _log = logging.getLogger("mnist_lit")
 _log.addHandler(_AboveTheBar())
 _log.setLevel(logging.INFO)
@@ -43,6 +37,16 @@ def say(text: str) -> None:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Keep from the console what is said; :func:`kept` keeps it in its file."""
+    shown, _log.handlers = _log.handlers, []
+    try:
+        yield
+    finally:
+        _log.handlers = shown
+
+
+@contextmanager
 def kept(file: Path) -> Iterator[None]:
     """Keep what is said, Lightning's and Python's warnings, and the traceback of a failure.
 
@@ -50,7 +54,9 @@ def kept(file: Path) -> Iterator[None]:
         OSError: The file cannot be written.
         RunError: Instead of an exception that is no mistake of a user's.
     """
-    handler = _Log(file, encoding="utf-8")
+    handler = logging.FileHandler(file, encoding="utf-8")
+    # A full disk matters no more than what is said of it.
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
     lightning, warned = logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")
     console = logging.StreamHandler()  # captured warnings would not be seen otherwise
     warned.addHandler(console)
@@ -74,3 +80,35 @@ def kept(file: Path) -> Iterator[None]:
         logging.captureWarnings(False)
         warned.removeHandler(console)
         handler.close()
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep from the console what a normal run need not say."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)  # hardware found and not found, processes, tips
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # asked for, so shown
+    with warnings.catch_warnings():
+        # Batches are slices of tensors in memory: worker processes would only copy them about.
+        warnings.filterwarnings("ignore", ".*does not have many workers")
+        # Batches are augmented and normalised by the module, for any data module.
+        warnings.filterwarnings("ignore", ".*overridden `on_after_batch_transfer` in `LightningM")
+        # The run's folder holds Hydra's files before the CSV logger comes.
+        warnings.filterwarnings("ignore", ".*Experiment logs directory .* exists")
+        # The folder of a resumed run holds the best checkpoint so far.
+        warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
+        # Of one input channel, both orders of a weight's strides mean the same places in memory.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        # trainer=cpu means it.
+        warnings.filterwarnings("ignore", "GPU available but not used")
+        # Where SLURM is, a sweep is started outside of srun, which starts its jobs.
+        warnings.filterwarnings("ignore", "The `srun` command is available on your system")
+        # Lightning 2.6 on torch 2.15; nothing here uses it.
+        warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

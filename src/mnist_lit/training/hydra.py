@@ -37,7 +37,7 @@ from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.config.schema import Config
 from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, line, reason
 from mnist_lit.evaluation.provenance import override
-from mnist_lit.text import LONGEST_LINE, for_terminal, masked, show
+from mnist_lit.text import LONGEST_LINE, for_terminal, masked
 from mnist_lit.training import rundir
 
 if TYPE_CHECKING:
@@ -67,19 +67,19 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         beside: More of them, which nobody typed.
     """
     given = list(sys.argv)
-    typed = own = given[1:] if arguments is None else list(arguments)
+    own = given[1:] if arguments is None else list(arguments)
     # Classes of the user's are importable from the folder in which training is started.
     sys.path.append("")
     BUILT.clear()  # of a run that was checked in this process and not started
 
     def task(cfg: DictConfig) -> float:
         in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
-        with _for_itself() if in_a_sweep else errors_as_lines():
+        with _for_itself(Path(cfg.run_dir)) if in_a_sweep else errors_as_lines():
             from mnist_lit.training.train import train
 
             # Lightning starts further processes with the command line of this one.
             sys.argv = given
-            result = train(cfg, _command(given[0], typed), BUILT.pop() if BUILT else None)
+            result = train(cfg, _command(given[0], typed, cfg), BUILT.pop() if BUILT else None)
             if cfg.requirements.enforce and not (in_a_sweep or result.passed):
                 raise SystemExit(f"error: requirements not met in {result.run_dir}")
         return result.objective
@@ -95,7 +95,8 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         options = [word for word in own if word.startswith("-")]
         if not {*options} - {"-m", "--multirun"} and rundir.is_first():
             print(LOADING, flush=True)  # the checks, and torch's import, take seconds
-        own = [_hidden(word) for word in _with_the_options_of_the_run(own)]
+        typed = _with_the_options_of_the_run(own)
+        own = [_hidden(word) for word in typed]
         # Hydra takes -m only before what is to be varied.
         many = [word for word in own if word in ("-m", "--multirun")]
         others = [word for word in own if word not in many]
@@ -114,18 +115,22 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
 
 
 @contextmanager
-def _for_itself() -> Iterator[None]:
-    """Let a job of a sweep fail without the others; who stops one stops them all."""
-    failed = None
-    try:
-        yield
-    except StoppedError as error:
-        raise SystemExit(f"error: {for_terminal(error, LONGEST_LINE)}") from None
-    except Exception as error:
-        failed = line(error)
-    if failed is not None:  # a new exception, which does not keep the network of the old one
-        show(f"error: {failed}", error=True)
-        raise RunError(failed)
+def _for_itself(folder: Path) -> Iterator[None]:
+    """Let a job of a sweep fail without the others; who stops one stops them all.
+
+    The console gets a line when it begins and one when it ends.
+    """
+    from mnist_lit.training.console import quiet
+
+    with rundir.announced(folder), quiet():
+        try:
+            yield
+            return
+        except StoppedError as error:
+            raise SystemExit(f"error: {for_terminal(error, LONGEST_LINE)}") from None
+        except Exception as error:
+            failed = line(error)
+        raise RunError(failed)  # a new exception, which does not keep the network of the old one
 
 
 def _stop(*_: Any) -> None:
@@ -196,7 +201,7 @@ def _reserved(config: DictConfig) -> Iterator[Path]:
     made: list[Path] = []
     if not rundir.is_first():
         folder = folder if store is None else Path(store.get("run_dir").decode())
-    elif not (_is_named(config) or goes_on):
+    elif not (is_named(config) or goes_on):
         there = [path for path in folder.parents if path.exists()]
         folder = free(folder)
         made = [folder, *(path for path in folder.parents if path not in there)]
@@ -216,8 +221,9 @@ def _reserved(config: DictConfig) -> Iterator[Path]:
         store.set("run_dir", str(folder))
 
 
-def _is_named(config: DictConfig) -> bool:
-    return any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
+def is_named(config: DictConfig, key: str = "hydra.run.dir") -> bool:
+    """Say whether the command line has this key of Hydra's."""
+    return any(word.startswith(f"{key}=") for word in config.hydra.overrides.hydra)
 
 
 def free(wanted: Path) -> Path:
@@ -231,14 +237,15 @@ def free(wanted: Path) -> Path:
             folder = wanted.with_name(f"{wanted.name}-{next(numbers)}")
 
 
-def _command(program: str, arguments: Sequence[str]) -> str:
-    """Return what was typed or, of a job of a sweep, what trains the same again."""
+def _command(program: str, arguments: Sequence[str], cfg: DictConfig) -> str:
+    """Return what trains the same anew, in a new folder."""
     name = "python train.py" if Path(program).name == "train.py" else "mnist-lit train"
-    hydra_says = HydraConfig.get()
+    hydra_says, note = HydraConfig.get(), "  # resumed" if cfg.ckpt_path else ""
     if rundir.in_a_sweep():
-        task = [word for word in hydra_says.overrides.task if not word.startswith("ckpt_path=")]
-        return f"{name} {shlex.join(task)}  # job {hydra_says.job.num} of {hydra_says.sweep.dir}"
-    return f"{name} {shlex.join(arguments)}".rstrip()
+        arguments = hydra_says.overrides.task
+        note = f"  # job {hydra_says.job.num} of {hydra_says.sweep.dir}"
+    kept = [word for word in arguments if not word.startswith(("ckpt_path=", "hydra.run.dir="))]
+    return f"{name} {shlex.join(kept)}".rstrip() + note
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -281,7 +288,7 @@ class BuildFirst(Callback):
         with errors_as_lines():
             auto = config.ckpt_path == AUTO
             if auto:
-                if not _is_named(config):
+                if not is_named(config):
                     raise ConfigError("ckpt_path=auto: name the folder: hydra.run.dir=FOLDER")
                 last = Path(config.hydra.run.dir).expanduser() / "checkpoints" / "last.ckpt"
                 with flag_override(config, "readonly", False):

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from mnist_lit.errors import ConfigError, StoppedError, line
 from mnist_lit.files import UNFINISHED, write_text
+from mnist_lit.text import show
 
 OURS = ".mnist-lit"  # a folder in that of a run, made before anything else; it holds the lock
 ERROR = f"{OURS}/error.json"  # the line that says why a run failed
@@ -43,6 +44,24 @@ def is_running(folder: Path) -> bool:
 def in_a_sweep() -> bool:
     """Say whether this run is a job of a sweep."""
     return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
+
+
+@contextmanager
+def announced(folder: Path) -> Iterator[None]:
+    """Print a line when a job begins and one when it ends, if its sweep has given it a label."""
+    file = folder / JOB  # which another sweeper of Hydra's does not write
+    label = json.loads(file.read_bytes())["label"] if file.is_file() else str(folder)
+    if not label or not is_first():
+        yield
+        return
+    show(label)
+    try:
+        yield
+    except Exception as error:
+        show(f"{label}  failed: {line(error)}")
+        raise
+    report = json.loads((folder / "report.json").read_bytes())
+    show(f"{label}  {report['last_val_accuracy']:.2%}  {report['wall_seconds']:.0f} s")
 
 
 def is_first() -> bool:

@@ -26,15 +26,8 @@ from mnist_lit.files import clear, write_bytes, write_text
 from mnist_lit.network import fused, summary
 from mnist_lit.network.compact import CompactCNN, count_parameters
 from mnist_lit.training import rundir
-from mnist_lit.training.build import (
-    Run,
-    build_loggers,
-    build_metrics,
-    no_exit,
-    prepare,
-    quiet_lightning,
-)
-from mnist_lit.training.console import kept, say
+from mnist_lit.training.build import Run, build_loggers, build_metrics, no_exit, prepare
+from mnist_lit.training.console import kept, quiet_lightning, say
 
 
 @dataclass(frozen=True)
@@ -76,8 +69,9 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
     """
     run = run or prepare(parse(cfg))
     with _folder(run) as run_dir, _stoppable(run, command), no_exit(), quiet_lightning():
-        about = {**provenance.provenance(command), **_computed_on(run)}
-        with _loggers(run, cfg):
+        config = provenance.flat(OmegaConf.to_container(cfg, resolve=True))
+        about = {**provenance.provenance(command), **_computed_on(run), "config": config}
+        with _loggers(run, config):
             _introduce(run, run_dir, about)
             seconds = _fit(run)
             best = read(Path(run.best.best_model_path), trust=[run.config.model["_target_"]])
@@ -87,11 +81,10 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
         if run.trainer.is_global_zero:
             if test is not None and evaluation is not None:
                 with optional("figures and report.html"):
-                    _draw(run, cfg, best, outcome, test, evaluation)
+                    _draw(run, best, outcome, test, evaluation)
             report.write(outcome, run_dir)  # last, for by it a finished run is known
             say(f"{report.text(outcome)}\n\n{_next(run, run_dir)}")
-    stage, _, metric = run.config.optimized_metric.partition("/")
-    found = outcome["val_metrics"][metric] if stage == "val" else outcome[stage]
+    found = provenance.flat(outcome)[run.config.optimized_metric.replace("/", "_metrics.")]
     return TrainingResult(SimpleNamespace(**outcome), run_dir, found)
 
 
@@ -130,12 +123,12 @@ def _stoppable(run: Run, command: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _loggers(run: Run, cfg: DictConfig) -> Iterator[None]:
+def _loggers(run: Run, config: dict[str, Any]) -> Iterator[None]:
     """Open the loggers, and end what would go on after a run, as one of Weights & Biases does."""
     run.trainer.loggers = loggers = build_loggers(run.config, run.record.runs)
     try:
         for logger in run.record.begun_anew(loggers):
-            logger.log_hyperparams(provenance.flat(OmegaConf.to_container(cfg, resolve=True)))
+            logger.log_hyperparams(config)
         yield
     finally:
         for logger in loggers:
@@ -162,11 +155,8 @@ def _introduce(run: Run, run_dir: Path, about: Mapping[str, Any]) -> None:
     say(summary.table(network, config.name, run.facts.side, config.requirements.max_parameters))
     for note in run.notes:
         say(note)
-    say(
-        f"training on {about['device']}, {about['precision']} "
-        f"(trainer.precision={config.trainer['precision']})\n"
-        f"{about['operations']}\n{shown(run_dir)}"
-    )
+    precision = f"{about['precision']} (trainer.precision={config.trainer['precision']})"
+    say(f"training on {about['device']}, {precision}\n{about['operations']}\n{shown(run_dir)}")
 
 
 def _fit(run: Run) -> float:
@@ -204,7 +194,7 @@ def _log_test(run: Run, outcome: dict[str, Any]) -> None:
 
 
 def _draw(
-    run: Run, cfg: DictConfig, best: Trained, outcome: Any, test: Images, evaluation: Evaluation
+    run: Run, best: Trained, outcome: dict[str, Any], test: Images, evaluation: Evaluation
 ) -> None:
     """Write figures and page into the folder of a run."""
     best.network.cpu()
@@ -215,8 +205,7 @@ def _draw(
         images = Images(*next(iter(data.train_dataloader())))
     samples = figures.augmented_samples(images, run.module.augmentations, run.facts)
     augmented = {"augmentation": figures.png(samples)}
-    composed = OmegaConf.to_yaml(cfg)
-    subject = page.Subject(run_dir, best, outcome, run.record.history, composed, augmented)
+    subject = page.Subject(run_dir, best, outcome, run.record.history, augmented)
     pictures = page.draw(subject, evaluation, test.images)
     for name, content in pictures.items():
         write_bytes(Path(run_dir, "figures", f"{name}.png"), content)
@@ -243,10 +232,8 @@ def _next(run: Run, run_dir: Path) -> str:
     foreign = [target for target in targets if not target.startswith("mnist_lit.")]
     trust = "".join(f" --trust {target}" for target in foreign)
     root = "" if data.get("root") is None else f" --data-root {shlex.quote(str(data['root']))}"
-    return (
-        f"What next:\n{page_of_it}  mnist-lit evaluate {place}{trust}{root}\n"
-        f"  mnist-lit predict {place} PICTURE.png{trust}"
-    )
+    predict = f"  mnist-lit predict {place} PICTURE.png{trust}"
+    return f"What next:\n{page_of_it}  mnist-lit evaluate {place}{trust}{root}\n{predict}"
 
 
 def shown(path: Path) -> str:

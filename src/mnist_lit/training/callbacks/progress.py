@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from shutil import get_terminal_size
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,12 +19,9 @@ def line(epoch: Epoch, epochs: int) -> str:
     validated = "not validated"
     if epoch.val_loss is not None:
         metrics = "".join(f"  val {name} {value:.4f}" for name, value in epoch.metrics.items())
-        accuracy = f"val accuracy {epoch.val_accuracy:.2%}{metrics}"
-        validated = f"val loss {epoch.val_loss:.4f}  {accuracy}"
-    return (
-        f"epoch {epoch.epoch:>2}/{epochs}  loss {epoch.train_loss:.4f}  {validated}  "
-        f"lr {epoch.learning_rate:.2g}  {epoch.seconds:.1f} s"
-    )
+        validated = f"val loss {epoch.val_loss:.4f}  val accuracy {epoch.val_accuracy:.2%}{metrics}"
+    rate = f"lr {epoch.learning_rate:.2g}  {epoch.seconds:.1f} s"
+    return f"epoch {epoch.epoch:>2}/{epochs}  loss {epoch.train_loss:.4f}  {validated}  {rate}"
 
 
 class EpochProgressBar(TQDMProgressBar):
@@ -48,6 +46,8 @@ class EpochProgressBar(TQDMProgressBar):
             bar.leave = False
             bar.reset(int(trainer.num_training_batches) * epochs)
             bar.initial = bar.n = int(trainer.num_training_batches) * trainer.current_epoch
+            if (getattr(bar, "ncols", 80) or 0) < 1:  # the console does not say how wide it is
+                bar.dynamic_ncols, bar.nrows, bar.ncols = False, None, get_terminal_size().columns
         bar.set_description_str(f"epoch {trainer.current_epoch + 1:>2}/{epochs}", refresh=False)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *given: Any) -> None:
@@ -69,8 +69,7 @@ class EpochProgressBar(TQDMProgressBar):
         """Print the epoch's line above the bar."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning types it nowhere
         record = next(one for one in callbacks if isinstance(one, RecordHistory))
-        assert trainer.max_epochs is not None
-        say(line(record.history.epochs[-1], trainer.max_epochs))
+        say(line(record.history.epochs[-1], trainer.max_epochs or 0))
 
     def on_exception(self, *_: Any) -> None:
         """Take the bar away before anything is said of what happened."""
