@@ -92,7 +92,7 @@ def text(report: Mapping[str, Any]) -> str:
     protocol = f"Protocol {report['protocol']}"
     if report["test_accuracy"] is not None:
         lines.append(f"Final Test Accuracy: {report['test_accuracy']:.2%}")
-        protocol = f"  of the best epoch. {protocol}"
+        protocol = f"  The accuracy of the best epoch. {protocol}"
     lines += [
         protocol,
         f"Model Parameters: {report['parameters']:,}",
