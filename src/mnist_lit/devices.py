@@ -1,5 +1,6 @@
 """Where and in what arithmetic to compute."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,3 +49,15 @@ def describe(device: torch.device) -> str:
         instructions = torch.backends.cpu.get_cpu_capability()
         return f"cpu ({threads} thread{'s' if threads > 1 else ''}, {instructions})"
     return str(device)
+
+
+def crowded() -> bool:
+    """Say whether threads wait for cores that other programs use; False where nothing tells.
+
+    Over the last minute one program or more was running, and one runs now beside this thread.
+    """
+    try:
+        load = Path("/proc/loadavg").read_text().replace("/", " ").split()
+    except OSError:
+        return False
+    return torch.get_num_threads() > 1 and float(load[0]) >= 1 and int(load[3]) > 1

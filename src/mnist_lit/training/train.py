@@ -157,6 +157,8 @@ def _introduce(run: Run, run_dir: Path, about: Mapping[str, Any]) -> None:
         say(note)
     precision = f"{about['precision']} (trainer.precision={config.trainer['precision']})"
     say(f"training on {about['device']}, {precision}\n{about['operations']}\n{shown(run_dir)}")
+    if run.trainer.strategy.root_device.type == "cpu" and devices.crowded():
+        say("other programs use the cores: OMP_NUM_THREADS=1 may train faster")
 
 
 def _fit(run: Run) -> float:
