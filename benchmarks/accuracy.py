@@ -7,11 +7,10 @@ python benchmarks/accuracy.py --report                 # the table of docs/resul
 Each seed is a job of the sweep with one thread. After an interruption the same command keeps the
 finished seeds and resumes the others.
 
-The accuracy that counts is that of the last epoch, which nothing selected. With ``--ship`` seed 0
-of a measured experiment is put into the package, for ``mnist_lit.load_pretrained``. With
-``--holdout`` every seed holds out 5,000 other training images (``data.split_seed`` is the seed);
-what its report says of the test images is neither read nor logged. Every trial adds a line to
-``results/holdout.jsonl``.
+The result is the accuracy of the last epoch, which is not picked. ``--ship`` puts seed 0 of a
+measured experiment into the package, for ``mnist_lit.load_pretrained``. With ``--holdout``, every
+seed holds out 5,000 other training images (``data.split_seed`` is the seed), and the test accuracy
+in its report is neither read nor logged. Every trial adds a line to ``results/holdout.jsonl``.
 """
 
 import argparse
@@ -36,7 +35,7 @@ from mnist_lit import compose
 from mnist_lit.config.check import parse
 from mnist_lit.config.lines import errors_as_lines
 
-# What needs torch is imported where it is used: most of the time this waits for its sweep.
+# Modules that need torch are imported where they are used: this mostly waits for its sweep.
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 OF_ALL = ("protocol", "device", "precision", "versions", "parameters", "epochs")
@@ -59,7 +58,7 @@ def train(words: Sequence[str], sweep: Path, seeds: int, jobs: int) -> list[dict
     """Train the seeds that are not finished; return the report and the folder of every seed."""
     command = [sys.executable, "train.py", "-m", *words, f"seed=range(0,{seeds})"]
     command += ["hydra/launcher=processes", f"hydra.launcher.n_jobs={jobs}"]
-    # It exits with 1 where a requirement is missed, which is a result like any other.
+    # It exits with 1 if a requirement is missed; that is a valid result.
     done = subprocess.run(
         [*command, f"hydra.sweep.dir={sweep}"], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -102,7 +101,7 @@ def summarise(name: str, config: dict[str, Any], reports: list[dict[str, Any]]) 
 
 
 def mistakes(run: Path) -> list[tuple[int, int]]:
-    """Return the positions of the test digits that a run's last epoch reads wrong, and as what."""
+    """Return positions of the test digits that a run's last epoch misreads, and its answers."""
     from mnist_lit import MNISTDataModule
     from mnist_lit.checkpoints import pretrained
     from mnist_lit.evaluation.evaluate import evaluate
@@ -137,7 +136,7 @@ def log_trial(
 
 
 def ship(name: str, report: dict[str, Any]) -> None:
-    """Put the last epoch of a run into the package, with what was measured of it."""
+    """Put the last epoch of a run into the package, with a record of its results."""
     from mnist_lit.checkpoints.pretrained import WEIGHTS
     from mnist_lit.checkpoints.read import read_file
     from mnist_lit.checkpoints.write import packed
@@ -155,13 +154,13 @@ def ship(name: str, report: dict[str, Any]) -> None:
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
-    """Read what has been measured, most parameters first."""
+    """Read the results of all experiments, most parameters first."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("accuracy/*.json"))]
     return sorted(found, key=lambda result: (-result["parameters"], result["experiment"]))
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Lay the results out as ``docs/results.md`` has them."""
+    """Return the table of the results, as in ``docs/results.md``."""
     lines = [
         "| experiment | parameters | last epoch, mean ± s.d. | 95 % interval | lowest | passed |",
         "|---|---|---|---|---|---|",
@@ -179,9 +178,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def hardest(results: Sequence[dict[str, Any]]) -> dict[int, list[int]]:
-    """Return the test digits that at least nine of ten trainings read wrong, most first.
+    """Return the test digits that at least nine of ten trainings misread, most often first.
 
-    The trainings are all seeds of all experiments; the values are what each reads.
+    The trainings are all seeds of all experiments. The keys are positions of digits, the values the
+    wrong answers.
     """
     trainings = [dict(seed["mistakes"]) for result in results for seed in result["seeds"]]
     often = Counter(position for mistakes in trainings for position in mistakes)
@@ -190,13 +190,15 @@ def hardest(results: Sequence[dict[str, Any]]) -> dict[int, list[int]]:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("experiments", nargs="*", help="names in conf/experiment")
     parser.add_argument("--seeds", type=int, default=10, help="how many, from 0 (default: 10)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="at once (default: cores)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="at a time (default: cores)"
+    )
     parser.add_argument("--holdout", action="store_true", help="a trial on held-out images")
     parser.add_argument("--ship", action="store_true", help="put seed 0 into the package")
     parser.add_argument("--report", action="store_true", help="print the table")
@@ -205,15 +207,15 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Measure what the command line names, or print what has been measured."""
+    """Measure the experiments of the command line, or print the results so far."""
     parser = command_line()
     options = parser.parse_intermixed_args()
     names = [word for word in options.experiments if "=" not in word]
     overrides = [word for word in options.experiments if "=" in word]
     if options.seeds < 2:
-        parser.error("--seeds: at least 2 are needed to say how far they spread")
+        parser.error("--seeds: at least 2 are needed for a standard deviation")
     if options.ship and options.holdout:
-        parser.error("--ship: only what was measured on the test images is shipped")
+        parser.error("--ship: not with --holdout, which does not measure on the test images")
     if overrides and not options.holdout:
         parser.error(f"{overrides[0]}: only a trial (--holdout) may change an experiment")
     if not names and not options.report:

@@ -1,8 +1,8 @@
-"""Training beside other work: milliseconds a step of ``final``, by how long idle threads spin.
+"""Training beside other work: milliseconds per step of ``final``, by how long idle threads spin.
 
 ``python benchmarks/busy.py`` prints a table and writes ``results/busy.json`` beside it. Each
-setting has a process of its own. They train some steps in turns, alone and beside processes that
-keep a core busy each.
+setting has its own process. The processes train some steps in turns, first alone, then beside other
+processes, each of which keeps a core busy.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,7 +66,7 @@ def main() -> None:
 
 @contextmanager
 def training(setting: Mapping[str, str]) -> Iterator["subprocess.Popen[str]"]:
-    """Start a process that trains some steps for each line that it is given."""
+    """Start a process that trains some steps for each line of its standard input."""
     given = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
     inherited = {name: value for name, value in os.environ.items() if name not in given}
     with subprocess.Popen(
@@ -83,7 +83,7 @@ def training(setting: Mapping[str, str]) -> Iterator["subprocess.Popen[str]"]:
 
 
 def milliseconds(process: "subprocess.Popen[str]") -> float:
-    """Let the process train; return the milliseconds of a step."""
+    """Let the process train some steps; return the milliseconds per step."""
     assert process.stdin is not None
     assert process.stdout is not None
     print(file=process.stdin, flush=True)
@@ -91,7 +91,7 @@ def milliseconds(process: "subprocess.Popen[str]") -> float:
 
 
 def steps() -> None:
-    """Train for each line of standard input; print the milliseconds of a step."""
+    """Train some steps for each line of standard input; print the milliseconds per step."""
     loop = BareLoop(images=STEPS * BATCH, batch_size=BATCH)
     loop.test = loop.test.subset(loop.test.labels[:1])
     for _ in sys.stdin:
@@ -100,7 +100,7 @@ def steps() -> None:
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Keep so many processes busy."""
+    """Run ``count`` busy processes."""
     command = [sys.executable, "-c", "while True: pass"]
     processes = [subprocess.Popen(command) for _ in range(count)]
     try:

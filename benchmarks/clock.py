@@ -1,4 +1,4 @@
-"""A Lightning callback that takes the times the benchmarks report."""
+"""A Lightning callback that measures times for the benchmarks."""
 
 import time
 from typing import Any, ClassVar
@@ -11,10 +11,10 @@ class Clock(Callback):
     """Times the last training of this process; all times in seconds.
 
     Attributes:
-        first_step: When the first training step was over, as ``time.time()`` has it.
-        training: How long each epoch trained.
-        validation: How long each epoch validated.
-        images: How many images each epoch trained on.
+        first_step: The end of the first training step, by ``time.time()``.
+        training: Duration of the training of each epoch.
+        validation: Duration of the validation of each epoch.
+        images: Number of images of each epoch's training.
     """
 
     first_step: ClassVar[float] = 0.0
@@ -23,7 +23,7 @@ class Clock(Callback):
     images: ClassVar[list[int]] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the training before."""
+        """Clear the times of the previous training."""
         Clock.first_step = 0.0
         Clock.training, Clock.validation, Clock.images = [], [], []
 

@@ -1,16 +1,17 @@
-"""What the integer C code needs on small processors, and whether it gives the PC's bits there.
+"""Cost of the integer C code on small processors, and a check that it gives the PC's bits there.
 
-``python benchmarks/edge.py`` exports the shipped networks to C, builds them for Cortex-M0+, M3, M4,
-M7 and rv32 and, the smallest, for an Arduino Uno, runs them under QEMU and simavr on 50 test
+``python benchmarks/edge.py`` exports the shipped networks to C and builds them for Cortex-M0+, M3,
+M4, M7 and rv32, the smallest also for an Arduino Uno. It runs them under QEMU and simavr on 50 test
 digits, prints flash, memory and instructions of each, and writes ``results/edge.json`` beside it.
-It ends with an error where a bit differs. ``python benchmarks/edge.py nano --targets m3 uno`` does
-some. With ``--sanitize`` floats and int8 read all test digits on the PC instead, while gcc's
-sanitizers look for wrong addresses and undefined behaviour. Needed: ``apt-get install
-gcc-arm-none-eabi gcc-riscv64-unknown-elf gcc-avr avr-libc qemu-system-arm qemu-system-misc
-simavr``; ``-O2`` throughout.
+If a bit differs, it ends with an error. ``python benchmarks/edge.py nano --targets m3 uno`` selects
+network and targets. With ``--sanitize``, the float and int8 code reads all test digits on the PC
+instead, while gcc's sanitizers look for wrong addresses and undefined behaviour. All is compiled
+with ``-O2`` and needs ``apt-get install gcc-arm-none-eabi gcc-riscv64-unknown-elf gcc-avr avr-libc
+qemu-system-arm qemu-system-misc simavr``.
 
-Flash is what the network adds to an empty program, memory the state's, the stack (of the Uno alone)
-apart. Instructions are QEMU's: one a nanosecond of its clock, read every 40; the median of 50.
+Flash is the difference to an empty program. Memory is that of the state; the stack is separate, and
+measured only on the Uno. Instructions are QEMU's: one per nanosecond of its clock, which is read
+every 40; the median of 50 digits.
 """
 
 import argparse
@@ -45,7 +46,7 @@ BARE += " -fno-tree-loop-distribute-patterns"
 
 @dataclass(frozen=True)
 class Target:
-    """A processor: what compiles for it, what runs it, and how many instructions a tick is."""
+    """A processor: its compiler, its emulator, and the instructions of a tick."""
 
     compiler: str
     emulator: str
@@ -94,20 +95,20 @@ def write_digits(path: Path, images: ndarray, place: str = "") -> None:
 
 
 def answers(text: str) -> list[list[int]]:
-    """Return what was printed of each digit: the digit, ticks, ten logits."""
+    """Return the printed row of each digit: the digit, ticks, ten logits."""
     rows = [[int(word, 16) for word in line.split()] for line in text.splitlines()]
     return [row for row in rows if len(row) == 12]
 
 
 def size(tool: str, program: Path) -> int:
-    """Return how many bytes of flash a program takes."""
+    """Return the flash of a program, in bytes."""
     said = subprocess.run([tool, str(program)], capture_output=True, text=True, check=True)
     text, data, *_ = map(int, said.stdout.splitlines()[1].split()[:3])
     return text + data
 
 
 def on_pc(name: str, folder: Path) -> list[list[int]]:
-    """Return what the PC answers."""
+    """Return the answers of the PC."""
     program = folder / f"{name}-pc"
     around = folder / "pc.c"
     around.write_text(
@@ -177,7 +178,7 @@ def on_uno(name: str, folder: Path, images: ndarray, wanted: list[list[int]]) ->
 
 
 def sanitize(network: str, folder: Path, images: ndarray, labels: ndarray) -> list[str]:
-    """Let the code read images while every access and every operation is watched."""
+    """Read images with the code compiled with sanitizers."""
     done_with = []
     for form, logit in (("c", "float"), ("c-int8", "int32_t")):
         name = f"{network}-{form}".replace("-", "_")
@@ -194,7 +195,7 @@ def sanitize(network: str, folder: Path, images: ndarray, labels: ndarray) -> li
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,17 +1,17 @@
-"""Runs that are killed, or whose disk fills, and go on: what is lost, and what comes out.
+"""Runs that are killed, or whose disk fills, and are resumed: do they lose anything?
 
 python benchmarks/faults.py killed /dev/shm                   # results/faults.json
 mount -t tmpfs -o size=8m tmpfs /mnt/small                    # as root
 python benchmarks/faults.py full /mnt/small
 
-A chain is one run of `nano`, twelve short epochs, through ``train.py``. `killed`: it gets SIGKILL,
-as when a machine goes down, and goes on with ``ckpt_path=FOLDER``; twice, then it may end. Every
-second time it is killed while a file is being written, otherwise at any time. `full`: at any time
-the disk is filled until nothing more can be written to it; the run must end with one line and exit
-code 1; then there is space again and it goes on. After each fault every file of the run must be
-whole, and at the end weights, optimizer, average and epoch table must be, bit for bit, those of a
-run without faults. The folder must lie on another file system than the temporary one: a file that
-is moved from there is copied.
+A chain is one run of `nano`, twelve short epochs, by ``train.py``. `killed`: it gets SIGKILL, as
+when a machine crashes, and is resumed with ``ckpt_path=FOLDER``; this happens twice, then it may
+end. The first SIGKILL comes at any time, the second while a file is being written. `full`: at any
+time the disk is filled completely; the run must end with one line and exit code 1; then the disk
+gets space again, and the run is resumed. After each fault every file of the run must be whole. At
+the end weights, optimizer, average and epoch table must be, bit for bit, those of a run without
+faults. The folder must be on another file system than the temporary one, because a file that is
+moved between them is copied.
 """
 
 import argparse
@@ -49,13 +49,14 @@ TIMES = ("seconds", "train_seconds")
 
 @dataclass
 class Chain:
-    """What came of one chain.
+    """The result of one chain.
 
     Attributes:
         damaged: Files that were not whole after a fault.
-        drafts: Faults that came while a file was being written.
-        wrong: What a run said or returned after its disk was full, where it was not one line and 1.
-        differs: What differs from a run without faults.
+        faults: Number of faults.
+        drafts: Number of faults while a file was being written.
+        wrong: Messages and exit codes that were not one line and 1 after the disk was full.
+        differs: Names of values that differ from a run without faults.
     """
 
     damaged: list[str] = field(default_factory=list)
@@ -71,7 +72,7 @@ class Chain:
 
 
 def start(run: Path) -> "subprocess.Popen[str]":
-    """Start a run, or go on with it where there is something to go on with."""
+    """Start a run, or resume it if it has a checkpoint."""
     last = run / "checkpoints" / "last.ckpt"
     words = [f"ckpt_path={run}"] if last.is_file() else [*OPTIONS, f"hydra.run.dir={run}"]
     return subprocess.Popen(
@@ -93,10 +94,10 @@ def wait(process: "subprocess.Popen[str]", run: Path, seconds: float, aimed: boo
     """Wait for the first checkpoint of a process and for some time more, or until it ends.
 
     Args:
-        process: The run's.
-        run: Its folder.
-        seconds: How long, after that checkpoint.
-        aimed: Wait then until a file is being written, too.
+        process: The process of the run.
+        run: The folder of the run.
+        seconds: Time to wait after that checkpoint.
+        aimed: Whether to wait also until a file is being written.
 
     Returns:
         Whether a file is being written.
@@ -116,7 +117,7 @@ def wait(process: "subprocess.Popen[str]", run: Path, seconds: float, aimed: boo
 
 
 def damaged(run: Path) -> Iterator[str]:
-    """Yield the files of a run that are not whole; drafts and what is appended to do not count."""
+    """Yield the files of a run that are not whole, except drafts and files that are appended to."""
     for path in sorted(run.rglob("*")):
         if not path.is_file() or path.name.startswith(UNFINISHED):
             continue
@@ -136,12 +137,12 @@ def damaged(run: Path) -> Iterator[str]:
                     raise ValueError("cut off")
             elif path.suffix == ".yaml":
                 yaml.safe_load(path.read_text(encoding="utf-8"))
-        except Exception as error:  # each kind of file has its own ways to say so
+        except Exception as error:  # each kind of file raises other exceptions
             yield f"{path.name}: {error}"
 
 
 def plain(run: Path) -> dict[str, Any]:
-    """Return everything that a finished run has computed, by names; no times are in it."""
+    """Return all values that a finished run has computed, by names, without times."""
     found: dict[str, Any] = {"metrics.csv": (run / "metrics.csv").read_text(encoding="utf-8")}
 
     def add(name: str, node: Any) -> None:
@@ -162,7 +163,7 @@ def plain(run: Path) -> dict[str, Any]:
 
 
 def differences(run: Path, unbroken: dict[str, Any]) -> Iterator[str]:
-    """Yield the names of what is not bit for bit as in a run without faults."""
+    """Yield the names of values that differ in any bit from a run without faults."""
     ours = plain(run)
     for name in sorted({*ours, *unbroken}):
         one, other = ours.get(name), unbroken.get(name)
@@ -175,14 +176,14 @@ def differences(run: Path, unbroken: dict[str, Any]) -> Iterator[str]:
 
 
 def end(run: Path) -> list[str]:
-    """Let a run end; returns what went wrong."""
+    """Resume a run until it ends; return its error, if any."""
     process = start(run)
     said = process.communicate(timeout=PATIENCE)[1]
     return [] if process.returncode == 0 else [f"exit {process.returncode}: {said[-300:]}"]
 
 
 def killed(run: Path, rng: random.Random, seconds: float, unbroken: dict[str, Any]) -> Chain:
-    """Kill a run twice, and let it end."""
+    """Kill a run twice, then resume it to its end."""
     chain = Chain()
     for aimed in (False, True):
         process = start(run)
@@ -201,7 +202,7 @@ def killed(run: Path, rng: random.Random, seconds: float, unbroken: dict[str, An
 
 
 def full(run: Path, rng: random.Random, seconds: float, unbroken: dict[str, Any]) -> Chain:
-    """Fill the disk of a run, and let it go on when there is space again."""
+    """Fill the disk of a run, and resume the run when there is space again."""
     chain = Chain()
     filler = run.parent / "filler"
     process = start(run)
@@ -227,7 +228,7 @@ def full(run: Path, rng: random.Random, seconds: float, unbroken: dict[str, Any]
 
 
 def chains(kind: str, folder: Path, number: int, jobs: int, seed: int) -> list[Chain]:
-    """Run chains of a kind in a folder, which is empty again afterwards."""
+    """Run chains of a kind in a folder, and empty it afterwards."""
     if folder.stat().st_dev == Path(tempfile.gettempdir()).stat().st_dev:
         raise SystemExit(f"error: {folder} lies on the same file system as the temporary folder")
     with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -253,14 +254,14 @@ def chains(kind: str, folder: Path, number: int, jobs: int, seed: int) -> list[C
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("kind", choices=("killed", "full"))
     parser.add_argument("folder", type=Path, help="on another file system; `full` fills it")
     parser.add_argument("--chains", type=int, default=20, help="default: 20")
-    parser.add_argument("--seed", type=int, default=0, help="of the times; default: 0")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random times; default: 0")
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
     return parser
 

@@ -2,9 +2,9 @@
 
 python benchmarks/fuzz.py --trials 3000 --seed 0     # results/fuzz.json
 
-Each trial is composed and checked in this process as ``python train.py`` does it, and everything of
-the run is built; no image is read and nothing is trained. What is accepted is listed, to be looked
-at by a person: an override that is accepted must be one that can be trained.
+Each trial is composed and checked in this process as by ``python train.py``, and all parts of the
+run are built; no image is read and nothing is trained. Accepted overrides are listed, so that a
+person can check that each of them can be trained.
 """
 
 import argparse
@@ -37,7 +37,7 @@ NONSENSE = (
     *("[a,b]", "{}", "{a: 1}", "'[1,[2]]'", "${nothing}", "${hydra:job.num}", "ü", "' '", "a/b"),
 )
 
-# Legal, though they look odd: each has to be taken. Words of one command are separated by spaces.
+# Odd but legal: each must be accepted. Spaces separate the overrides of one command.
 ODD = "{_target_: fuzz.Odd"
 LEGAL = (
     *("optimizer.lr=1e-8", "optimizer.lr=1000", "optimizer.lr=1", "+optimizer.maximize=true"),
@@ -79,7 +79,7 @@ LEGAL = (
 
 
 class Odd(nn.Identity):
-    """Somebody's class, whose arguments have the names of others and values of its own."""
+    """A user's class: its arguments have the names of known ones, but other values."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Odd(nn.Identity):
 
 
 def legal() -> Iterator[list[str]]:
-    """Yield legal overrides, the words of a command each."""
+    """Yield legal overrides, those of one command at a time."""
     for line in LEGAL:
         yield [line] if "{" in line else line.split()
 
@@ -102,7 +102,7 @@ def keys(node: Any, path: str = "") -> Iterator[str]:
 
 
 def overrides(rng: random.Random) -> Iterator[str]:
-    """Yield overrides without end."""
+    """Yield random overrides, endlessly."""
     plain = OmegaConf.to_container(compose("run_dir=unused"), resolve=False)
     known = [key for key in keys(plain) if key != "run_dir"]
     groups = [path.name for path in folders.config().iterdir() if path.is_dir()]
@@ -121,7 +121,7 @@ def overrides(rng: random.Random) -> Iterator[str]:
 
 
 def answer(*arguments: str) -> tuple[str, str]:
-    """Return what comes of arguments: `accepted`, `refused`, `lines` or `traceback`, and words."""
+    """Run arguments; return `accepted`, `refused`, `lines` or `traceback`, and the message."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
@@ -139,7 +139,7 @@ def answer(*arguments: str) -> tuple[str, str]:
 
 
 class Stopped(BaseException):
-    """Everything has been checked."""
+    """Raised after all checks."""
 
 
 class Stop(Callback):
@@ -180,7 +180,7 @@ def run(trials: int, seed: int) -> dict[str, Any]:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -192,10 +192,10 @@ def command_line() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Fuzz as the command line says."""
-    import fuzz  # by the name that Hydra knows it by
+    import fuzz  # under the name that Hydra uses
 
     options = command_line().parse_args()
-    os.environ["MNIST_LIT_TRACEBACK"] = "1"  # what is not foreseen is to be seen
+    os.environ["MNIST_LIT_TRACEBACK"] = "1"  # shows unforeseen exceptions
     found = fuzz.run(options.trials, options.seed)
     options.output.write_text(json.dumps(found, indent=1) + "\n")
     print(f"legal values: {found['legal']}, refused: {found['legal_refused'] or 'none'}")

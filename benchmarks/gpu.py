@@ -1,7 +1,7 @@
 """Time recipes on a GPU, with and without CUDA graphs.
 
 ``python benchmarks/gpu.py final nano`` adds to ``results/gpu.json`` and prints a table. Each
-training is a ``python train.py trainer=gpu`` of its own on held-out images, in turns.
+training is a separate ``python train.py trainer=gpu`` with held-out images; both ways run in turns.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def run(words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -3,14 +3,14 @@
 python benchmarks/sweeps.py grid search     # results/sweeps.json
 python benchmarks/sweeps.py speed           # on an idle machine
 
-`grid`: six jobs of `nano` of five short epochs each, two at a time; kill -9 of the sweep when jobs
-are in epoch 4; the same command again. Every job must be, bit for bit, as in a sweep that was not
-killed, and no epoch may be trained twice but those that were cut off.
-`search`: eight trials, two at a time; kill -9 when two have ended and two are being trained; the
-same command again. Eight must be counted, the first two must be untouched, and the two that were
-running must be tried again with the same values.
-`speed`: six jobs of `final`, three epochs, in turns: one after the other in one process with two
-threads, and two at a time with one thread each.
+`grid` runs six jobs of `nano`, five short epochs each, two at a time. It kills the sweep with
+SIGKILL when jobs are in epoch 4, and repeats the command. Every job must be, bit for bit, as in a
+sweep without SIGKILL, and no epoch may be trained twice except the interrupted ones.
+`search` runs eight trials, two at a time. It kills the search with SIGKILL when two have finished
+and two are running, and repeats the command. Eight must finish, the first two must not change, and
+the two that were running must be repeated with the same values.
+`speed` runs six jobs of `final`, three epochs each, with both launchers in turns: one job after the
+other in one process with two threads, and two at a time with one thread each.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def kill(process: "subprocess.Popen[str]") -> None:
 
 
 def epochs(log: Path) -> list[int]:
-    """Return the epochs that a job's log tells of."""
+    """Return the numbers of the epochs in a job's log."""
     text = log.read_text(encoding="utf-8") if log.is_file() else ""
     return [int(number) for number in re.findall(r"^epoch +(\d+)/", text, re.MULTILINE)]
 
@@ -96,7 +96,7 @@ def grid(folder: Path) -> dict[str, Any]:
 
 
 def search(folder: Path) -> dict[str, Any]:
-    """Kill a search with two of eight trials ended and two running."""
+    """Kill a search with two of eight trials finished and two running."""
     words: tuple[str, ...] = (
         *SHORT,
         "hparams_search=default",
@@ -180,7 +180,7 @@ PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

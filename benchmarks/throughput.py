@@ -1,16 +1,16 @@
-"""Training speed, side by side: the convolutions alone, a bare loop, mnist-lit, a usual project.
+"""Training speed, side by side: the convolutions alone, a bare loop, mnist-lit, a typical project.
 
 ``python benchmarks/throughput.py`` prints tables and writes ``results/throughput.json`` beside it.
-All train ``final`` on MNIST with the same batch size and the same amount of augmentation, in one
-process, an epoch each in turns, so that whatever else the machine does falls on all alike:
+All train ``final`` on MNIST with the same batch size and the same amounts of augmentation. They run
+in one process, one epoch each in turns, so that other load of the machine affects all alike:
 
-- *convolutions*: each of the five, forward and backward, on an input of its own that is in memory;
-- *floor*: the five in a row with the cheapest pooling, the mean, and nothing else;
-- *bare*: a loop by hand, with no Lightning, metrics, logging, progress or checkpoints;
-- *ours*: ``mnist_lit.training.train`` with all that ``python train.py`` gives;
-- *conventional*: what project templates have: torchvision's data set and per-image transforms, a
+- *convolutions*: the five convolutions, forward and backward, each on its own input in memory;
+- *floor*: the five convolutions in a row, with average pooling as the cheapest, and nothing else;
+- *bare*: a loop by hand, without Lightning, metrics, logging, progress or checkpoints;
+- *ours*: ``mnist_lit.training.train`` with all features of ``python train.py``;
+- *conventional*: as in project templates: torchvision's data set and per-image transforms, a
   ``DataLoader``, torchmetrics, Lightning's defaults, 32 bit, and the layers in the usual order
-  (convolution, norm, ReLU, pooling). No loader processes: with two cores they only slow it down.
+  (convolution, norm, ReLU, pooling). No loader processes: with two cores they slow it down.
 - *conventional, our order*: the same with pooling before the norm.
 """
 
@@ -95,13 +95,13 @@ OF_LIGHTNING = (
     "no logging at steps",
 )
 RECIPES = (384, 64, 32)
-SMALL = 8  # a batch that leaves little but the fixed cost of a step, as on a fast device
+SMALL = 8  # a small batch, which shows the fixed cost of a step
 OVERRIDES: list[str] = []
 TARGETS = {("ours", "bare"): 0.95, ("ours", "conventional"): 5.0, ("bare", "floor"): 0.65}
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -113,7 +113,7 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def parts() -> dict[str, Callable[[int], dict[str, Any]]]:
-    """Return what can be measured; each is given the number of turns."""
+    """Return the measurements by name; each takes the number of turns."""
     return {
         "compare": compare,
         "start": start,
@@ -144,7 +144,7 @@ def main() -> None:
 
 
 def conditions(rounds: int) -> dict[str, Any]:
-    """Say when and on what was measured."""
+    """Return the date, the machine and other conditions of a measurement."""
     return {
         "command": " ".join(["python", "benchmarks/throughput.py", *sys.argv[1:]]),
         "date": date.today().isoformat(),
@@ -156,7 +156,7 @@ def conditions(rounds: int) -> dict[str, Any]:
 
 
 def configure(folder: str = "nowhere") -> DictConfig:
-    """Compose the config of one epoch of ``final`` on the CPU, run in a folder."""
+    """Compose the config of one epoch of ``final`` on the CPU, for a run in a folder."""
     return compose(
         "trainer=cpu",
         "trainer.max_epochs=1",
@@ -175,12 +175,12 @@ def blocks_of(config: Config) -> list[Block]:
 def interleave(
     contestants: Mapping[str, Callable[[], Any]], rounds: int, warm_up: bool = False
 ) -> dict[str, list[Any]]:
-    """Run each in turn, and that ``rounds`` times, after one turn to warm up if wanted.
+    """Run all in turns, ``rounds`` times, after one round to warm up if wanted.
 
-    What the turns before left behind is cleared away first, as ``timeit`` keeps it away.
+    Garbage of the previous turns is collected before each turn.
     """
     found: dict[str, list[Any]] = {name: [] for name in contestants}
-    # Silent where there is no terminal.
+    # No bar without a terminal.
     turns = range(1 - warm_up, rounds + 1)
     for turn in (bar := tqdm(turns, unit="round", disable=None, leave=False)):
         for name, run in contestants.items():
@@ -193,7 +193,7 @@ def interleave(
 
 
 def compare(rounds: int) -> dict[str, Any]:
-    """Floor, bare, ours, conventional."""
+    """Measure all contestants: convolutions, floor, bare, ours, conventional."""
     runs: dict[str, Callable[[], dict[str, Any]]] = {
         "convolutions": convolutions,
         "floor": floor,
@@ -236,7 +236,7 @@ def compare(rounds: int) -> dict[str, Any]:
 
 
 def convolution(block: Block, width: int) -> nn.Conv2d:
-    """Make the convolution of a block as training has it."""
+    """Make the convolution of a block, in the dtype and layout of the training."""
     padding = block.kernel // 2
     conv = nn.Conv2d(width, block.channels, block.kernel, padding=padding, bias=block.bias)
     dtype = torch.bfloat16 if low_precision() else torch.float32
@@ -251,7 +251,7 @@ def images_of(conv: nn.Conv2d, size: int) -> Tensor:
 
 
 def convolutions() -> dict[str, Any]:
-    """Convolve forward and backward, each layer on an input that is there already."""
+    """Convolve forward and backward, each layer on an existing input."""
     config = parse(configure())
     layers, width, size = [], 1, IMAGE_SIZE
     for block in blocks_of(config):
@@ -294,12 +294,12 @@ def floor() -> dict[str, Any]:
 
 
 def low_precision() -> bool:
-    """Say whether training computes in bfloat16 here."""
+    """Return whether training computes in bfloat16 on this machine."""
     return bool(devices.pick_precision("auto", "cpu") == "bf16-mixed")
 
 
 def never(*_: Any) -> bool:
-    """Answer in place of what says whether an operation can be used."""
+    """Return that an operation cannot be used, as a replacement of ``usable``."""
     return False
 
 
@@ -307,8 +307,8 @@ class BareLoop:
     """The same training as ours, by hand.
 
     Args:
-        flipped: A lever that is let go of.
-        images: How many of the training images make an epoch.
+        flipped: Name of an optimisation to switch off.
+        images: Number of training images in an epoch.
         batch_size: None for the recipe's.
     """
 
@@ -383,24 +383,24 @@ class BareLoop:
 
 
 def affine_grid(theta: Tensor, height: int, width: int) -> Tensor:
-    """Return where each pixel comes from, as torch does it."""
+    """Return the sampling grid by torch's own function."""
     return F.affine_grid(theta, [len(theta), 1, height, width], align_corners=False)
 
 
 def without_target(node: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments that a config node gives to its target."""
+    """Return the arguments of a config node, without ``_target_``."""
     return {name: value for name, value in node.items() if not name.startswith("_")}
 
 
 def ours() -> dict[str, Any]:
-    """One epoch of ``train``."""
+    """Train one epoch by ``train``."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         train(configure(folder))
     return clocked()
 
 
 def clocked() -> dict[str, Any]:
-    """Return what the clock says of the training before."""
+    """Return the times of the last training."""
     return {
         "images": Clock.images[0],
         "training": Clock.training[0],
@@ -409,7 +409,7 @@ def clocked() -> dict[str, Any]:
 
 
 class Conventional(pl.LightningModule):
-    """A LightningModule as project templates have it."""
+    """A LightningModule as in project templates."""
 
     def __init__(self, pool: str) -> None:
         super().__init__()
@@ -457,7 +457,7 @@ class Conventional(pl.LightningModule):
 
 
 def conventional(pool: str = "after_activation") -> dict[str, Any]:
-    """One epoch of a usual project."""
+    """Train one epoch of a typical project."""
     to_tensor = [transforms.ToTensor(), transforms.Normalize((FACTS.mean,), (FACTS.std,))]
     distort = transforms.RandomAffine(
         15,
@@ -494,7 +494,7 @@ def conventional(pool: str = "after_activation") -> dict[str, Any]:
 
 
 def unpack(folder: Path) -> None:
-    """Put MNIST's files where torchvision looks for them."""
+    """Write MNIST's files into the folder that torchvision expects."""
     folder.mkdir(parents=True)
     for name in DIGESTS:
         values = read(find_mnist(), name)
@@ -504,7 +504,7 @@ def unpack(folder: Path) -> None:
 
 
 def start(rounds: int) -> dict[str, Any]:
-    """How long a person waits for an answer."""
+    """Measure the time until commands answer, and until the first training step."""
     python = [sys.executable]
     commands = {
         "import mnist_lit": [*python, "-c", "import mnist_lit"],
@@ -533,9 +533,10 @@ def start(rounds: int) -> dict[str, Any]:
 
 
 def growth(rounds: int) -> dict[str, Any]:
-    """Time and memory of an epoch when every image is there 1, 2, 5 and 10 times.
+    """Measure time and memory of an epoch with every image repeated 1, 2, 5 and 10 times.
 
-    A sixth of the epoch is timed, in many turns of one process: the machine's own pace changes.
+    Only a sixth of the epoch is timed, in many turns of one process, because the speed of the
+    machine changes.
     """
     runs = {str(factor): partial(repeated, factor) for factor in FACTORS}
     turns = interleave(runs, 3 * rounds, warm_up=True)
@@ -569,7 +570,7 @@ def growth(rounds: int) -> dict[str, Any]:
 
 
 class RepeatedData(MNISTDataModule):
-    """MNIST with every training image there several times."""
+    """MNIST with every training image repeated."""
 
     def __init__(self, factor: int, **options: Any) -> None:
         super().__init__(**options)
@@ -583,14 +584,14 @@ class RepeatedData(MNISTDataModule):
 
 
 def fit(config: Config, data: MNISTDataModule, *callbacks: Callback) -> None:
-    """Train as ``train`` does, on these data and with further callbacks."""
+    """Train as ``train`` does, on these data and with additional callbacks."""
     own = [*build_callbacks(config), *callbacks]
     data.check()
     build_trainer(config, own, data).fit(build_module(config), data)
 
 
 def repeated(factor: int) -> dict[str, Any]:
-    """A sixth of an epoch on repeated data."""
+    """Train a sixth of an epoch on repeated data."""
     with tempfile.TemporaryDirectory() as folder, quiet_lightning():
         config = parse(configure(folder))
         limited(config, 1 / 6)
@@ -599,7 +600,7 @@ def repeated(factor: int) -> dict[str, Any]:
 
 
 def batches(rounds: int) -> dict[str, Any]:
-    """Ours at batch sizes from 64 to 4,096."""
+    """Measure ours at batch sizes from 64 to 4,096."""
 
     def run(size: int) -> float:
         with tempfile.TemporaryDirectory() as folder, quiet_lightning():
@@ -616,7 +617,7 @@ def batches(rounds: int) -> dict[str, Any]:
 
 
 def small(rounds: int) -> dict[str, Any]:
-    """Ours and the bare loop in batches of the sizes that the recipes use."""
+    """Measure ours and the bare loop at the batch sizes of the recipes."""
     runs: dict[str, Callable[[], dict[str, Any]]] = {}
     for size in RECIPES:
         runs[f"bare, {size}"] = BareLoop(images=TRAIN // 3, batch_size=size).epoch
@@ -645,7 +646,7 @@ def small(rounds: int) -> dict[str, Any]:
 
 
 def alignment(rounds: int) -> dict[str, Any]:
-    """What its alignment adds to a training step of ``nano``."""
+    """Measure the cost of the alignment in a training step of ``nano``."""
     OVERRIDES.append("experiment=nano")
     contestants = {name: BareLoop(name, images=TRAIN // 12).epoch for name in ("", "alignment")}
     found = interleave(contestants, 5 * rounds, warm_up=True)
@@ -656,7 +657,7 @@ def alignment(rounds: int) -> dict[str, Any]:
 
 
 def kernel(rounds: int) -> dict[str, Any]:
-    """What the first convolution's operation gains in the recipes, in batches of theirs."""
+    """Measure the gain of the first convolution's operation, at the recipes' batch sizes."""
     lever = "first convolution with its pooling"
     gains, turns = {}, {}
     print("| network | batch | gain | quartiles |\n|---|---|---|---|")
@@ -675,11 +676,11 @@ def kernel(rounds: int) -> dict[str, Any]:
 
 
 def levers(rounds: int) -> dict[str, Any]:
-    """What each lever gains: training with it against training without.
+    """Measure the gain of each optimisation: training with it against training without.
 
-    Those of the network and its augmentation are let go of in the bare loop, those of Lightning's
-    share in ``train``'s own trainer. Turns are short and many: the machine's own pace then changes
-    between rounds, not within one.
+    Those of the network and the augmentation are switched off in the bare loop, those of Lightning
+    in the trainer of ``train``. There are many short turns, so that the machine's speed changes
+    between rounds and not within one.
     """
     of_network = ["", *KEPT]
     found = interleave(
@@ -710,7 +711,7 @@ def gain(without: list[dict[str, Any]], usual: list[dict[str, Any]]) -> float:
 
 
 def fit_without(lever: str, batch_size: int) -> dict[str, Any]:
-    """Some steps as ``train`` makes them, without the named lever of Lightning's share."""
+    """Train some steps as ``train`` does, without one optimisation of Lightning."""
     with tempfile.TemporaryDirectory() as folder, quiet_lightning():
         config = parse(configure(folder))
         limited(config, 300 if batch_size == SMALL else 1 / 3)
@@ -721,7 +722,7 @@ def fit_without(lever: str, batch_size: int) -> dict[str, Any]:
 
 
 def limited(config: Config, batches: float) -> None:
-    """Train on so many batches of an epoch, or a share of them."""
+    """Limit the training to a number of batches of an epoch, or to a share of them."""
     config.trainer["limit_train_batches"] = batches
 
 
@@ -729,7 +730,7 @@ class OneByOne(MNISTDataModule):
     """Fetches one image at a time, as most projects do."""
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return a loader of torch's own."""
+        """Return a plain ``DataLoader``."""
         images = TensorDataset(self.train.images, self.train.labels)
         return DataLoader(images, self.batch_size, shuffle=True, drop_last=True)
 
@@ -745,12 +746,12 @@ class LogSteps(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Log it for the step's bar and the epoch's mean."""
+        """Log the loss for the progress bar and the epoch's mean."""
         pl_module.log("train/step", outputs["loss"], on_step=False, on_epoch=True, prog_bar=True)
 
 
 def child(name: str, *arguments: str) -> dict[str, Any]:
-    """Run one of the trainings in a process of its own; adds its peak memory."""
+    """Run one of the trainings in its own process; the result has its peak memory."""
     code = (
         f"import throughput; throughput.OVERRIDES += {OVERRIDES!r}; "
         f"throughput.in_child({name!r}, *{arguments!r})"
@@ -765,7 +766,7 @@ def child(name: str, *arguments: str) -> dict[str, Any]:
 
 
 def in_child(name: str, *arguments: str) -> None:
-    """Run a training and print what it found."""
+    """Run a training and print its result."""
     runs: dict[str, Callable[..., dict[str, Any]]] = {
         "bare": lambda: BareLoop().epoch(),
         "ours": ours,
@@ -773,7 +774,7 @@ def in_child(name: str, *arguments: str) -> None:
         "repeated": lambda factor: repeated(int(factor)),
     }
     found = runs[name](*arguments)
-    status = Path("/proc/self/status").read_text()  # rusage has the parent's peak at least
+    status = Path("/proc/self/status").read_text()  # rusage would include the parent's peak
     peak = re.search(r"VmHWM:\s*(\d+)", status)
     assert peak is not None
     peak_mb = int(peak[1]) / 1024

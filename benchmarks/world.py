@@ -1,9 +1,9 @@
-"""How people's pictures are read: groups of them, made of MNIST's test digits.
+"""Accuracy on people's pictures: groups of them, made of MNIST's test digits.
 
 ``python benchmarks/world.py`` prints the share of each group that is read right, and writes
-``results/world.json`` beside it. ``python benchmarks/world.py cells margin`` measures some groups;
-``--keep FOLDER`` leaves what is misread, for a look. The calibration error is that of the
-probabilities of pictures of one digit, in 15 bins.
+``results/world.json`` beside it. ``python benchmarks/world.py cells margin`` measures some groups.
+``--keep FOLDER`` saves the misread pictures. The calibration error uses pictures of one digit, with
+their probabilities in 15 bins.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from tqdm import tqdm
 
 from mnist_lit import MNISTDataModule, load_pretrained, predict
 
-sys.path.insert(0, str(ROOT))  # the pictures are made by the tests
+sys.path.insert(0, str(ROOT))  # the tests make the pictures
 
 from tests.inference.world import GROUPS, SEVERAL, Case
 
 RESULTS = ROOT / "benchmarks" / "results" / "world.json"
 OPTDIGITS = "scikit-learn's 8×8"
 KNOWN = (OPTDIGITS, *GROUPS, *SEVERAL)
-# Of digits, by the group's first word.
+# Number of digits, by the group's first word.
 NUMBER = {
     "page": 60,
     "equal": 100,
@@ -53,8 +53,8 @@ def digits(count: int) -> Iterator[tuple[ndarray, str]]:
 
 
 def optdigits() -> Iterator[Case]:
-    """scikit-learn's ``load_digits``, the first of either colour by turns."""
-    from sklearn.datasets import load_digits  # of the extra `dev`, which tests do without
+    """Yield the first digits of scikit-learn's ``load_digits``, dark and light in turns."""
+    from sklearn.datasets import load_digits  # of the extra `dev`, which tests do not need
 
     data = load_digits()
     for number in range(USUAL):
@@ -99,14 +99,14 @@ def measure(name: str, model: str, single: bool, keep: Path | None) -> dict[str,
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("groups", nargs="*", help=f"{', '.join(KNOWN)} (default: all)")
     parser.add_argument("--model", default="final-world", help="default: %(default)s")
     parser.add_argument("--single", action="store_true", help="look for one digit a picture")
-    parser.add_argument("--keep", type=Path, help="leave what is misread in this folder")
+    parser.add_argument("--keep", type=Path, help="save the misread pictures in this folder")
     parser.add_argument("--output", type=Path, default=RESULTS, help="default: %(default)s")
     return parser
 

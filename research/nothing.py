@@ -1,13 +1,13 @@
-"""Train the network that says whether a picture shows a digit at all.
+"""Train the network that decides whether a picture shows a digit at all.
 
-``python research/nothing.py FOLDER`` draws what is no digit, writes it with MNIST's training
-images into a folder in MNIST's layout (eleven classes: the digits, and ``none``), and prints the
-command that trains on it, and the one that takes what was trained. No test image of MNIST is drawn
-on; 5,000 of its training images are the test images of the folder.
+``python research/nothing.py FOLDER`` draws pictures without digits and writes them with MNIST's
+training images into a folder in MNIST's layout (eleven classes: the digits, and ``none``). It
+prints the command that trains on the folder, and the command that puts the result into the package.
+No test image of MNIST is used; 5,000 of its training images are the test images of the folder.
 
-What is no digit is drawn here: letters of the fonts that matplotlib brings, scribbles, boxes,
-patterns, and digits of MNIST's training images that are mirrored, turned, cut, crossed out or run
-together. Letters with a digit's shape (O, I, l, S, Z, B and the like) are left out.
+The pictures without digits are letters of matplotlib's fonts, scribbles, boxes, patterns, and
+digits of MNIST's training images that are mirrored, turned, cut, crossed out or joined. Letters
+with the shape of a digit (O, I, l, S, Z, B and the like) are left out.
 """
 
 import argparse
@@ -47,11 +47,11 @@ FONTS = (
     "cmtt10",
     "cmb10",
 )
-# Of which none looks like a digit in any of the fonts, by hand or by machine.
+# Letters that do not look like a digit, in any font or handwriting.
 LETTERS = "".join(c for c in string.ascii_letters if c not in "OoDIiLlSsZzBbgqYy")
 SIGNS = "#%&@?+*=<>~^{}[]$€§"
 NONE = 10
-SHARES = {  # of what is drawn
+SHARES = {  # of the drawn pictures
     "letters": 0.35,
     "signs": 0.04,
     "scribbles": 0.1,
@@ -67,12 +67,12 @@ SIDE = 120
 
 
 class Drawing:
-    """What is drawn, and with what.
+    """Draws pictures with and without digits.
 
     Args:
         images: Digits, ``uint8 [N, 28, 28]``.
-        labels: What they are, ``[N]``.
-        rng: Decides everything.
+        labels: Their labels, ``[N]``.
+        rng: Source of all random numbers.
     """
 
     def __init__(self, images: ndarray, labels: ndarray, rng: Generator) -> None:
@@ -91,7 +91,7 @@ class Drawing:
                 return self.images[number]
 
     def text(self, characters: str) -> ndarray:
-        """A character in any of the fonts, turned, slanted, thickened and bent a little."""
+        """Draw a character in any of the fonts, turned, slanted, thickened and bent a little."""
         character = str(self.rng.choice(list(characters)))
         font = self.fonts[int(self.rng.integers(len(self.fonts)))]
         paper = Image.new("L", (SIDE, SIDE))
@@ -110,7 +110,7 @@ class Drawing:
         return self.bent(np.asarray(paper))
 
     def bent(self, drawn: ndarray) -> ndarray:
-        """Move every part of it a little its own way, as no hand writes twice alike."""
+        """Bend a drawing a little at random, as handwriting varies."""
         far = self.rng.uniform(0, 6)
         noise = self.rng.normal(size=(2, *drawn.shape))
         field = ndimage.gaussian_filter(noise, (0, SIDE / 8, SIDE / 8))
@@ -118,15 +118,15 @@ class Drawing:
         return ndimage.map_coordinates(drawn, places, order=1)
 
     def letters(self) -> ndarray:
-        """A letter."""
+        """Draw a letter."""
         return self.text(LETTERS)
 
     def signs(self) -> ndarray:
-        """A sign."""
+        """Draw a sign."""
         return self.text(SIGNS)
 
     def scribbles(self) -> ndarray:
-        """One to three strokes that wander about."""
+        """Draw one to three random walks."""
         paper = Image.new("L", (SIDE, SIDE))
         pen = ImageDraw.Draw(paper)
         width = int(self.rng.integers(4, 12))
@@ -142,7 +142,7 @@ class Drawing:
         return np.asarray(paper)
 
     def curves(self) -> ndarray:
-        """One smooth curve through a few places."""
+        """Draw a smooth curve through a few random points."""
         paper = Image.new("L", (SIDE, SIDE))
         places = self.rng.uniform(12, SIDE - 12, (int(self.rng.integers(4, 10)), 2))
         curve = CubicSpline(np.arange(len(places)), places)
@@ -151,7 +151,7 @@ class Drawing:
         return np.asarray(paper)
 
     def boxes(self) -> ndarray:
-        """One to three rectangles and triangles, empty or full."""
+        """Draw one to three rectangles and triangles, empty or filled."""
         paper = Image.new("L", (SIDE, SIDE))
         pen = ImageDraw.Draw(paper)
         if self.rng.random() < 0.4:
@@ -170,7 +170,7 @@ class Drawing:
         return np.asarray(paper)
 
     def patterns(self) -> ndarray:
-        """Squares at random, as of a QR code, or blots."""
+        """Draw random squares, as of a QR code, or blots."""
         cells = int(self.rng.integers(4, 22))
         squares = self.rng.random((cells, cells))
         if self.rng.random() < 0.5:
@@ -182,13 +182,13 @@ class Drawing:
         return np.where(smooth > self.rng.uniform(90, 190), 255, 0).astype(np.uint8)
 
     def mirrored(self) -> ndarray:
-        """A digit from left to right, or turned by a quarter, which is none then."""
+        """Mirror a digit, or turn it by 90°, so that it is none."""
         if self.rng.random() < 0.5:
             return self.digit("34679")[:, ::-1]
         return np.rot90(self.digit("234578"), int(self.rng.choice([1, 3])))
 
     def pairs(self) -> ndarray:
-        """Two or three digits side by side, or two one above the other, that touch or nearly do."""
+        """Draw two or three digits in a row, or two in a column, that touch or nearly touch."""
         above = self.rng.random() < 0.25
         strips = []
         for _ in range(2 if above else int(self.rng.choice([2, 3], p=[0.8, 0.2]))):
@@ -206,32 +206,34 @@ class Drawing:
         return paper.T if above else paper
 
     def crossed(self) -> ndarray:
-        """A digit with lines through it, or in a box."""
+        """Draw a digit with lines through it, or in a box."""
         paper = Image.fromarray(self.digit()).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
         pen = ImageDraw.Draw(paper)
         width = int(self.rng.integers(4, 10))
         if self.rng.random() < 0.3:
             pen.rectangle((14, 8, SIDE - 14, SIDE - 8), None, 255, width)
-        for _ in range(int(self.rng.integers(2, 5))):  # one alone may be that of a crossed seven
+        for _ in range(
+            int(self.rng.integers(2, 5))
+        ):  # with one line a seven would be a crossed seven
             pen.line(self.rng.uniform(5, SIDE - 5, 4).tolist(), 255, width)
         return np.asarray(paper)
 
     def cut(self) -> ndarray:
-        """A half of a wide digit with a part of another one."""
+        """Join a half of a wide digit with a part of another one."""
         one, two = self.digit("023456789"), self.digit("023456789")
         middle = int(self.rng.integers(12, 17))
         return np.concatenate([one[:, middle:23], two[:, 5:middle]], axis=1)
 
 
 def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
-    """Yield what is laid out as MNIST's digits are, ``uint8 [28, 28]``, and its label.
+    """Yield images laid out as MNIST's digits are, ``uint8 [28, 28]``, and their labels.
 
-    Half of it is no digit. A tenth are digits of the fonts. The rest are MNIST's own, laid out anew
-    as well: otherwise the marks that this leaves would tell what is a digit.
+    Half of them show no digit. A tenth are digits of the fonts. The rest are MNIST's own digits,
+    also laid out again: otherwise traces of the layout would separate the classes.
 
     Args:
-        drawing: What draws it.
-        count: How many.
+        drawing: Draws the images.
+        count: Number of images.
     """
     kinds: list[Callable[[], ndarray]] = [getattr(drawing, name) for name in SHARES]
     shares = np.array(list(SHARES.values()))
@@ -249,13 +251,13 @@ def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
             try:
                 (found,), _ = segment(photographed(made, drawing.rng), several=False)
                 yield lay_out(found.ink), label
-            except PictureError:  # nothing in it stands out
+            except PictureError:  # no ink is found
                 continue
             break
 
 
 def photographed(light: ndarray, rng: Generator) -> ndarray:
-    """Return light ink as it may be on a picture: of any size, turned, blurred, with noise."""
+    """Return light ink as on a photograph: of random size, turned, blurred, with noise."""
     side = max(light.shape)
     scale = np.exp(rng.uniform(np.log(9), np.log(130))) / side
     size = [max(4, round(length * scale)) for length in light.shape[::-1]]
@@ -300,7 +302,7 @@ def main() -> None:
         drawing = Drawing(images[some], labels[some], rng)
         drawn, meant = zip(*draw(drawing, count), strict=True)
         some = some[: count // 2]
-        forms = torch.arange(10).repeat_interleave(count // 100)  # as people write them
+        forms = torch.arange(10).repeat_interleave(count // 100)  # the forms of people
         written = strokes.draw(forms, torch.Generator().manual_seed(count))[:, 0].numpy()
         write_idx(
             *(options.folder, name, np.concatenate([images[some], np.stack(drawn), written])),

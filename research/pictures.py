@@ -1,9 +1,9 @@
-"""The pictures of README and docs, from the shipped weights and the results.
+"""Make the pictures of README and docs from the shipped weights and the results.
 
 python research/pictures.py              # all of them, into docs/pictures/; needs a Chromium
 python research/pictures.py overview     # some of them
 
-Each carries the digests of the files that it was made from; a test compares them.
+Each picture contains the digests of its source files; a test compares them.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from mnist_lit.data.mnist import EACH, SYNTHETIC, bank
 from mnist_lit.evaluation.page import open_subject, page
 from mnist_lit.inference.predict import Page, sheet
 
-# The results are read by the program that makes them, the photographs are made by the tests.
+# `accuracy` reads the results, and the tests make the photographs.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -44,17 +44,17 @@ from tests.inference.photographs import photograph
 from tests.inference.world import GROUPS, SEVERAL
 
 FOLDER = ROOT / "docs" / "pictures"
-KEY = "Made-from"  # of the digests in a PNG file
-# What others report for one network: from, to how many parameters and how many %.
+KEY = "Made-from"  # key of the digests in a PNG file
+# Results of others for one network: ranges of the number of parameters and of the accuracy in %.
 PUBLIC_MARKS = (
     ("many restarts", (697, 697), (99.03, 99.03)),
     ("75 epochs", (1_936, 1_936), (99.1, 99.1)),
     ("picked by test accuracy", (7_000, 9_000), (99.4, 99.5)),
     ("150 epochs", (1_000_000, 1_500_000), (99.7, 99.8)),
 )
-NUMBER, NUMBER_SIDE = "31415", 112  # what is written, and the side of a digit in pixels
+NUMBER, NUMBER_SIDE = "31415", 112  # the number, and the side of a digit in pixels
 PAPER, PEN = 320, 22  # pixels, as on the page of the demo
-# A digit as a hand draws it: points of one stroke, as shares of the paper's side.
+# A digit drawn by hand: points of one stroke, as shares of the paper's side.
 FIVE = (
     *((0.67, 0.18), (0.39, 0.19), (0.36, 0.47)),
     *((0.49 + 0.2 * cos(a / 20), 0.61 + 0.2 * sin(a / 20)) for a in range(-45, 46, 3)),
@@ -62,14 +62,14 @@ FIVE = (
 
 
 class Picture(NamedTuple):
-    """How a picture is made, and from which files."""
+    """The function that makes a picture, and its source files."""
 
     make: Callable[[], Figure | bytes]
     sources: Sequence[Path]
 
 
 def drawn() -> Image.Image:
-    """Draw the digit as the demo's paper would."""
+    """Draw the digit as on the demo's paper."""
     paper = Image.new("L", (PAPER, PAPER), 255)
     pen = ImageDraw.Draw(paper)
     points = [(x * PAPER, y * PAPER) for x, y in FIVE]
@@ -80,7 +80,7 @@ def drawn() -> Image.Image:
 
 
 def overview() -> Figure:
-    """Draw a digit, what `final` sees of it, its answer; and accuracy against parameters."""
+    """Draw a digit, the input and the answer of `final`; and accuracy against parameters."""
     (found,) = predict(drawn(), "final", device="cpu")
     figure = Figure(figsize=(12, 4), layout="constrained")
     left, middle, bars, right = figure.subplots(1, 4, width_ratios=(1, 1, 0.9, 2.6))
@@ -101,12 +101,12 @@ def overview() -> Figure:
 
 
 def accuracy() -> Figure:
-    """Draw accuracy against parameters, with the interval of each mean, and others' marks."""
+    """Draw accuracy against parameters, with the interval of each mean, and others' results."""
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     for words, parameters, reached in PUBLIC_MARKS:
         axes.plot(parameters, reached, color="0.75", lw=7, marker="o")
-        # Beside it, or to the left of those that are left of all names.
+        # To its right, but to the left of the leftmost mark, where no names are.
         left = parameters[0] < 1_000
         offset, place = ((-8, 0), ("right", "center")) if left else ((10, 2), ("left", "top"))
         axes.annotate(
@@ -134,7 +134,7 @@ def plot_accuracy(axes: Axes) -> None:
         low, high = last["interval_95"]
         point = parameters, 100 * last["mean"]
         axes.errorbar(*point, yerr=50 * (high - low), fmt="o", color="C0", capsize=3)
-        # Names of the frontier on one side and the others on the other never meet.
+        # Names on the frontier are on one side, the others on the other, so they never overlap.
         beyond, best = last["mean"] > best, max(best, last["mean"])
         end, offset, side = (high, (4, 4), "right") if beyond else (low, (6, -6), "left")
         place = parameters, 100 * end
@@ -148,7 +148,7 @@ def plot_accuracy(axes: Axes) -> None:
 
 
 def hardest_digits() -> Figure:
-    """Draw the test digits that at least nine of ten trainings read wrong."""
+    """Draw the test digits that at least nine of ten trainings misread."""
     found = hardest(load_results(RESULTS))
     test = MNISTDataModule().images("test")
     columns = min(10, max(1, len(found)))
@@ -165,7 +165,7 @@ def hardest_digits() -> Figure:
 
 
 def photographs() -> Figure:
-    """Draw test digits as photographs, what `final-world` sees of them, and what it says."""
+    """Draw test digits as photographs, with the inputs and the answers of `final-world`."""
     test = MNISTDataModule().images("test")
     rng = np.random.default_rng(3)
     with TemporaryDirectory() as folder:
@@ -179,7 +179,7 @@ def photographs() -> Figure:
 
 
 def laid(pictures: dict[str, Image.Image]) -> Figure:
-    """Draw pictures by their names, with boxes, and what is read of them."""
+    """Draw pictures with their names, boxes and readings."""
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in pictures]
         for path, picture in zip(paths, pictures.values(), strict=True):
@@ -203,7 +203,7 @@ def number() -> bytes:
 
 
 def digits(count: int) -> list[tuple[np.ndarray, str]]:
-    """Return the first test digits, and what they are."""
+    """Return the first test digits, and their labels."""
     test = MNISTDataModule().images("test")
     return [(test.images[n, 0].numpy(), str(int(test.labels[n]))) for n in range(count)]
 
@@ -219,7 +219,7 @@ def read() -> Figure:
 
 
 def unread() -> Figure:
-    """Draw what is no digit, and the first touching digits that are misread."""
+    """Draw pictures without digits, and the first touching digits that are misread."""
     shown = {}
     for letter in "ARW":
         paper = Image.new("L", (200, 200), 255)
@@ -273,7 +273,7 @@ def comparison() -> bytes:
 
 
 def screenshot(prepare: Callable[[Tab], object], width: int, height: int) -> bytes:
-    """Return what a browser shows."""
+    """Return a screenshot of a browser."""
     installed = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=installed, args=["--no-sandbox"])
@@ -308,7 +308,7 @@ PICTURES = {
 
 
 def digests(sources: Sequence[Path]) -> str:
-    """Return the digest of each file, by its place in the checkout."""
+    """Return the digest of each file, by its path in the checkout, as JSON."""
     found = {
         path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sources
@@ -331,7 +331,7 @@ def save(name: str) -> None:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what the command line says."""
+    """Return the parser of the command line."""
     found = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,11 +1,11 @@
-"""How many pictures of no digit are refused, and how many digits are.
+"""Count the refused pictures: of those without a digit, and of digits.
 
-``python research/refused.py`` draws both, reads them with ``final-world`` as
-``mnist-lit predict`` does, prints the shares and writes ``results/refused.json`` beside it. Needed:
-``pip install Hershey-Fonts segno font-roboto font-amatic-sc font-intuitive font-fredoka-one
-font-manrope font-source-serif-pro font-hanken-grotesk``: fonts and codes that nothing was trained
-on or tuned with. Letters with a digit's shape (O, D, I, l, S, Z, B, b, g, q and the like) are left
-out. The digits are MNIST's test digits as photographs, and, apart from them, those of the fonts.
+``python research/refused.py`` draws both, reads them with ``final-world`` as ``mnist-lit predict``
+does, prints the shares and writes ``results/refused.json`` beside it. It needs ``pip install
+Hershey-Fonts segno font-roboto font-amatic-sc font-intuitive font-fredoka-one font-manrope
+font-source-serif-pro font-hanken-grotesk``: fonts and codes that were not used for training or
+tuning. Letters with the shape of a digit (O, D, I, l, S, Z, B, b, g, q and the like) are left out.
+The digits are MNIST's test digits as photographs and, as a separate group, digits of the fonts.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from mnist_lit.facts import MNIST
 from mnist_lit.inference.pictures import prepare_for
 from mnist_lit.inference.reading import digit_probabilities
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the photographs are made by the tests
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests make the photographs
 
 from tests.inference.photographs import photograph
 
@@ -60,7 +60,7 @@ def files() -> list[Path]:
 
 
 def printed(characters: str, rng: Generator) -> Image.Image:
-    """A character in any of the fonts."""
+    """Draw a character in any of the fonts."""
     image, pen = paper(rng)
     font = ImageFont.truetype(
         str(rng.choice(np.array(files(), dtype=str))), int(rng.integers(60, 150))
@@ -70,7 +70,7 @@ def printed(characters: str, rng: Generator) -> Image.Image:
 
 
 def written(rng: Generator) -> Image.Image:
-    """A letter as strokes of a pen, each of its points a little aside."""
+    """Draw a letter as strokes of a pen, with a random shift of each point."""
     known: Any = import_module("HersheyFonts").HersheyFonts()
     known.load_default_font(str(rng.choice(HANDS)))
     known.normalize_rendering(100)
@@ -87,7 +87,7 @@ def written(rng: Generator) -> Image.Image:
 
 
 def boxes(rng: Generator) -> Image.Image:
-    """An empty box."""
+    """Draw an empty box."""
     image, pen = paper(rng)
     left, top = rng.uniform(15, 80, 2)
     right, bottom = rng.uniform(130, SIDE - 15, 2)
@@ -96,7 +96,7 @@ def boxes(rng: Generator) -> Image.Image:
 
 
 def codes(rng: Generator) -> Image.Image:
-    """A QR code."""
+    """Draw a QR code."""
     stored = io.BytesIO()
     import_module("segno").make(str(rng.integers(10**12))).save(
         stored, kind="png", scale=int(rng.integers(3, 8))
@@ -105,7 +105,7 @@ def codes(rng: Generator) -> Image.Image:
 
 
 def strokes(rng: Generator) -> Image.Image:
-    """One random smooth curve with several turns."""
+    """Draw a random smooth curve with several turns."""
     image, pen = paper(rng)
     knots = rng.uniform(20, SIDE - 20, (int(rng.integers(4, 8)), 2))
     steps = np.linspace(0, len(knots) - 1, 120)
@@ -115,7 +115,7 @@ def strokes(rng: Generator) -> Image.Image:
 
 
 def textures(rng: Generator) -> Image.Image:
-    """Smoothed noise."""
+    """Draw smoothed noise."""
     noise = ndimage.gaussian_filter(rng.normal(size=(SIDE, SIDE)), rng.uniform(1, 14))
     noise = (noise - noise.min()) / np.ptp(noise)
     return Image.fromarray((255 * noise).astype(np.uint8))
@@ -132,14 +132,14 @@ KINDS: dict[str, Callable[[Generator], Image.Image]] = {
 
 
 def photographs(rng: Generator) -> Iterator[Image.Image]:
-    """Photographs of test digits."""
+    """Yield photographs of test digits."""
     test = MNISTDataModule().images("test")
     for number in range(1000):
         yield Image.open(io.BytesIO(photograph(test.images[number, 0].numpy(), rng)))
 
 
 def read(pictures: list[Image.Image]) -> dict[str, Any]:
-    """Count what is said of pictures, and keep how probable each is a digit."""
+    """Count the statuses of pictures; return them with each probability of being a digit."""
     network = load_pretrained("final-world")
     said = []
     scores = []
@@ -155,7 +155,7 @@ def read(pictures: list[Image.Image]) -> dict[str, Any]:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

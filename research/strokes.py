@@ -1,11 +1,11 @@
-"""Draws the synthetic digits of ``src/mnist_lit/data/synthetic.npz``.
+"""Draw the synthetic digits of ``src/mnist_lit/data/synthetic.npz``.
 
-python research/strokes.py     # writes the file anew; the same bytes with any version of torch
+python research/strokes.py     # writes the file again; the same bytes with any version of torch
 
-Ones with a flag, a foot or both, sixes with a hook or a small loop, crossed sevens and sevens with
-a wave, open fours and fours that are nearly nines, slashed zeros, and others. Each form is a few
-strokes; its points, its slant, its width and its pen are drawn at random, and it is laid out as
-MNIST's digits are: in a box of 20×20, its centre of mass in the middle.
+They are ones with a flag, a foot or both, sixes with a hook or a small loop, crossed sevens and
+sevens with a wave, open fours and fours that are nearly nines, slashed zeros, and others. A form
+consists of a few strokes. Its points, slant, width and pen are random, and it is laid out as the
+digits of MNIST are: in a box of 20×20, its centre of mass in the middle.
 """
 
 from functools import cache
@@ -20,8 +20,8 @@ from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20
 STEPS = 3  # pieces of a curve between two of its points
-JITTER = 0.035  # of the height: how far a point lies from where it should, one standard deviation
-CHUNK = 500  # images that are drawn at a time
+JITTER = 0.035  # standard deviation of the points, as a share of the height
+CHUNK = 500  # images drawn at a time
 Stroke = tuple[str, tuple[tuple[float, float], ...]]
 
 
@@ -104,8 +104,8 @@ def draw(labels: Int64[Tensor, " n"], generator: torch.Generator) -> UInt8[Tenso
     """Draw digits, each in one of its forms.
 
     Args:
-        labels: Which digits, 0 to 9.
-        generator: Decides the forms and everything else.
+        labels: The digits, 0 to 9.
+        generator: Source of all random numbers.
     """
     drawn = [_draw(some, generator) for some in torch.split(labels, CHUNK)]
     return torch.cat(drawn)
@@ -140,7 +140,7 @@ def _draw(labels: Int64[Tensor, " n"], generator: torch.Generator) -> UInt8[Tens
     centre = (low + high) / 2
     lines = (lines - centre[:, None, None]) * scale[:, None, None]
     ink = _ink(lines, pen)
-    # Its centre of mass is put into the middle: by whole pixels, as MNIST's was.
+    # Move the centre of mass to the middle, by whole pixels, as in MNIST.
     across = torch.arange(IMAGE_SIZE) - IMAGE_SIZE / 2
     mass = ink.sum(dim=(1, 2))
     off = torch.stack([(ink.sum(dim=1) @ across) / mass, (ink.sum(dim=2) @ across) / mass], dim=1)
@@ -155,7 +155,7 @@ def _draw(labels: Int64[Tensor, " n"], generator: torch.Generator) -> UInt8[Tens
 
 @cache
 def _points() -> tuple[Float[Tensor, "forms p 2"], Float[Tensor, "forms p"]]:
-    """Return the points of all forms, NaN behind each stroke; and 1 where they are of a curve."""
+    """Return the points of all forms, with NaN after each stroke; and 1 for points of curves."""
     forms = [form for forms in FORMS for form in forms]
     most = max(sum(len(points) + 1 for _, points in form) for form in forms)
     places, kinds = torch.full((len(forms), most, 2), torch.nan), torch.zeros(len(forms), most)
@@ -197,7 +197,7 @@ def _smooth(
 
 
 def _ink(lines: Float[Tensor, "n s 2 2"], pen: Float[Tensor, "n 1"]) -> Float[Tensor, "n h w"]:
-    """Return how much of each pixel is within half the pen's width of a piece."""
+    """Return the share of each pixel within half the pen's width of a piece."""
     across = torch.arange(IMAGE_SIZE) - (IMAGE_SIZE - 1) / 2
     nearest = torch.full((len(lines), IMAGE_SIZE, IMAGE_SIZE), torch.inf)
     for piece in range(lines.shape[1]):
@@ -209,7 +209,7 @@ def _ink(lines: Float[Tensor, "n s 2 2"], pen: Float[Tensor, "n 1"]) -> Float[Te
         share = (dot / length).clamp(0, 1)
         squared = (away_x**2)[:, None, :] + (away_y**2)[:, :, None]
         squared += share * (share * length - 2 * dot)
-        nearest = torch.fmin(nearest, squared)  # which passes NaN over
+        nearest = torch.fmin(nearest, squared)  # ignores NaN
     return (pen[:, :, None] / 2 + 0.5 - nearest.clamp(min=0).sqrt()).clamp(0, 1)
 
 

@@ -1,14 +1,14 @@
-"""Train many small networks at once on one GPU and judge each by held-out images.
+"""Train many small networks at once on one GPU, and evaluate each on held-out images.
 
-``python research/together.py PLAN.jsonl RESULTS.jsonl`` does the trainings of a plan, a line
-each, and writes each line again with what came of it. Results are a plan too:
-``results/together.jsonl`` can be repeated. Neighbouring lines that differ only in the recipe (rate,
-decay, distortions, split, seed) are trained together: every operation is done for all of them in
-one call, and a step is one CUDA graph.
+``python research/together.py PLAN.jsonl RESULTS.jsonl`` runs the trainings of a plan, one per line,
+and writes each line again with its results. Results are a plan too: ``results/together.jsonl`` can
+be repeated. Neighbouring lines that differ only in the recipe (learning rate, weight decay,
+distortions, split, seed) are trained together: one call of each operation is for all of them, and a
+step is one CUDA graph.
 
-It is for a first look at many recipes: the network, distortions, schedule, optimizer and average of
-``train.py``, in bfloat16, but its own loop and its own random numbers. What it finds is confirmed
-with ``train.py`` before it counts. The test images are not read.
+It gives a first impression of many recipes: network, distortions, scheduler, optimizer and moving
+average are those of ``train.py``, in bfloat16, but the loop and the random numbers are its own. A
+result counts only after ``train.py`` has confirmed it. The test images are not read.
 """
 
 import argparse
@@ -41,7 +41,7 @@ HELD_OUT = 5_000
 
 @dataclass
 class Recipe:
-    """How one network of a group is trained; the names are those of the configs."""
+    """The recipe of one network of a group, with the names of the configs."""
 
     lr: float = 0.15
     weight_decay: float = 5e-4
@@ -61,16 +61,16 @@ class Recipe:
 
 @dataclass
 class Group:
-    """What trainings that are done together have in common.
+    """Settings of trainings that run together.
 
     Attributes:
-        name: What they are called in the results.
-        blocks: Of the network, as in ``conf/model``.
-        align: Whether images are straightened: false, true (after the distortions) or before.
+        name: Their name in the results.
+        blocks: Blocks of the network, as in ``conf/model``.
+        align: Whether images are aligned: false, true (after the distortions) or before.
         batch_size: Images of a step.
-        epochs: Length.
-        dropout: Before the linear layer.
-        dropout_ends: The share of the epochs after which no dropout is done.
+        epochs: Number of epochs.
+        dropout: Probability of dropout before the linear layer.
+        dropout_ends: Share of the epochs that use dropout.
         activation: relu or silu.
         optimizer: sgd or adamw.
     """
@@ -87,7 +87,7 @@ class Group:
 
 
 class Wide(torch.autograd.Function):
-    """A full convolution of each network, as a matrix product of its patches."""
+    """The full convolutions of all networks, as a matrix product with patches."""
 
     @staticmethod
     def patches(x: Tensor, kernel: int) -> Tensor:
@@ -335,7 +335,7 @@ class Together:
         self.averages[1].lerp_(self.statistics, (1 - kept)[self.owners])
 
     def capture(self) -> None:
-        """Make a CUDA graph of a step, and leave everything as it was."""
+        """Make a CUDA graph of a step, and restore the state."""
         state = [self.weights, *self.slots, self.statistics, *self.averages, self.n, self.cursor]
         state.append(self.losses)
         kept = [t.detach().clone() for t in state]
@@ -354,7 +354,7 @@ class Together:
                 tensor.copy_(before)
 
     def begin(self, epoch: int) -> None:
-        """Draw the order of an epoch and set what changes with it."""
+        """Draw the order of an epoch, and set the amounts that depend on the epoch."""
         noise = torch.rand(self.train.shape, generator=self.generator, device=self.device)
         order = self.train.gather(0, noise.argsort(0))
         self.order.copy_(order[: len(self.order)])
@@ -381,7 +381,7 @@ class Together:
         return errors, loss / HELD_OUT
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Yield what the results say of each training."""
+        """Yield the result line of each training."""
         errors, losses = self.judge()
         rows = zip(self.recipes, errors.tolist(), losses.tolist(), self.losses, strict=True)
         for recipe, wrong, loss, train_loss in rows:
@@ -396,7 +396,7 @@ class Together:
 
 
 def one_cycle(rate: float, pct_start: float, total: int) -> Any:
-    """Return the rates of :class:`torch.optim.lr_scheduler.OneCycleLR`, all steps at once."""
+    """Return the rates of ``torch.optim.lr_scheduler.OneCycleLR`` for all steps at once."""
     steps = np.arange(total)
     top = pct_start * total - 1
     first, last = rate / 25, rate / 25 / 1e4
@@ -436,7 +436,7 @@ def run(
     lanes: int,
     until: float,
 ) -> None:
-    """Train several groups side by side, until the plan or the time is at its end."""
+    """Train several groups side by side, until the plan is finished or the time is over."""
     make_stream: Any = torch.cuda.Stream  # untyped in torch
     streams = [make_stream() for _ in range(lanes)]
     waiting = list(plan)
@@ -477,13 +477,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("plan", type=Path, help="JSON, a training a line")
+    parser.add_argument("plan", type=Path, help="JSON, one training per line")
     parser.add_argument("output", type=Path, help="lines are added")
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "MNIST" / "raw")
     parser.add_argument("--lanes", type=int, default=2, help="groups side by side (default: 2)")
-    parser.add_argument("--seconds", type=float, default=1e9, help="begin no group after that")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no group after this time")
     options = parser.parse_args()
-    # Without scratch memory, which graphs that run side by side would share.
+    # No scratch memory: graphs that run side by side would share it.
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":0:0"
     began = time.monotonic()
     plan = read_plan(options.plan.read_text().splitlines())

@@ -1,9 +1,10 @@
-"""The speed of this checkout's training against another's, side by side.
+"""Compare the training speed of this checkout with another one.
 
 python research/versus.py OTHER-CHECKOUT      # results/versus.json
 
-A process for each checkout trains some steps in turns, in batches of several sizes and of networks
-that are shipped. The ratios are of turns, so that they do not depend on the pace of the machine.
+Each checkout has a process; the two train some steps in turns, for several shipped networks and
+batch sizes. Each ratio is of two neighbouring turns, so that it does not depend on the speed of the
+machine.
 """
 
 import argparse
@@ -46,8 +47,8 @@ class Worker:
     """A process that trains with the code of a checkout.
 
     Args:
-        checkout: Its folder.
-        overrides: Of its config, besides those that all have.
+        checkout: Folder of the checkout.
+        overrides: Additional overrides of its config.
     """
 
     def __init__(self, checkout: Path, overrides: Sequence[str] = ()) -> None:
@@ -63,7 +64,7 @@ class Worker:
         self.read()
 
     def read(self) -> str:
-        """Return the next line that it says."""
+        """Return the next line of its output."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -71,7 +72,7 @@ class Worker:
         return line
 
     def seconds(self, run: tuple[str, int, int]) -> float:
-        """Train so many steps; returns how long they took."""
+        """Train the steps of a run; return the seconds."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(run) + "\n")
         self.process.stdin.flush()
@@ -79,7 +80,7 @@ class Worker:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return what the command line may say."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -97,7 +98,7 @@ def main() -> None:
     turns: dict[str, dict[str, list[float]]] = {}
     for turn in tqdm(range(options.rounds + 1), unit="round", disable=None):
         for run in RUNS:
-            # The first of two has the warmer machine, or the colder one.
+            # Alternate the order: the first of the two may have a faster machine, or a slower one.
             order = list(workers)[:: 1 if turn % 2 else -1]
             took = {name: workers[name].seconds(run) for name in order}
             if turn:

@@ -51,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
         (["train.py", "--cfg", "job"], 2.0, "max_parameters: 20000"),
         (["train.py", "seeed=1"], 2.0, "error: seeed: no such key; did you mean seed?"),
         (["train.py", "optimizer=sgdd"], 2.0, "error: optimizer=sgdd: no such choice"),
-        (["train.py", "lr=0.1"], 2.0, "error: lr: no such key; optimizer.lr is meant"),
+        (["train.py", "lr=0.1"], 2.0, "error: lr: no such key; did you mean optimizer.lr?"),
     ],
 )
 def test_an_answer_that_needs_no_torch_comes_at_once(
@@ -144,9 +144,9 @@ def test_mnist_lit_train_also_searches_conf_in_the_working_folder(
             "error: optimizer.lr=-1: should be greater than 0",
         ),
         (["seed"], "error: seed: cannot be read as key=value"),
-        (["lr=0.1"], "error: lr: no such key; optimizer.lr is meant"),
-        (["epochs=5"], "error: epochs: no such key; trainer.max_epochs is meant"),
-        (["batch_size=64"], "error: batch_size: no such key; data.batch_size is meant"),
+        (["lr=0.1"], "error: lr: no such key; did you mean optimizer.lr\\?"),
+        (["epochs=5"], "error: epochs: no such key; did you mean trainer.max_epochs\\?"),
+        (["batch_size=64"], "error: batch_size: no such key; did you mean data.batch_size\\?"),
         (["--mutlirun"], "error: --mutlirun: no such option; did you mean --multirun\\?"),
         (["--lr", "0.1"], "error: --lr: no such option; .* key=value: optimizer.lr=0.1"),
         (["--epochs=5"], "error: --epochs: no such option; .* key=value: trainer.max_epochs=5"),
@@ -351,7 +351,7 @@ def broken_checkpoints(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
         "foreign": (foreign, "not one that this project's train.py wrote"),
         "bare": (bare, "is not a checkpoint of this project"),
         "resized": (resized, "not one that this project's train.py wrote"),
-        "trap": (trap, "carries Python objects"),
+        "trap": (trap, "contains Python objects"),
         "raw": (raw, "is not a checkpoint"),
     }
 

@@ -49,7 +49,7 @@ def test_nonsense_is_refused_in_a_line_and_leaves_nothing(
         ("trainer.precision=64-true", "should be 'auto', '32-true'"),
         ("trainer.strategy=ddp_spawn", "should be 'auto' or 'ddp'"),
         ("trainer.limit_train_batches=0.001", "leaves no batch; an epoch has 156"),
-        ("trainer.plugins=[]", "a run decides this itself"),
+        ("trainer.plugins=[]", "a run sets this itself"),
         ("logger.csv.name=-0.5", "valid string"),
         ("logger.csv.version=-0.5", "should be"),
         ("loss._partial_=0", "true or false is expected"),

@@ -319,7 +319,7 @@ def test_a_network_of_ones_own_is_rebuilt_only_if_trusted(
     assert runtime.InferenceSession(file).get_outputs()[0].shape[1] == 10
     with pytest.raises(
         SystemExit,
-        match=r"error: .*: not written, for Net cannot .*: this format needs a CompactCNN",
+        match=r"error: .*: not written: Net cannot .*: this format needs a CompactCNN",
     ):
         cli.main(["export", str(checkpoint), *trust, "--to", "c"])
 

@@ -1,4 +1,4 @@
-/* Reads DIGITS and prints of each what it is, how long it took, and the logits, in hexadecimal. */
+/* Reads DIGITS and prints for each the answer, the ticks and the logits, in hexadecimal. */
 #include <stdint.h>
 #include NETWORK
 #ifdef DIGITS

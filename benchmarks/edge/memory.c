@@ -1,4 +1,4 @@
-/* What compilers call on their own. */
+/* Functions that compilers call implicitly. */
 #include <stddef.h>
 void *memset(void *to, int value, size_t count) {
     unsigned char *p = to;

@@ -1,4 +1,4 @@
-"""Sweeps of mnist-lit, where Hydra looks for plugins; it imports this at every start."""
+"""Sweeper and launcher of mnist-lit. Hydra imports this folder of plugins at every start."""
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -41,7 +41,7 @@ class Sweep(Sweeper):
             params |= config.search.params or {}
         words = [*(f"{key}={value}" for key, value in params.items()), *arguments]
         parser = OverridesParser.create(loader)
-        # Of a key that is given twice the last counts, be it one value or many.
+        # The last override of a key counts, whether it has one value or several.
         given = {one.get_key_element(): one for one in parser.parse_overrides(words)}
         if config.search is None:
             from mnist_lit.sweeps.grid import Grid

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from mnist_lit.training.hydra import compose as compose
     from mnist_lit.training.train import train as train
 
-# OpenMP reads it when torch is imported: a thread that waits spins so often before it sleeps and
-# leaves its core to other programs (docs/speed.md).
+# OpenMP reads this when torch is imported: a waiting thread spins this often before it sleeps and
+# frees its core for other programs (docs/speed.md).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# Each is imported when it is first asked for: `import mnist_lit` loads no torch.
+# Each is imported on first use: `import mnist_lit` loads no torch.
 _HOMES = {
     "load_pretrained": "checkpoints.pretrained",
     "IdxDataModule": "data.idx",

@@ -1,6 +1,6 @@
-"""``mnist-lit``: what is done with a trained network.
+"""``mnist-lit``: the commands for trained networks.
 
-Each function below adds a command: its words, and the one function that it calls with them.
+Each function below adds one command: its options, and the function that it calls.
 """
 
 import argparse
@@ -24,11 +24,11 @@ Add = Callable[..., argparse.ArgumentParser]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ``mnist-lit --help`` describes it."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if given[:1] == ["train"]:  # the rest is Hydra's
+    if given[:1] == ["train"]:  # Hydra parses the rest
         _train(given[1:])
         return
     options = read(given)
-    if vars(options).get("trust"):  # what the user trusts may lie in the working folder
+    if vars(options).get("trust"):  # a trusted class may be in the working folder
         sys.path.append("")
     if sys.stderr.isatty():
         print("loading PyTorch …", file=sys.stderr)
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the words of a command line; exits with 2 and a line if they cannot be meant."""
+    """Parse a command line; exits with 2 and one line if it is wrong."""
     parser = Parser(prog="mnist-lit", description="Train compact image classifiers, and use them.")
     parser.add_argument("--version", action="version", version=f"mnist-lit {version('mnist-lit')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -48,16 +48,16 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says a mistake in one line."""
+    """Reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2."""
-        line = for_terminal(f"{message}; --help lists what there is", LONGEST_LINE)
+        """Print the mistake and exit with 2."""
+        line = for_terminal(f"{message}; see --help", LONGEST_LINE)
         self.exit(2, f"error: {line}\n")
 
 
 def _type(make: Callable[[str], Any], accepted: Callable[[Any], bool], words: str) -> Any:
-    """Return a type of an option: what makes a value, whether that will do, and what it is."""
+    """Return an option's type: a conversion, a check of the value, and words for both."""
 
     def read(text: str) -> Any:
         with suppress(ValueError):
@@ -72,26 +72,26 @@ COUNT = _type(int, range(1, 2**31).__contains__, "a whole number from 1 to 2^31 
 SHARE = _type(float, lambda share: 0 <= share <= 1, "a number from 0 to 1")
 PNG = _type(Path, lambda path: path.suffix.lower() == ".png", "a name that ends in .png")
 
-# What several commands have in common.
+# Options of several commands.
 TRUST, MODEL, DEVICE = (argparse.ArgumentParser(add_help=False) for _ in range(3))
-words = "a class that the checkpoint names and that may be imported, and so run; repeat it for more"
+words = "a class named by the checkpoint that may be imported, which runs its code; repeatable"
 TRUST.add_argument("--trust", action="append", default=[], metavar="package.Class", help=words)
-words = "one of the package (final, …), a run's folder (for its best epoch) or a checkpoint"
+words = "a network of the package (final, …), a run's folder (its best epoch) or a checkpoint"
 MODEL.add_argument("model", help=words)
 DEVICE.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
-words = "of the images that the network was trained on, or the one above it"
+words = "folder of the images that the network was trained on, or the one above it"
 DATA_ROOT: dict[str, Any] = {"type": Path, "metavar": "FOLDER", "help": words}
 
 
 def _later(module: str, function: str) -> Callable[[argparse.Namespace], None]:
-    """Return what a command does: a function that is imported when it is called, for torch is."""
+    """Return a function that imports a command's function, and with it torch, when called."""
     return lambda options: getattr(import_module(f"mnist_lit.{module}"), function)(options)
 
 
 def _train(arguments: Sequence[str]) -> None:
     from mnist_lit.training.hydra import main
 
-    own = Path("conf")  # beside which there may be files of the user's own
+    own = Path("conf")  # the user's own config files
     beside = ["--config-dir", str(own.resolve())] if own.is_dir() else []
     main(folders.config(), arguments, beside)
 
@@ -102,7 +102,7 @@ def _list(add: Add) -> None:
 
         print(table())
 
-    words = "list the trained networks of the package: size, accuracy, what each is for"
+    words = "list the trained networks of the package: size, accuracy, purpose"
     add("list", help=words).set_defaults(run=run)
 
 
@@ -110,13 +110,13 @@ def _evaluate(add: Add) -> None:
     words = "count the images that a network reads right"
     parser = add("evaluate", parents=[MODEL, TRUST, DEVICE], help=words)
     parser.set_defaults(run=_later("evaluation.commands", "count"))
-    words = "training, held-out (of data=…_holdout; else trained on too) or test images (default)"
+    words = "train, test (default) or holdout images (also trained on, except with data=…_holdout)"
     splits = "train", "holdout", "test"
     parser.add_argument("--split", choices=splits, default="test", help=words)
     parser.add_argument("--batch-size", type=COUNT, default=1000, metavar="N", help="default: 1000")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--data-root", **DATA_ROOT)
-    words = "of other images in MNIST's layout: four files, or the two of the split"
+    words = "folder of other images in MNIST's layout: four files, or the two of the split"
     place.add_argument("--images", type=Path, metavar="FOLDER", help=words)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -143,7 +143,7 @@ def _predict(add: Add) -> None:
     parser.add_argument("--top", type=COUNT, default=1, metavar="N", help=words)
     words = "one digit on each picture, whatever else is on it"
     parser.add_argument("--single", action="store_true", help=words)
-    words = "the least probability of the whole, from 0 to 1; exits with 1 below it (default: 0)"
+    words = "least probability of all digits, from 0 to 1; exits with 1 below it (default: 0)"
     parser.add_argument("--min-confidence", type=SHARE, default=0.0, metavar="P", help=words)
     words = "draw the pictures, the prepared digits and the predictions into a file"
     parser.add_argument("--show", type=PNG, metavar="FILE.png", help=words)
@@ -155,14 +155,14 @@ def _export(add: Add) -> None:
         "export",
         parents=[MODEL, TRUST],
         help="write a network for other programs and machines",
-        description="Write a network in another format, checked there on the test images.",
+        description="Write a network in another format, and check the file on the test images.",
         epilog=f"formats:\n{formats}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=_later("export.run", "command"))
     parser.add_argument("--to", required=True, choices=FORMATS, help="the format; see below")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: MODEL and an ending")
-    words = "of the functions in C (default: that of the file, without its ending)"
+    words = "prefix of the C functions (default: the file's name without its ending)"
     parser.add_argument("--name", help=words)
     parser.add_argument("--data-root", **DATA_ROOT)
 
@@ -170,7 +170,7 @@ def _export(add: Add) -> None:
 def _demo(add: Add) -> None:
     def run(options: argparse.Namespace) -> None:
         print("starting the demo …", file=sys.stderr, flush=True)
-        # Gradio would ask its makers for news, and send them word of each start.
+        # Gradio would send usage statistics and look for a new version at each start.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from mnist_lit.inference.demo import serve
 
@@ -182,7 +182,7 @@ def _demo(add: Add) -> None:
     parser.set_defaults(run=run)
     words = "as in predict (default: final-world)"
     parser.add_argument("model", nargs="?", default="final-world", help=words)
-    words = "default: 127.0.0.1, this machine alone; 0.0.0.0: all"
+    words = "default: 127.0.0.1, this machine only; 0.0.0.0: all machines"
     parser.add_argument("--host", default="127.0.0.1", help=words)
     parser.add_argument("--port", type=COUNT, help="default: the first free one from 7860")
     words = "do not open the page"

@@ -1,4 +1,4 @@
-"""Where and in what arithmetic to compute."""
+"""Choose the device and the precision."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # of torch's `meta` no number can be read
+        torch.zeros(1, device=device).item()  # fails on torch's `meta`, which has no values
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name}: not available here ({reason(error)})") from None
     return device
@@ -27,7 +27,7 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, accelerator: str) -> Any:
     """Resolve a precision in Lightning's terms.
 
-    ``auto`` is bfloat16 where the hardware computes in it and 32 bit elsewhere.
+    ``auto`` is ``bf16-mixed`` if the hardware computes in bfloat16, else ``32-true``.
     """
     if name != "auto":
         return name

@@ -57,12 +57,12 @@ class MissingPackageError(UserError, ImportError):
 
 
 def unknown(name: str, known: Iterable[str], what: str = "key") -> str:
-    """Say that a key, choice or the like does not exist, what does, and what was probably meant.
+    """Return a message that a name does not exist, with the likely one and all existing ones.
 
     Args:
-        name: As the user gave it; what was meant is looked for with its last part.
-        known: What there is.
-        what: What it is called.
+        name: The name that the user gave; its last part is compared with the existing names.
+        known: The existing names.
+        what: The kind of name, as key or choice.
     """
     by_lower = {one.lower(): one for one in known}
     near = difflib.get_close_matches(re.split("[.=]", name)[-1].lower(), by_lower, n=1)
@@ -88,7 +88,7 @@ def need(package: str, extra: str) -> Any:
 
 
 def missing(package: str, extra: str) -> str:
-    """Say that a package is not installed and what brings it."""
+    """Return a message that a package is not installed, with the commands that install it."""
     return (
         f"{package} is not installed; pip install -e '.[{extra}]' in a checkout, or "
         f"pip install 'mnist-lit[{extra}]'"
@@ -96,11 +96,11 @@ def missing(package: str, extra: str) -> str:
 
 
 def line(error: BaseException) -> str:
-    """Return what an error says, in a line; one that is no user's mistake is named by its class."""
+    """Return an error's message in one line, after its class unless it is a ``UserError``."""
     known = isinstance(error, UserError)
     return str(error) if known else f"{type(error).__name__}: {reason(error)}"
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of what an exception says or, if it says nothing, its class."""
+    """Return the first line of an exception's message or, if it is empty, its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

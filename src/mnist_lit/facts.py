@@ -1,4 +1,4 @@
-"""What a network has to know of the images that it was trained on."""
+"""Facts of a network's training images: names of classes, size, normalisation, source."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -16,7 +16,7 @@ from mnist_lit.text import for_terminal
 from mnist_lit.validation import Switch, validated
 
 DIGITS = tuple("0123456789")
-THINNEST = 0.09  # stroke of MNIST's digits, of their longer side; thinner ones are thickened
+THINNEST = 0.09  # stroke in MNIST, as a share of a digit's longer side; finer ones are thickened
 # No control characters, which would move a terminal's cursor.
 Text = Annotated[str, Strict(), Len(1, 1_000), StringConstraints(pattern=r"^\P{Cc}*$")]
 
@@ -61,7 +61,7 @@ class Facts:
 
     @property
     def noun(self) -> str:
-        """What the images are called: digits or images."""
+        """The noun for the images: digits or images."""
         return "digits" if self.classes == DIGITS else "images"
 
     @property

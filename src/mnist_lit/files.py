@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files completely or not at all."""
 
 import os
 import secrets
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mnist_lit.errors import WriteError
 
-UNFINISHED = ".unfinished-"  # how the name of a file begins that is not whole yet
-HOUR = 3600.0  # seconds, of which no file takes one
-# Of the folder of a run: all but its page; of a folder of images: the files in MNIST's layout.
+UNFINISHED = ".unfinished-"  # prefix of the name of an incomplete file
+HOUR = 3600.0  # seconds; no file takes so long
+# Files to protect: all of a run but its page, and the images of a folder in MNIST's layout.
 KEPT = (
     *("checkpoints/*", "report.json", ".hydra/*", "figures/*", ".mnist-lit/*", "tensorboard/*"),
     *("run.log", "packages.txt", "changes.diff", "metrics.csv", "hparams.yaml", "job.json"),
@@ -21,29 +21,29 @@ KEPT = (
 
 
 def clear(folder: Path, age: float = 0) -> None:
-    """Remove what processes that were killed have left unfinished in a folder.
+    """Remove the incomplete files of killed processes from a folder.
 
     Args:
-        folder: Where nobody else writes, or nobody to what was not changed for so long.
-        age: Seconds since the last change, at least.
+        folder: A folder without other writing processes, or without any that write so slowly.
+        age: Least number of seconds since the last change of a file.
     """
     for left in folder.glob(f"{UNFINISHED}{'[0-9a-f]' * 8}*"):
-        with suppress(OSError):  # another process has been faster
+        with suppress(OSError):  # another process has removed it
             if time.time() - left.stat().st_mtime >= age:
                 left.unlink()
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, beside a file; at the end it takes the file's place, on disk.
+    """Yield a temporary path beside a file; at the end it is synced to disk and replaces the file.
 
-    If anything fails, what stood there stays. Missing folders are made.
+    If anything fails, an existing file stays unchanged. Missing folders are made.
 
     Args:
-        path: Of the file; ``~`` is expanded. A link is replaced, and not what it points to.
+        path: Path of the file; ``~`` is expanded. A symbolic link is replaced, not its target.
 
     Raises:
-        WriteError: It cannot be written, or a read-only file or no regular file stands there.
+        WriteError: The file cannot be written, is read-only, or is no regular file.
     """
     try:
         target = path.expanduser().absolute()
@@ -64,33 +64,33 @@ def whole(path: Path) -> Iterator[Path]:
             draft.replace(target)
         finally:
             draft.unlink(missing_ok=True)
-    except WriteError:  # of another file
+    except WriteError:  # about another file
         raise
-    except OSError as error:  # which may name the draft
+    except OSError as error:  # its own text may name the draft
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text as UTF-8; see :func:`whole`."""
+    """Write a text as UTF-8; see ``whole``."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes; see :func:`whole`."""
+    """Write bytes; see ``whole``."""
     with whole(path) as draft:
         draft.write_bytes(content)
 
 
 def named(path: Path, *read: Path) -> str:
-    """Return how a line names a file that will be written, and whether one is replaced.
+    """Return the name of an output file for a message, with ``(replaced)`` if it exists.
 
     Args:
-        path: Of the file.
-        read: Files, and folders of images, whose files it must not replace; nor, of a run's
-            checkpoint, another file of that run.
+        path: Path of the file.
+        read: Input files and folders of images, which it must not replace. For a run's checkpoint,
+            the other files of that run are protected too.
 
     Raises:
-        WriteError: It is one of them.
+        WriteError: It would replace one of them.
     """
     there = path.expanduser()
     if not there.is_file():
@@ -99,5 +99,5 @@ def named(path: Path, *read: Path) -> str:
         folder = one.parents[1] if one.parent.name == "checkpoints" else one
         parts = (part for pattern in KEPT for part in folder.glob(pattern))
         if any(file.exists() and file.samefile(there) for file in (one, *parts)):
-            raise WriteError(f"{path}: cannot be written: it is read as well; give another name")
+            raise WriteError(f"{path}: cannot be written: it is an input; give another name")
     return f"{path} (replaced)"

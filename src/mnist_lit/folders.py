@@ -1,4 +1,4 @@
-"""Where things lie on this machine."""
+"""Folders on this machine."""
 
 import os
 import tempfile
@@ -14,13 +14,13 @@ def config() -> Path:
 
 
 def cache() -> Path:
-    """Return the user's cache, for what can be made or downloaded again.
+    """Return the user's cache folder, for files that can be made or downloaded again.
 
-    A user without a home has it among the temporary files.
+    Without a home folder, it is in the folder of temporary files.
     """
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        # Of a path that is not absolute the standard says that it counts for nothing.
+        # The XDG standard ignores relative paths.
         root = named if named.is_absolute() else Path.home() / ".cache"
     except RuntimeError:
         return Path(tempfile.gettempdir()) / f"mnist-lit-{os.getuid()}"

@@ -1,6 +1,6 @@
-"""What a ``_target_`` names: found, its arguments held against its signature, built.
+"""Import a ``_target_``, check its arguments against its signature, and build it.
 
-Building imports what is named, and runs it: a config of a stranger is a program of a stranger.
+Building runs the code of the target: an untrusted config is an untrusted program.
 """
 
 import inspect
@@ -24,8 +24,8 @@ _Rate = Annotated[FiniteFloat, Gt(0), Le(1000)]
 _Whole = Annotated[int, Ge(0), Lt(2**53)]
 _Batches = Annotated[int | float, Gt(0)]  # a number, or a share of them
 _Devices = Annotated[int, Le(1024)]
-# What torch and Lightning take without a word, by the package of the target. Bounds of our own
-# parameters stand in their signatures.
+# Bounds that torch and Lightning do not check themselves, by the package of the target. Bounds of
+# this project's parameters are in their signatures.
 BOUNDS: dict[str, dict[str, Any]] = {
     "torch.optim": {
         **dict.fromkeys(("lr", "max_lr"), _Rate | list[_Rate]),
@@ -63,15 +63,15 @@ BOUNDS: dict[str, dict[str, Any]] = {
 
 
 def check(node: Mapping[str, Any], path: str, given: Collection[str] = ()) -> Callable[..., Any]:
-    """Hold the arguments of a node against the signature of its target, and return the target.
+    """Check the arguments of a node against the signature of its target, and return the target.
 
-    A value is held against its annotation if that is made of plain types, as ``int | None`` or
+    A value is checked against its annotation if that has only plain types, as ``int | None`` or
     ``Annotated[float, Ge(0)]``.
 
     Args:
-        node: Has a ``_target_``.
-        path: Where it stands in the config.
-        given: Parameters that are filled in when it is built.
+        node: A node of the config, with a ``_target_``.
+        path: Its place in the config.
+        given: Parameters that ``build`` adds.
 
     Raises:
         ConfigError: There is no such target, or it does not take these arguments.
@@ -103,7 +103,7 @@ def _check_value(
     if value is None and not optional:
         raise ConfigError(f"{place}=null: a value is expected")
     if value is None or (isinstance(value, Mapping) and "_target_" in value):
-        return  # the second is a node, which Hydra builds
+        return  # Hydra builds a nested node
     home = getattr(target, "__module__", "")
     bounds = (rows for package, rows in BOUNDS.items() if home.startswith(package))
     kind = next(bounds, {}).get(parameter.name, annotation)
@@ -114,10 +114,10 @@ def _check_value(
 
 
 def _is_plain(annotation: Any) -> bool:
-    """Say whether a type is made of numbers, strings, and lists and mappings of these."""
+    """Return whether a type consists of numbers, strings, and lists and mappings of these."""
     inner, origin = get_args(annotation), get_origin(annotation)
     if origin in (Annotated, Literal):
-        return True  # somebody has said what is allowed
+        return True  # the annotation has bounds or values
     if origin in (tuple, type, Callable):
         return False  # YAML has no tuples
     if inner:
@@ -127,16 +127,16 @@ def _is_plain(annotation: Any) -> bool:
 
 
 def find(target: Any, path: str) -> Callable[..., Any]:
-    """Import what a dotted name stands for.
+    """Import the class or function of a dotted name.
 
     Raises:
-        ConfigError: It is no name, or there is nothing of that name that can be called.
+        ConfigError: The target is no string, cannot be imported, or cannot be called.
     """
     if not isinstance(target, str):
         raise ConfigError(f"{path}: a mapping with `_target_`, a class or function, is expected")
     try:
         found = resolve_name(target)
-    except Exception as error:  # a module of the user's may raise anything when it is imported
+    except Exception as error:  # the import of a user's module may raise anything
         words = f"cannot be built: {reason(error)}; can Python import it from this folder?"
         raise ConfigError(f"{path}={target}: {words}") from None
     if not callable(found):
@@ -145,12 +145,12 @@ def find(target: Any, path: str) -> Callable[..., Any]:
 
 
 def parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Return the parameters that have a name, and whether any other argument is taken too."""
+    """Return the named parameters, and whether the target takes ``**kwargs``."""
     try:
         signature = inspect.signature(target, eval_str=True)
-    except ValueError:  # some of Python's own tell nothing
+    except ValueError:  # some built-in classes have no signature
         return {}, True
-    except Exception:  # an annotation that only a type checker can read
+    except Exception:  # an annotation that only a type checker can evaluate
         signature = inspect.signature(target)
     found = signature.parameters.values()
     named = {p.name: p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -158,14 +158,14 @@ def parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter]
 
 
 def trusted(target: str, trust: Collection[str]) -> str:
-    """Return a class's name if it may be imported because of a checkpoint that names it.
+    """Return the name of a class in a checkpoint if the user trusts it.
 
     Raises:
-        TrustError: It is not among those that the user trusts.
+        TrustError: The user does not trust it.
     """
     if target not in trust:
-        words = "is not a class of this project: it is imported, and so run, only if you say so"
-        raise TrustError(f"{target} {words}: --trust {target} (in Python trust=[{target!r}])")
+        words = "is not a class of this project, and importing it runs its code; if you trust it,"
+        raise TrustError(f"{target} {words} give --trust {target} (in Python trust=[{target!r}])")
     return target
 
 
@@ -179,14 +179,14 @@ def build(
     """Check a node and build it, as ``hydra.utils.instantiate`` does.
 
     Args:
-        node: Has a ``_target_``.
-        path: Where it stands in the config.
-        later: Parameters that are filled in later; the node is built with ``_partial_: true``.
-        kind: What it has to be an instance of.
-        known: Arguments that it gets if its signature names them and the node does not.
+        node: A node of the config, with a ``_target_``.
+        path: Its place in the config.
+        later: Parameters that the caller adds later; the node is built with ``_partial_: true``.
+        kind: The class that the result must be an instance of.
+        known: Arguments that it gets if its signature has them and the node does not.
 
     Raises:
-        ConfigError: It cannot be built; the first line of the reason is in the message.
+        ConfigError: It cannot be built; the message has the first line of the reason.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
@@ -195,13 +195,13 @@ def build(
     named, _ = parameters(target)
     filled = {name: value for name, value in known.items() if name in named and name not in node}
     try:
-        # Hydra would copy objects among the arguments.
+        # Hydra would copy the objects in `filled`.
         built = instantiate({**node, "_partial_": True}, _convert_="all")
         if not (later or node.get("_partial_")):
             built = built(**filled)
     except UserError:
         raise
-    except Exception as error:  # whatever a class raises; Hydra puts words of its own around it
+    except Exception as error:  # a class may raise anything, and Hydra wraps it
         hydras = isinstance(error, InstantiationException) and error.__cause__
         words = reason(error.__cause__ if hydras and error.__cause__ else error)
         raise ConfigError(f"{path}={node['_target_']}: cannot be built: {words}") from error

@@ -1,6 +1,6 @@
-"""Words of a file or a user, made harmless for the place where they go: a function for each.
+"""Escape texts of files and users: one function for each place where they are written.
 
-HTML needs none: templates escape by themselves, and ``tojson`` writes data into a script.
+HTML needs none: the templates escape values, and ``tojson`` writes data into scripts.
 """
 
 import re
@@ -9,13 +9,13 @@ from urllib.parse import quote
 
 LONGEST = 200  # characters of a name
 LONGEST_LINE = 4_000
-JOINERS = "\u200c\u200d"  # not printable by themselves; some scripts need them within words
+JOINERS = "\u200c\u200d"  # not printable, but some scripts need them within words
 
 
 def for_terminal(text: object, longest: int = LONGEST) -> str:
-    """Return one printable line; what a terminal would obey, or show out of order, is escaped.
+    """Return one printable line; control characters and those that reorder text are escaped.
 
-    Of a longer one the middle is left out, for an error's remedy stands at its end.
+    A line above ``longest`` characters loses its middle: the end of an error is its remedy.
     """
     line = str(text)
     if len(line) > longest:
@@ -24,26 +24,26 @@ def for_terminal(text: object, longest: int = LONGEST) -> str:
 
 
 def lines_for_terminal(text: object) -> str:
-    """Return the same of a text of several lines."""
+    """Return a text of several lines, each as ``for_terminal`` returns it."""
     return "\n".join(for_terminal(line, LONGEST_LINE) for line in str(text).split("\n"))
 
 
 def show(text: object, error: bool = False) -> None:
-    """Print lines, on standard output or as an error."""
+    """Print lines on standard output, or on standard error."""
     print(lines_for_terminal(text), file=sys.stderr if error else None, flush=True)
 
 
 def for_c(text: object) -> str:
     """Return one line of ASCII for a comment of C, or for Arduino's ``library.properties``.
 
-    It neither begins nor ends a comment, goes on in the next line, nor has a trigraph.
+    It cannot begin or end a comment, continue on the next line, or contain a trigraph.
     """
     line = "".join(c if " " <= c <= "~" and c != "\\" else "_" for c in str(text)[:LONGEST])
     return re.sub(r"\*(?=/)|/(?=\*)|\?(?=\?)", r"\g<0> ", line)
 
 
 def for_csv(value: object) -> object:
-    """Return a value so that a spreadsheet takes no text for a formula."""
+    """Return a value; a text that a spreadsheet would read as a formula gets an apostrophe."""
     if not isinstance(value, str):
         return value
     text = for_terminal(value, len(value))
@@ -51,16 +51,16 @@ def for_csv(value: object) -> object:
 
 
 def masked(text: str) -> str:
-    """Return a text without the passwords of the addresses in it.
+    """Return a text with the passwords of its URLs masked.
 
-    A password may have any characters: what goes is all to the last @ of its line.
+    A password may have any characters, so everything up to the last @ of the line is masked.
     """
     text = re.sub(r"(?<=://)[^/\s:]*:.*@", "***@", text)
-    # `passfile` names a file, as PostgreSQL has it.
+    # PostgreSQL's `passfile` names a file.
     return re.sub(r"(?i)([?&](?!passfile=)[^=&\s]*(?:pass|token)[^=&\s]*=)[^&\s]*", r"\1***", text)
 
 
 def for_link(address: object) -> str:
-    """Return the address of a link: of http or https as it is, anything else as a relative path."""
+    """Return a link's address: http and https unchanged, anything else as a relative path."""
     words = str(address)
     return words if re.match(r"https?://", words) else quote(words, errors="replace")

@@ -1,4 +1,4 @@
-"""Plain data held against types: of a config, a checkpoint, a report or an argument.
+"""Check plain data against types: of a config, a checkpoint, a report or an argument.
 
 Needs no torch.
 """
@@ -24,8 +24,8 @@ from pydantic_core import PydanticCustomError
 from mnist_lit.errors import ConfigError, unknown
 from mnist_lit.text import LONGEST, for_terminal
 
-# Of plain data from outside: no other keys, no NaN, no value of another type. The types say the
-# last, as a strict dataclass would take no mapping.
+# For untrusted plain data: no unknown keys, no NaN. Each type below is strict itself, because a
+# strict dataclass would refuse mappings.
 PLAIN = ConfigDict(extra="forbid", allow_inf_nan=False, revalidate_instances="always")
 Switch = Annotated[bool, Strict()]
 Probability = Annotated[float, Strict(), Ge(0), Lt(1)]
@@ -43,7 +43,7 @@ def _named(text: str) -> str:
 Name = Annotated[str, Strict(), AfterValidator(_named)]
 Target = Annotated[str, Strict(), StringConstraints(pattern=r"^[\w.]{1,200}$")]
 
-# How pydantic puts what people know by other words.
+# Words of pydantic, and plainer ones.
 WORDS = {
     "Input ": "",
     "Value error, ": "",
@@ -53,16 +53,16 @@ WORDS = {
 
 
 def validated(kind: Any, plain: Any, place: str = "") -> Any:
-    """Make an instance of a type from plain data, which may be anybody's.
+    """Make an instance of a type from plain data, which may be untrusted.
 
     Args:
         kind: A dataclass, a pydantic model or any other annotation.
-        plain: What was given; bytes are JSON.
-        place: Where it stands, for the message.
+        plain: The data; bytes are JSON.
+        place: Its place, for the message.
 
     Raises:
-        ConfigError: A key is unknown or missing, or a value is not of its type or out of bounds;
-            the first mistake is named.
+        ConfigError: A key is unknown or missing, or a value has the wrong type or is out of bounds;
+            the message names the first mistake.
     """
     try:
         adapter = _adapter(kind)
@@ -92,9 +92,9 @@ def _adapter(kind: Any) -> Any:
 
 
 def _walk(kind: Any, location: Sequence[int | str]) -> tuple[list[int | str], list[Any]]:
-    """Return the keys of a place that pydantic names, and the type at each, the whole's first.
+    """Return the keys in a location of pydantic, and the types along it, from the outermost.
 
-    For a union pydantic also names the branch that it tried, which is left out.
+    For a union the location also has the branch that pydantic tried; it is left out.
     """
     keys: list[int | str] = []
     kinds = [_bare(kind)]
@@ -110,7 +110,7 @@ def _walk(kind: Any, location: Sequence[int | str]) -> tuple[list[int | str], li
 
 
 def _bare(kind: Any) -> Any:
-    """Return a type without ``Annotated`` and without the None of an optional."""
+    """Return a type without ``Annotated`` and, if it is optional, without None."""
     if get_origin(kind) is Annotated:
         return _bare(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
@@ -120,7 +120,7 @@ def _bare(kind: Any) -> Any:
 
 
 def _names(kind: Any) -> list[str]:
-    """Return the keys of a dataclass or a pydantic model; of any other type none."""
+    """Return the keys of a dataclass or a pydantic model, and none for any other type."""
     if is_dataclass(kind):
         return [one.name for one in fields(kind)]
     return list(getattr(kind, "model_fields", ()))

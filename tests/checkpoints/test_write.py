@@ -19,7 +19,7 @@ from mnist_lit.training.train import train
 
 
 class Watch(pl.Callback):
-    """Keeps what cannot be kept, from an epoch on."""
+    """Has a state that cannot be saved, from an epoch on."""
 
     epochs = 0
 
@@ -51,7 +51,7 @@ class Watch(pl.Callback):
     ],
 )
 def test_what_cannot_be_read_back_is_named(value: object, kind: str) -> None:
-    words = rf"^checkpoint\.callbacks\.Watch\.best \(.*{kind}.*\) cannot be kept: [^\n]*$"
+    words = rf"^checkpoint\.callbacks\.Watch\.best \(.*{kind}.*\) cannot be saved: [^\n]*$"
     with pytest.raises(ConfigError, match=words):
         packed({"epoch": 1, "callbacks": {"Good": {"n": 1}, "Watch": {"best": value}}})
 
@@ -64,7 +64,7 @@ def test_plain_data_comes_back_as_it_was(value: object) -> None:
 def test_more_than_is_read_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mnist_lit.checkpoints.read.LARGEST", 10_000)
     with pytest.raises(
-        ConfigError, match=r"^checkpoint\.a \(.*\) cannot be kept: .* too large: at most"
+        ConfigError, match=r"^checkpoint\.a \(.*\) cannot be saved: .* too large: at most"
     ):
         packed({"a": torch.zeros(9000), "b": 1})
 

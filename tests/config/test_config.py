@@ -241,7 +241,7 @@ def test_readmes_nadam_takes_what_torch_does(tmp_path: Path) -> None:
 def test_an_argument_that_a_run_decides_is_refused_with_what_to_say_instead(
     name: str, instead: str
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"trainer\.{name}: a run decides .* instead: {instead}"):
+    with pytest.raises(ConfigError, match=rf"trainer\.{name}: a run sets .* instead: {instead}"):
         parse(composed(f"trainer.{name}=1"))
 
 

@@ -86,7 +86,7 @@ def test_an_unpacked_file_is_as_good_as_its_archive(root: Path) -> None:
 def test_a_damaged_archive_is_named_with_the_remedy(root: Path, length: int) -> None:
     victim = root / "MNIST" / "raw" / "train-images-idx3-ubyte.gz"
     victim.write_bytes(victim.read_bytes()[:length])
-    with pytest.raises(DataError, match="leave the root out") as caught:
+    with pytest.raises(DataError, match="leave out the root") as caught:
         MNISTDataModule(root).images("train")
     message = str(caught.value)
     assert message.startswith(f"{victim} is damaged")
@@ -111,7 +111,7 @@ def test_other_data_in_the_place_of_mnist_is_said(root: Path) -> None:
     content = bytearray(gzip.decompress(labels.read_bytes()))
     content[-1] = (content[-1] + 1) % 10
     labels.write_bytes(gzip.compress(bytes(content)))
-    with pytest.raises(DataError, match=r"damaged, or not MNIST's; .* is data=idx"):
+    with pytest.raises(DataError, match=r"damaged, or not MNIST's; .* needs data=idx"):
         MNISTDataModule(root).images("test")
 
 

@@ -62,7 +62,7 @@ def test_stratified_takes_what_there_is_when_a_class_is_used_up() -> None:
 
 
 def test_stratified_refuses_more_than_there_is() -> None:
-    with pytest.raises(ConfigError, match="20 images wanted, 10 there"):
+    with pytest.raises(ConfigError, match="20 images are wanted, there are 10"):
         stratified(torch.arange(10), 20, seed=0)
 
 

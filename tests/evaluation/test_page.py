@@ -309,9 +309,9 @@ def test_an_output_is_never_an_input(
         (["predict", "nano", str(tmp_path)], picture),
     ):
         option = "--show" if words[0] == "predict" else "--output"
-        with pytest.raises(SystemExit, match=r"error: .*: it is read as well; give another name"):
+        with pytest.raises(SystemExit, match=r"error: .*: it is an input; give another name"):
             main([*words, option, str(output)])
-    with pytest.raises(SystemExit, match="it is read as well"):
+    with pytest.raises(SystemExit, match="it is an input"):
         main(["report", "nano", "--output", str(pretrained.checkpoint_of("nano"))])
     assert {file: file.read_bytes() for file in read} == read
     assert link.is_symlink()

@@ -168,7 +168,7 @@ def test_what_the_engine_cannot_hold_is_said(mnist: MNISTDataModule, tmp_path: P
     with pytest.raises(UserError, match="first block with residual=true cannot be exported to C"):
         make(source, False)
     other = CompactCNN([{"channels": 4}], align=True, paper=1.0).eval()
-    with pytest.raises(UserError, match=r"not written, .*: it differs from the network: "):
+    with pytest.raises(UserError, match=r"not written: .*: it differs from the network: "):
         export(Trained(other, MNIST), "c", tmp_path / "other.h")
 
 

@@ -189,7 +189,7 @@ def test_a_network_that_answers_with_not_a_number_is_refused(tmp_path: Path) -> 
     assert isinstance(network, CompactCNN)
     network.linear.bias.data[3] = torch.nan
     for form in ("onnx-int8", "c"):
-        with pytest.raises(UserError, match=r"odd: not written, .* are not finite numbers"):
+        with pytest.raises(UserError, match=r"odd: not written: .* are not finite"):
             export(Trained(network, MNIST), form, tmp_path / "odd")
     assert not list(tmp_path.iterdir())
 
@@ -257,7 +257,7 @@ def test_what_does_not_agree_is_not_written(
     file = tmp_path / "odd.h"
     file.write_text("older")
     monkeypatch.setattr(exporting, "TOLERANCE", 0.0)
-    with pytest.raises(UserError, match=r"odd\.h: not written, .*: it differs from the network: "):
+    with pytest.raises(UserError, match=r"odd\.h: not written: .*: it differs from the network: "):
         export(Trained(odd_network, MNIST), "c", file)
     assert file.read_text() == "older"
     assert list(tmp_path.iterdir()) == [file]
@@ -273,7 +273,7 @@ class Branches(torch.nn.Module):
 
 @pytest.mark.usefixtures("few_images")
 def test_a_network_that_an_exporter_cannot_take_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not written, for Branches cannot be exported to torch"):
+    with pytest.raises(UserError, match="not written: Branches cannot be exported to torch"):
         export(Trained(Branches(), MNIST), "torch", tmp_path / "odd.pt2")
     assert not list(tmp_path.iterdir())
 

@@ -209,7 +209,7 @@ def test_arrays_and_tensors_of_every_layout(digits: np.ndarray, labels: list[int
         mnist_lit.predict(batch[0] + 0.5)
     digit, blank = mnist_lit.predict([batch[0], np.full((50, 50), 200, np.uint8)])
     assert (digit.status, blank.status) == ("read", "none")
-    assert "no digit to be seen" in blank.why
+    assert "no digit found" in blank.why
 
 
 def test_predictions_are_those_of_the_network(mnist: MNISTDataModule) -> None:
@@ -295,7 +295,7 @@ def test_a_network_takes_the_place_of_a_name(digits: np.ndarray, labels: list[in
     assert network.training  # a network that is given is not changed
     assert network.linear.weight.dtype is torch.float64
     network.linear.weight.data.fill_(math.nan)
-    with pytest.raises(CheckpointError, match="not numbers"):
+    with pytest.raises(CheckpointError, match="not finite"):
         mnist_lit.predict(digits, model=network, device="cpu")
     with pytest.raises(CheckpointError, match="values for 10 classes"):
         mnist_lit.predict(digits, model=torch.nn.Flatten(), device="cpu")
@@ -403,9 +403,9 @@ def test_each_bad_file_gets_a_line_and_the_others_are_read(
         "text.png": "not an image",
         "cut.png": "cannot be read: ",
         "empty.png": "an empty file",
-        "blank.png": "no digit to be seen",
-        "noise.png": "no digit to be seen",
-        "wide.png": "20,000×3,000 pixels; 36 million in all pages",
+        "blank.png": "no digit found",
+        "noise.png": "no digit found",
+        "wide.png": "20,000×3,000 pixels; at most 36 million",
         "moving.gif": "several frames",
         "bomb.png": "pixels",
         "none.png": "No such file",

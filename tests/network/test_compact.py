@@ -287,16 +287,16 @@ def test_description_rebuilds_the_network() -> None:
     [
         ([], "at least one block"),
         ([{"channels": 4, "pool": "after_conv"}] * 5, r"model.blocks\[4\].*1 pixel wide"),
-        ([{"channels": 4, "repeats": 2}], r"model.blocks\[0\].repeats=2: .* come in, 1, not 4"),
+        ([{"channels": 4, "repeats": 2}], r"model.blocks\[0\].repeats=2: .* its input, 1, not 4"),
         (
             [{"channels": 4}, {"channels": 4, "residual": True, "pool": "after_conv"}],
-            r"model.blocks\[1\].residual=true: can pool only at its end",
+            r"model.blocks\[1\].residual=true: needs pool: none or after_activation",
         ),
         ([{"channels": 1, "repeats": 101}], "repeats=101: should be less than or equal to 100"),
         ([{"channels": 1}] * 101, "at most 100 items"),
         ([{"channels": 1000}] * 3, r"18,\d{3},\d{3} parameters; at most 10,000,000"),
         ([{"channels": 900}, {"channels": 900, "repeats": 99}], "multiply–adds an image; at most"),
-        ([{"channels": 30_000}], "23,520,000 numbers an image; at most 16,777,216"),
+        ([{"channels": 30_000}], "23,520,000 values per image; at most 16,777,216"),
         ([{"channels": 2**31}], r"model.blocks\[0\].channels=2147483648: should be less than"),
         ([{"channels": 4, "kernel": 2}], r"model.blocks\[0\].kernel=2: it should be odd"),
         (

@@ -394,7 +394,7 @@ def test_workers_share_a_study_on_a_server_and_its_password_stays_there(
         (["test=true"], "test=true: a search does not look at test images"),
         (
             ["optimized_metric=test_accuracy"],
-            "optimized_metric=test_accuracy: not known with test=",
+            "optimized_metric=test_accuracy: this needs test=true",
         ),
         (["hydra/launcher=basic"], "BasicLauncher does not train the trials of a search"),
         (["optimizer.lr=0.1", "optimizer.weight_decay=0"], "nothing to search: give values"),

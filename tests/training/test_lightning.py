@@ -155,7 +155,7 @@ class Trap:
 def test_no_option_lets_a_checkpoint_run_code(run: Path, tmp_path: Path) -> None:
     content = torch.load(run / "best.ckpt", weights_only=True)
     torch.save({**content, "trap": Trap()}, tmp_path / "trap.ckpt")
-    for checkpoint, failure in (("trap.ckpt", "carries Python objects"), ("gone", "is not there")):
+    for checkpoint, failure in (("trap.ckpt", "contains Python objects"), ("gone", "is not there")):
         with pytest.raises(CheckpointError, match=failure):
             LitClassifier.load_from_checkpoint(tmp_path / checkpoint, weights_only=False)
     loaded = LitClassifier.load_from_checkpoint(run / "best.ckpt", hparams_file="gone.yaml")

@@ -1,1 +1,1 @@
-"""Trained networks as files: read safely, and those that come with the package."""
+"""Checkpoints: reading, writing, and the trained networks of the package."""

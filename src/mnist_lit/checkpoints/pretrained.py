@@ -1,7 +1,6 @@
-"""The networks that come with the package, trained and measured.
+"""The trained networks of the package.
 
-Each lies in ``weights/`` as a checkpoint like any other, without the optimizer's state: plain data
-and tensors, with what was measured beside them.
+Each is a checkpoint in ``weights/``, without the optimizer's state but with a record of results.
 """
 
 from collections.abc import Collection
@@ -16,11 +15,11 @@ WEIGHTS = Path(__file__).with_name("weights")
 # What each network is for.
 PURPOSES = {
     "final": "the default; five convolutions",
-    "final-world": "people's pictures; as final, trained on drawn digits too",
+    "final-world": "people's pictures; as final, also trained on synthetic digits",
     "flagship": "the highest accuracy under 20,000 parameters",
     "small": "under 10,000 parameters",
-    "optimized": "the layer list of an earlier document, to compare with",
-    "optimized-aligned": "the same layers behind an alignment",
+    "optimized": "for comparison: the layer list of an earlier document",
+    "optimized-aligned": "the same layers after an alignment",
     "tiny": "under 4,000 parameters: 4 kB as 8-bit integers",
     "micro": "under 2,000 parameters: 8 kB as floats, 2 kB as 8-bit integers",
     "nano": "under 1,000 parameters: 4 kB as floats, 1 kB as 8-bit integers",
@@ -29,16 +28,16 @@ PURPOSES = {
 
 
 def names() -> list[str]:
-    """Return the names of the networks that come with the package."""
+    """Return the names of the networks of the package."""
     return sorted(path.stem for path in WEIGHTS.glob("*.ckpt"))
 
 
 def checkpoint_of(model: str | Path) -> Path:
-    """Return the file that a name, a path or the folder of a run stands for.
+    """Return the checkpoint of a network's name, a path or the folder of a run.
 
     Raises:
-        CheckpointError: It is none of them.
-        OSError: It is no possible path.
+        CheckpointError: The model is none of these.
+        OSError: The path is not possible.
     """
     if str(model) in names():
         return WEIGHTS / f"{model}.ckpt"
@@ -55,7 +54,7 @@ def checkpoint_of(model: str | Path) -> Path:
 
 
 def load(model: str | Path, device: Any = "cpu", trust: Collection[str] = ()) -> Trained:
-    """Read a network of the package by its name, or a checkpoint; see :func:`.read.read`."""
+    """Read a network of the package by its name, or a checkpoint; see ``read.read``."""
     return read(checkpoint_of(model), device, trust)
 
 
@@ -76,16 +75,16 @@ def load_pretrained(name: str) -> CompactCNN:
 
 
 def record(name: str) -> dict[str, Any]:
-    """Return what was measured of a network of the package.
+    """Return the record of a network of the package.
 
-    Its parameters, experiment, seed, epoch, and how many test digits it reads right.
+    It has the parameters, experiment, seed and epoch, and the number of test digits read right.
     """
     measured: dict[str, Any] = read_file(checkpoint_of(name))["record"]
     return measured
 
 
 def table() -> str:
-    """Lay out the networks of the package for a terminal, most parameters first."""
+    """Return a table of the networks of the package, most parameters first."""
     lines = [f"{'network':<18}{'parameters':>10}{'as floats':>11}{'accuracy':>10}  for"]
     records = {name: record(name) for name in names()}
     for name, known in sorted(records.items(), key=lambda item: -item[1]["parameters"]):
@@ -93,5 +92,5 @@ def table() -> str:
         size = f"{4 * parameters / 1000:.1f} kB"
         lines.append(f"{name:<18}{parameters:>10,}{size:>11}{accuracy:>10.2%}  {PURPOSES[name]}")
     return "\n".join(
-        [*lines, "accuracy: of these weights, the last epoch of seed 0, on the test images"]
+        [*lines, "accuracy: of these weights (last epoch of seed 0) on the test images"]
     )

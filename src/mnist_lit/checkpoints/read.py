@@ -1,4 +1,4 @@
-"""A checkpoint read safely: a network from its description, and the facts of its data."""
+"""Read a checkpoint safely: its network, rebuilt from a description, and its facts."""
 
 import json
 import math
@@ -22,21 +22,21 @@ from mnist_lit.targets import check, trusted
 from mnist_lit.validation import Target, validated
 
 OURS = f"{CompactCNN.__module__}.{CompactCNN.__qualname__}"
-LARGEST = 2**29  # bytes: those of a network with 30 million parameters and its optimizer
+LARGEST = 2**29  # bytes: a network with 30 million parameters and its optimizer's state
 MOST = f"at most {LARGEST // 2**20} MB are read"
-MOST_PARTS = 50_000  # of a checkpoint: a tensor each
+MOST_PARTS = 50_000  # of a checkpoint; each tensor is one
 TEXTS = str | bytes | bytearray
-METADATA = "mnist-lit"  # the key under which a file of safetensors has network and facts, as JSON
+METADATA = "mnist-lit"  # metadata key of a safetensors file: network and facts, as JSON
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint holds.
+    """A trained network and its facts.
 
     Attributes:
         network: In evaluation mode; maps normalised ``float32 [B, 1, side, side]`` to logits
             ``[B, classes]``.
-        facts: Of the images that it was trained on.
+        facts: Facts of its training images.
     """
 
     network: nn.Module
@@ -44,16 +44,16 @@ class Trained:
 
 
 def read(path: Path, device: Any = "cpu", trust: Collection[str] = ()) -> Trained:
-    """Rebuild a network from a checkpoint. Nothing in the file is executed, whoever wrote it.
+    """Rebuild a network from a checkpoint. No code in the file is executed.
 
     Args:
-        path: Of the file.
-        device: Where the network is put.
-        trust: Classes that may be imported, beside those of this project.
+        path: The checkpoint.
+        device: Device of the network.
+        trust: Classes of other packages that may be imported.
 
     Raises:
         CheckpointError: There is no such file, or it is not a checkpoint of this project.
-        TrustError: Its network is of a class that is not trusted.
+        TrustError: The class of its network is not trusted.
     """
     content = read_file(path)
     try:
@@ -73,13 +73,13 @@ def read(path: Path, device: Any = "cpu", trust: Collection[str] = ()) -> Traine
 
 
 def build_network(description: Mapping[str, Any], trust: Collection[str] = ()) -> nn.Module:
-    """Make a network from plain data: its class, unless it is ours, and the arguments.
+    """Build a network from its description: a class (default: ``CompactCNN``) and its arguments.
 
-    It gets an attribute ``description``, which is what a checkpoint keeps.
+    The network has an attribute ``description``, which checkpoints contain.
 
     Raises:
         ConfigError: The class cannot be imported, does not take these arguments, or is no network.
-        TrustError: It is a class that is not trusted.
+        TrustError: The class is not trusted.
     """
     arguments = {key: value for key, value in description.items() if not key.startswith("_")}
     target = description.get("_target_", OURS)
@@ -89,30 +89,30 @@ def build_network(description: Mapping[str, Any], trust: Collection[str] = ()) -
         trusted(target, trust)
     make = check(node, "model")
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)  # whatever the caller's is
+    torch.set_default_dtype(torch.float32)  # whatever the caller has set
     try:
         network = make(**arguments)
     except ConfigError:
         raise
-    except Exception as error:  # whatever a class of the user's raises
+    except Exception as error:  # a user's class may raise anything
         raise ConfigError(f"model={target}: cannot be built: {reason(error)}") from None
     finally:
         torch.set_default_dtype(before)
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model={target}: a torch.nn.Module is expected")
     if target != OURS:
-        network.description = node  # type: ignore[assignment]  # plain data, to torch no tensor
+        network.description = node  # type: ignore[assignment]  # torch expects a tensor or a module
     return network
 
 
 def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the network's own tensors of a checkpoint, by their names in the network.
+    """Return the network's tensors from a checkpoint, by their names in the network.
 
     Raises:
-        CheckpointError: One of them has NaN in it.
-        KeyError: There are none.
-        TypeError: One of them is no tensor.
-        RuntimeError: One of them has no numbers.
+        CheckpointError: A tensor contains NaN.
+        KeyError: The checkpoint has no ``state_dict``.
+        TypeError: A value is no tensor.
+        RuntimeError: torch cannot read a tensor's values.
     """
     found: dict[str, Tensor] = {}
     for key, value in dict(content["state_dict"]).items():
@@ -128,11 +128,11 @@ def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Read a checkpoint or a file of safetensors; see :func:`unpacked`.
+    """Read a checkpoint or a file of safetensors; see ``unpacked``.
 
     Raises:
         CheckpointError: There is no such file, or it is neither.
-        OSError: It may not be read.
+        OSError: The file is not readable.
     """
     try:
         if not path.is_file():
@@ -148,13 +148,13 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def unpacked(file: bytes) -> Any:
-    """Read a checkpoint or a file of safetensors, onto the CPU; nothing in it is executed.
+    """Load a checkpoint or a file of safetensors onto the CPU; no code in it is executed.
 
     Args:
-        file: Its content.
+        file: The content of the file.
 
     Raises:
-        CheckpointError: It is neither, or too large; the message begins with a verb.
+        CheckpointError: The file is neither, or too large; the message begins with a verb.
     """
     try:
         if len(file) > LARGEST:
@@ -162,16 +162,16 @@ def unpacked(file: bytes) -> Any:
         if file[8:9] == b"{":
             return _from_safetensors(file)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on what a stranger has put into the file
+            warnings.simplefilter("ignore")  # torch warns about odd content
             content = torch.load(_checked(file), map_location="cpu", weights_only=True)
-        # Tensors may share their numbers, and one may repeat a single number.
+        # A small file can hold large tensors: they share memory, or expand a single value.
         if sum(math.prod(t.shape) * t.itemsize for t in _tensors(content)) > LARGEST:
             raise CheckpointError(f"its tensors are too large: {MOST}")
         return content
     except pickle.UnpicklingError:
-        words = "tensors and plain data (numbers, text, lists, mappings) are loaded, and no more"
-        raise CheckpointError(f"carries Python objects, which could run code: {words}") from None
-    except Exception as error:  # a damaged archive raises whatever its first wrong byte leads to
+        words = "only tensors and plain data (numbers, text, lists, mappings) are loaded"
+        raise CheckpointError(f"contains Python objects, which could run code: {words}") from None
+    except Exception as error:  # a damaged archive may raise anything
         words = f": {error}" if isinstance(error, CheckpointError) else ""
         raise CheckpointError(
             f"is not a checkpoint, or a truncated or damaged one{words}"
@@ -179,7 +179,7 @@ def unpacked(file: bytes) -> Any:
 
 
 def _from_safetensors(file: bytes) -> dict[str, Any]:
-    """Return the content in the form of a checkpoint."""
+    """Return the content in the layout of a checkpoint."""
     length = int.from_bytes(file[:8], "little")  # of the header, in JSON
     if length > 2**20:
         raise CheckpointError("its header is larger than 1 MB")
@@ -190,16 +190,16 @@ def _from_safetensors(file: bytes) -> dict[str, Any]:
 
 
 def _checked(file: bytes) -> BytesIO:
-    """Return the archive that torch reads: the parts that have their checksums, packed anew.
+    """Check the checksums of the archive's parts, and return the parts in a new archive for torch.
 
-    torch looks at no checksum, and another reader may find other parts in the same file.
+    torch ignores the checksums, and may find other parts in the same file than ``zipfile`` does.
     """
-    if file.count(b"PK\1\2") > MOST_PARTS:  # how the directory names each
+    if file.count(b"PK\1\2") > MOST_PARTS:  # the signature of a directory entry
         raise CheckpointError("it has too many parts")
     packed = BytesIO()
     with ZipFile(BytesIO(file)) as archive, ZipFile(packed, "w") as again:
         if sum(part.file_size for part in archive.infolist()) > len(file):
-            raise CheckpointError("it holds more than its size, which torch.save does not do")
+            raise CheckpointError("its parts are compressed or overlap, unlike torch.save's")
         for part in archive.infolist():
             again.writestr(part.filename, archive.read(part))
     packed.seek(0)
@@ -208,7 +208,7 @@ def _checked(file: bytes) -> BytesIO:
 
 def _tensors(content: Any) -> Iterator[Tensor]:
     found, seen = [content], set()
-    for one in found:  # which grows
+    for one in found:  # the list grows in the loop
         if isinstance(one, Tensor):
             yield one
         elif isinstance(one, Collection) and not isinstance(one, TEXTS) and id(one) not in seen:

@@ -1,4 +1,4 @@
-"""Checkpoints written whole or not at all, wherever they lie."""
+"""Write checkpoints completely or not at all."""
 
 import io
 from collections.abc import Mapping
@@ -14,37 +14,37 @@ from mnist_lit.files import write_bytes
 
 
 def packed(content: Any, place: str = "checkpoint") -> bytes:
-    """Return the bytes of a checkpoint, after they were read back.
+    """Serialise a checkpoint, and check that it can be read back.
 
     Raises:
-        ConfigError: They cannot be read; the message names the part that is to blame.
+        ConfigError: It cannot be read back; the message names the part that prevents it.
     """
     file = io.BytesIO()
     try:
         torch.save(content, file)
         unpacked(file.getvalue())
-    except Exception as error:  # an object that cannot be pickled raises anything
+    except Exception as error:  # pickling an object may raise anything
         for key, part in content.items() if isinstance(content, Mapping) else ():
             packed(part, f"{place}.{key}")
         raise ConfigError(
-            f"{place} ({torch.typename(content)}) cannot be kept: {reason(error)}"
+            f"{place} ({torch.typename(content)}) cannot be saved: {reason(error)}"
         ) from None
     return file.getvalue()
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lets Lightning write checkpoints so, and read them as safely as others are read.
+    """Lightning's checkpoint IO, with complete writing and safe reading.
 
-    Its own way is a file in the temporary folder, copied over the good one where that lies on
-    another file system.
+    Lightning's own IO writes to the temporary folder. If that is on another file system, it then
+    copies the file over the previous one.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint; what stood there stays if it cannot be."""
+        """Write a checkpoint; if that fails, a previous file stays unchanged."""
         write_bytes(Path(path), packed(checkpoint))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        """Read a checkpoint; see :func:`.read_file`."""
+        """Read a checkpoint; see ``read_file``."""
         return read_file(Path(path))

@@ -1,1 +1,1 @@
-"""What a run may say, whether it is said rightly, and the line for a mistake."""
+"""The config of a run: its keys, their check, and one-line messages for mistakes."""

@@ -1,4 +1,4 @@
-"""Whether a composed config is said rightly, as far as that can be told without torch."""
+"""Check a composed config, as far as possible without torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,22 +11,21 @@ from mnist_lit.config.schema import OBJECTIVES, Config
 from mnist_lit.errors import ConfigError, unknown
 from mnist_lit.validation import validated
 
-COMPACT = "mnist_lit.network.compact.CompactCNN"  # what a list of blocks describes
-NAMED = ("augmentation", "callbacks", "logger", "metrics")  # groups of nodes by names
+COMPACT = "mnist_lit.network.compact.CompactCNN"  # of a model without a `_target_`
+NAMED = ("augmentation", "callbacks", "logger", "metrics")  # groups that map names to nodes
 
 
 def parse(cfg: DictConfig) -> Config:
-    """Check a composed config and return it typed.
+    """Check a composed config and return it as a ``Config``.
 
-    A node without a ``_target_`` is what an experiment says of one that is not chosen: it is left
-    out.
+    Nodes without a ``_target_`` are left out: an experiment sets their values, but they are not
+    chosen.
 
     Args:
-        cfg: What Hydra composed from ``conf/``, without its own ``hydra`` node.
+        cfg: The config that Hydra composed from ``conf/``, without its ``hydra`` node.
 
     Raises:
-        ConfigError: A key of ours is unknown or missing, or a value is of the wrong type or
-            impossible.
+        ConfigError: A key is unknown or missing, or a value has the wrong type or is impossible.
     """
     plain = _plain(cfg)
     if (words := moved(plain)) is not None:
@@ -44,20 +43,20 @@ def parse(cfg: DictConfig) -> Config:
             raise ConfigError(f"trainer.{name}: a value is missing")
     for name in config.trainer:
         if (instead := INSTEAD.get(f"trainer.{name}")) is not None:
-            raise ConfigError(f"trainer.{name}: a run decides this itself; instead: {instead}")
+            raise ConfigError(f"trainer.{name}: a run sets this itself; use instead: {instead}")
     objectives = [*OBJECTIVES, *(f"val/{name}" for name in config.metrics)]
     if config.optimized_metric not in objectives:
         raise ConfigError(unknown(f"optimized_metric={config.optimized_metric}", objectives, "one"))
     if config.optimized_metric == "test_accuracy" and not config.test:
-        raise ConfigError("optimized_metric=test_accuracy: not known with test=false")
+        raise ConfigError("optimized_metric=test_accuracy: this needs test=true")
     return config
 
 
 def refuse_unbuilt(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Refuse overrides of a node that nobody has chosen; in an experiment it builds nothing.
+    """Refuse overrides of a node that is not chosen: it would not be built.
 
     Raises:
-        ConfigError: One of them is such a one.
+        ConfigError: An override is of such a node.
     """
     for word in overrides:
         group, name = [*word.partition("=")[0].lstrip("+").split("."), ""][:2]
@@ -65,9 +64,7 @@ def refuse_unbuilt(cfg: DictConfig, overrides: Sequence[str]) -> None:
         node = nodes.get(name) if isinstance(nodes, DictConfig) else None
         if isinstance(node, DictConfig) and "_target_" not in node:
             chosen = ", ".join(str(key) for key, one in nodes.items() if "_target_" in one)
-            words = (
-                f"a mapping with `_target_` is expected, or a chosen node: {chosen or 'none is'}"
-            )
+            words = f"this node is not chosen and has no `_target_`; chosen: {chosen or 'none'}"
             raise ConfigError(f"{word}: {words}")
 
 
@@ -78,7 +75,7 @@ def _plain(cfg: DictConfig) -> dict[Any, Any]:
         key, words = error.full_key, str(error.msg).splitlines()[0]
         if isinstance(error, MissingMandatoryValue):
             words = f"a value is missing; give it as {key}=VALUE"
-        if "HydraConfig was not set" in words:  # which run_dir refers to, and others to it
+        if "HydraConfig was not set" in words:  # run_dir refers to it, other keys to run_dir
             key, words = "run_dir", "a value is missing; give it as run_dir=FOLDER"
         raise ConfigError(f"{key}: {words}") from None
     assert isinstance(plain, dict)

@@ -1,6 +1,6 @@
-"""A user's mistake as one line on standard error, whether Hydra found it or this project did.
+"""Report a user's mistake as one line on standard error, whether Hydra or this project found it.
 
-Imports nothing of Hydra's, which takes half a second.
+Does not import Hydra, which takes half a second.
 """
 
 import io
@@ -19,12 +19,12 @@ HYDRAS = {"hydra", "omegaconf", "yaml"}  # packages whose exceptions are explain
 
 @contextmanager
 def errors_as_lines() -> Iterator[None]:
-    """Turn whatever ends a command into one line and exit code 1.
+    """Turn any exception that ends a command into one line and exit code 1.
 
-    With ``MNIST_LIT_TRACEBACK=1`` in the environment what is no mistake of a user's, and so a
-    defect, keeps its traceback.
+    With ``MNIST_LIT_TRACEBACK=1`` in the environment, an exception that is no ``UserError`` also
+    prints its traceback.
     """
-    # Hydra prints and exits on its own otherwise, in several lines.
+    # Otherwise Hydra prints several lines and exits itself.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `>&-`
@@ -33,11 +33,11 @@ def errors_as_lines() -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console without ✓ prints a question mark
     try:
-        Path.cwd()  # torch would die of a working folder that has been removed
+        Path.cwd()  # fails if the working folder has been removed, as torch would
         yield
     except KeyboardInterrupt:
         raise SystemExit("error: stopped") from None
-    except BrokenPipeError:  # whoever read the output has gone, as `| head -1` does
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head -1` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except Exception as error:
@@ -46,7 +46,7 @@ def errors_as_lines() -> Iterator[None]:
 
             raise SystemExit(_line(explain(error))) from None
         if os.environ.get("MNIST_LIT_TRACEBACK") and not isinstance(error, UserError):
-            traceback.print_exc()  # Hydra would make a warning of what is raised in a callback
+            traceback.print_exc()  # Hydra turns exceptions in its callbacks into warnings
         raise SystemExit(_line(line(error))) from None
 
 

@@ -1,4 +1,4 @@
-"""What Hydra says of a mistake, in this project's words."""
+"""Messages of Hydra about a user's mistake, rewritten as one line each."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ from yaml import MarkedYAMLError
 
 from mnist_lit.errors import ConfigError, reason, unknown
 
-# What to say instead: of short words for keys in a group, and of Lightning's arguments that a run
-# decides itself.
+# The key to use instead of a short name, or of an argument of Lightning's Trainer that a run sets
+# itself.
 INSTEAD = {
     name: meant
     for meant, names in {
@@ -37,7 +37,7 @@ INSTEAD = {
         "callbacks.NAME._target_": "trainer.callbacks",
         "callbacks=none and logger=none": "trainer.barebones trainer.enable_progress_bar "
         "trainer.enable_model_summary",
-        "nothing, for a run could not keep its promises": "trainer.enable_checkpointing "
+        "nothing, because checkpoints and the report depend on it": "trainer.enable_checkpointing "
         "trainer.log_every_n_steps trainer.limit_test_batches trainer.limit_predict_batches "
         "trainer.plugins trainer.use_distributed_sampler trainer.reload_dataloaders_every_n_epochs",
     }.items()
@@ -51,7 +51,7 @@ OPTIONS = [  # of Hydra's command line
     *("--experimental-rerun", "--info"),
 ]
 
-# Keys of earlier versions, and where they stand now.
+# Keys of earlier versions, and their present places.
 MOVED = {
     "scheduler.build": "scheduler",
     "scheduler.interval": "module.interval",
@@ -64,7 +64,7 @@ MOVED = {
 
 
 def moved(plain: Mapping[str, Any]) -> str | None:
-    """Say in a line that a key has moved since an earlier version; None if none has."""
+    """Return a message if a key has moved since an earlier version, else None."""
     for old, new in MOVED.items():
         group, _, key = old.partition(".")
         inner = plain[group].get(key) if isinstance(plain.get(group), dict) else None
@@ -75,7 +75,7 @@ def moved(plain: Mapping[str, Any]) -> str | None:
 
 
 def refuse_options(arguments: Sequence[str]) -> None:
-    """Raise :class:`ConfigError` for an option that Hydra does not have, as ``--lr 0.1``."""
+    """Raise ``ConfigError`` for an option that Hydra does not have, as ``--lr 0.1``."""
     for position, argument in enumerate(arguments):
         option, _, value = argument.partition("=")
         if option.startswith("--") and option not in OPTIONS:
@@ -92,12 +92,12 @@ def explain(error: Exception) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
         if cause.full_key in INSTEAD:
-            return f"{cause.full_key}: no such key; {INSTEAD[cause.full_key]} is meant"
+            return f"{cause.full_key}: no such key; did you mean {INSTEAD[cause.full_key]}?"
         known = map(str, cause.parent_node if isinstance(cause.parent_node, DictConfig) else ())
         return unknown(cause.full_key, [k for k in known if not k.startswith(("_", "hydra"))])
     if missing := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         options = text.partition("Available options")[2].partition("\n")[2].partition("Config")[0]
-        choices = options.split() or ["what python train.py --help lists"]
+        choices = options.split() or ["see python train.py --help"]
         return unknown("=".join(missing.groups()), choices, "choice")
     if isinstance(error, OverrideParseException):
         hint = "a value with = , ' ( [ { or a letter beyond ASCII needs quotes: 'key=\"value\"'"

@@ -1,4 +1,4 @@
-"""The keys of a run that are ours, with their types and bounds."""
+"""The keys of a config that this project defines, with their types and bounds."""
 
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ Node = dict[str, Any]  # a `_target_` and arguments, which mnist_lit.targets che
 
 
 class Keys(BaseModel):
-    """Keys of ours: no others, and no value of another type."""
+    """The base of the models below: no unknown keys, and no conversion of values."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -43,7 +43,7 @@ class Search(Keys):
 
 
 class Config(Keys):
-    """A whole run, as ``conf/config.yaml`` composes it."""
+    """The config of a run, as composed from ``conf/config.yaml``."""
 
     model: Node
     module: Node
@@ -69,5 +69,5 @@ class Config(Keys):
 
     @property
     def name(self) -> str:
-        """What the network is called."""
+        """The network's name."""
         return str(self.model.get("name", self.model["_target_"].rpartition(".")[2]))

@@ -1,1 +1,1 @@
-"""The images: found, verified, held in memory, cut into batches, distorted."""
+"""Data sets: files, images in memory, batches, augmentation."""

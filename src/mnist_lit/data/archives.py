@@ -1,7 +1,7 @@
-"""Files in MNIST's layout: found, verified, read into memory. Nothing is unpacked or replaced.
+"""Find, verify and read files in MNIST's layout. No file is unpacked on disk or replaced.
 
-A data set is four files, each plain or gzipped: images and labels to train on and to test with
-(format: http://yann.lecun.com/exdb/mnist, "IDX").
+A data set is four files, each plain or gzipped: training images, their labels, test images, their
+labels (format: http://yann.lecun.com/exdb/mnist, "IDX").
 """
 
 import hashlib
@@ -30,39 +30,39 @@ DIGESTS = {
 }
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist"  # torchvision's
 REMEDY = "with data.root=FOLDER, in other commands --data-root or --images FOLDER"
-LARGEST = 2**31  # bytes that an archive may unpack to
+LARGEST = 2**31  # bytes of an unpacked file, at most
 
 
 def folder_of(root: Path) -> Path:
     """Return the folder of the files: ``root/MNIST/raw``, ``root/raw`` or ``root`` itself.
 
     Raises:
-        DataError: It cannot be looked into.
+        DataError: The folder cannot be read.
     """
     try:
         root = root.expanduser()
         places = (root / "MNIST" / "raw", root / "raw", root)
         found = (place for place in places if any(_files(place)))
         return next(found, root).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name; no home; a null byte
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, no home, a null byte
         raise DataError(f"{root}: {reason(error)}; name a folder {REMEDY}") from None
 
 
 def _files(folder: Path) -> list[bool]:
-    """Return of each of the four files whether it is in a folder, plain or gzipped."""
+    """Return for each of the four files whether the folder has it, plain or gzipped."""
     return [(folder / n).is_file() or (folder / f"{n}.gz").is_file() for n in DIGESTS]
 
 
 def read(folder: Path, name: str, digest: str | None = None) -> UInt8[Tensor, "..."]:
-    """Return the content of a file as a tensor of the shape that its header gives.
+    """Return the content of a file as a tensor; the file's header has the shape.
 
     Args:
-        folder: Where it lies.
-        name: Without ``.gz``.
-        digest: The SHA-256 that its content must have.
+        folder: Folder of the file.
+        name: Name of the file, without ``.gz``.
+        digest: Expected SHA-256 of the unpacked content.
 
     Raises:
-        DataError: Neither the plain nor the gzipped file is there and what it should be.
+        DataError: Neither the plain nor the gzipped file exists and is valid.
     """
     reasons = []
     for file in (folder / name, folder / f"{name}.gz"):
@@ -75,7 +75,7 @@ def read(folder: Path, name: str, digest: str | None = None) -> UInt8[Tensor, ".
 
 
 def _verified(content: bytes, file: Path, digest: str | None) -> bytes:
-    """Return what a file holds, whatever it is called: gzipped not at all, once, or once again."""
+    """Return the unpacked content; whatever its name, a file may be gzipped up to twice."""
     try:
         for _ in range(2):
             if content.startswith(b"\x1f\x8b"):
@@ -91,7 +91,7 @@ def _verified(content: bytes, file: Path, digest: str | None) -> bytes:
 
 
 def _parse(content: bytes, file: Path) -> Tensor:
-    # Two zeros, the type (8: unsigned bytes), how many dimensions, and their sizes.
+    # The header: two zeros, the type (8: unsigned bytes), the number of dimensions, their sizes.
     dimensions = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
     header = 4 + 4 * dimensions
     if not 1 <= dimensions <= 3 or len(content) < header:
@@ -105,12 +105,12 @@ def _parse(content: bytes, file: Path) -> Tensor:
 
 
 def find_mnist() -> Path:
-    """Return the folder of MNIST's files: the checkout's, or the cache, into which they are put.
+    """Return the folder of MNIST's files: the checkout's, or the cache, after a download if needed.
 
     Any number of processes may call this at once.
 
     Raises:
-        DataError: They are neither there nor to be downloaded.
+        DataError: The files are missing and cannot be downloaded.
     """
     here, cache = folder_of(folders.data()), folders.cache() / "MNIST" / "raw"
     for folder in (here, cache):
@@ -128,7 +128,7 @@ def find_mnist() -> Path:
                     files.write_bytes(cache / f"{name}.gz", content)
     except Exception as error:  # a proxy may answer anything
         raise DataError(
-            f"{here}: MNIST's files are not all there, and cannot be downloaded to {cache} "
+            f"{here}: some of MNIST's files are missing and cannot be downloaded to {cache} "
             f"({reason(error)}); restore them, or name a folder that has the four {REMEDY}"
         ) from None
     return cache

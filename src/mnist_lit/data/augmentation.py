@@ -1,4 +1,4 @@
-"""Random distortions of a whole batch at once, on whatever device it is on."""
+"""Random distortions of a whole batch at once, on its device."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,15 +17,15 @@ from mnist_lit.validation import Probability
 def sampling_grid(
     theta: Float[Tensor, "b 2 k"], height: int, width: int
 ) -> Float[Tensor, "b h w 2"]:
-    """Return where each pixel comes from, as ``F.grid_sample`` takes it, in one matrix product.
+    """Return a grid for ``F.grid_sample``, computed by one matrix product.
 
-    For an affine map that is what ``F.affine_grid`` returns, in a twentieth of its time.
+    For affine maps it equals the result of ``F.affine_grid``, in a twentieth of the time.
 
     Args:
-        theta: A map for each image, from output to input coordinates: what x, y and 1 are
-            multiplied by and, where there are six columns, x², xy and y².
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
+        theta: A map from output to input coordinates for each image: the coefficients of x, y and 1
+            and, if there are six columns, of x², xy and y².
+        height: Height of the images, in pixels.
+        width: Width of the images, in pixels.
     """
     columns = theta.shape[2]
     grid = theta.reshape(-1, columns) @ _monomials(height, width, theta.device)[:columns]
@@ -43,19 +43,19 @@ def _monomials(height: int, width: int, device: torch.device) -> Float[Tensor, "
 class RandomDistortion:
     """Rotate, shift, scale, shear and bend each image of a batch; make strokes bolder or finer.
 
-    Each image has amounts of its own, uniform in their ranges. One bilinear ``grid_sample`` for the
-    whole batch.
+    Each image gets its own random amounts, uniform in these ranges. One bilinear ``grid_sample``
+    transforms the whole batch.
 
     Attributes:
         degrees: Largest rotation either way, in degrees.
         translate: Largest shift along each axis, in pixels.
         scale: Largest relative change of size: 0.15 allows 85 % to 115 %.
         shear: Largest horizontal shift of a row per pixel of its height above the centre.
-        gamma: Largest logarithm of the power that the pixels are raised to: 1 allows 1/e to e, of
-            which the first fills the gray edges of a stroke and the second eats them away.
-        bend: Largest coefficient of each of x², xy and y² in what is added to either coordinate,
-            in halves of the side: 0.15 bows a line through the middle by up to 2 pixels.
-        strength: What all amounts are multiplied by; 1 unless the callback ``FadeOut`` lowers it.
+        gamma: Largest absolute logarithm of the exponent of the pixels: 1 allows exponents from
+            1/e, which makes strokes bolder, to e, which makes them finer.
+        bend: Largest coefficient of the terms x², xy and y² that are added to each coordinate, in
+            half sides: 0.15 bends a line through the centre by up to 2 pixels.
+        strength: Factor of all amounts; 1 unless the callback ``FadeOut`` lowers it.
     """
 
     degrees: Annotated[float, Ge(0), Le(180)] = 0.0
@@ -67,7 +67,7 @@ class RandomDistortion:
     strength: float = field(default=1.0, init=False)
 
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Distort float images from 0, the background, to 1; what comes from outside is 0."""
+        """Distort float images with values from 0 (background) to 1; the area around them is 0."""
         batch, _, height, width = images.shape
         amounts = (torch.rand(5, batch, device=images.device) * 2 - 1) * self.strength
         angle, size = amounts[0] * math.radians(self.degrees), 1 + amounts[1] * self.scale

@@ -1,4 +1,4 @@
-"""Images in memory, and the batches that are made of them."""
+"""Images in memory, and the batches made of them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -39,12 +39,12 @@ class Images(Dataset[Batch]):
         return Images(self.images[indices], self.labels[indices])
 
     def loader(self, batches: Iterable[Tensor], device: torch.device) -> DataLoader[Batch]:
-        """Return a loader of batches, each given by its positions.
+        """Return a ``DataLoader`` of batches, each given by positions of images.
 
-        The images lie where they are needed, so that nothing waits for a transfer.
+        All images are moved to the device first, so that no batch waits for a transfer.
         """
-        # A loader draws a number when its iteration starts: with a generator of its own it leaves
-        # the global one, which augmentation and dropout draw from, where the epoch put it.
+        # A DataLoader draws a random number when its iteration starts. With its own generator it
+        # does not change the state of the global one, which augmentation and dropout use.
         return DataLoader(
             Images(self.images.to(device), self.labels.to(device)),
             batch_size=None,
@@ -62,20 +62,20 @@ def collect(loader: Iterable[Any]) -> Images:
 
 @dataclass(eq=False, repr=False)
 class ShuffledBatches(Sampler[Tensor]):
-    """The positions of each batch of an epoch, in an order that seed and epoch alone decide.
+    """The positions of each batch's images; only seed and epoch decide their order.
 
-    A resumed run therefore sees what an uninterrupted one does. Only full batches are made.
+    So a resumed run gets the same batches as an uninterrupted one. All batches are full.
 
     Attributes:
-        size: How many images there are.
-        batch_size: How many of them make a batch.
-        seed: Decides the order, with the epoch.
-        rank: Which of the processes that share an epoch this is.
-        world: How many processes these are; each makes equally many batches.
-        device: Where the positions are put.
-        exchange: Takes the positions of the epoch, in order, and a source of random numbers, and
-            returns what to take in their place.
-        epoch: Which epoch the next batches are of, from 0.
+        size: Number of images.
+        batch_size: Number of images in a batch.
+        seed: Decides the order, together with the epoch.
+        rank: Rank of this process.
+        world: Number of processes; each gets equally many batches.
+        device: Device of the positions.
+        exchange: Function of the shuffled positions of the epoch and of a generator; it returns the
+            positions to use instead.
+        epoch: Epoch of the next batches, from 0.
     """
 
     size: int
@@ -88,15 +88,15 @@ class ShuffledBatches(Sampler[Tensor]):
     epoch: int = field(default=0, init=False)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning calls this before each."""
+        """Set the epoch; Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self.size // self.world // self.batch_size
 
     def __iter__(self) -> Iterator[Tensor]:
-        # A generator, which begins at the first batch: Lightning asks for the iterator of a
-        # resumed run before it sets the epoch.
+        # A generator function starts at the first batch: Lightning makes the iterator of a resumed
+        # run before it sets the epoch.
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(self.size, generator=generator)
         if self.exchange is not None:
@@ -106,32 +106,32 @@ class ShuffledBatches(Sampler[Tensor]):
 
 
 def stratified(labels: Int64[Tensor, " n"], size: int, seed: int) -> Int64[Tensor, " size"]:
-    """Draw positions at random, as many of each class as there are (remainders from 0 up).
+    """Draw positions at random, equally many of each class as far as its images suffice.
 
     Raises:
-        ConfigError: There are fewer than that in all.
+        ConfigError: There are fewer than ``size`` images.
     """
     if size > len(labels):
-        raise ConfigError(f"{size} images wanted, {len(labels)} there")
+        raise ConfigError(f"{size} images are wanted, there are {len(labels)}")
     members = _shuffled_classes(labels, seed)
-    # One of each class in turn, as long as it has any.
+    # Take one of each class in turn, until it has none left.
     turns = torch.cat([torch.arange(len(those)) for those in members])
     return torch.cat(members)[turns.argsort(stable=True)[:size]].sort().values
 
 
 def folds(labels: Int64[Tensor, " n"], number: int, seed: int) -> Int64[Tensor, " n"]:
-    """Return which of ``number`` parts each image belongs to, drawn at random.
+    """Return the part, from 0 to ``number - 1``, of each image; drawn at random.
 
-    The parts differ by at most one image, and so do their numbers of images of each class.
+    The sizes of the parts differ by at most one image, in total and within each class.
     """
     parts = torch.empty_like(labels)
-    # Dealt out like cards, one class after the other.
+    # Assign the images to the parts in turn, one class after the other.
     parts[torch.cat(_shuffled_classes(labels, seed))] = torch.arange(len(labels)) % number
     return parts
 
 
 def _shuffled_classes(labels: Tensor, seed: int) -> list[Tensor]:
-    """Return the positions of the images of each class, in an order that the seed decides."""
+    """Return the positions of each class's images, shuffled by the seed."""
     generator = torch.Generator().manual_seed(seed)
     members = ((labels == label).nonzero().flatten() for label in torch.unique(labels))
     return [those[torch.randperm(len(those), generator=generator)] for those in members]

@@ -1,4 +1,4 @@
-"""Data sets on disk: their files, their facts, and which images validate. Needs no Lightning."""
+"""Data sets on disk: their files, facts and splits. Needs no Lightning."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +19,8 @@ from mnist_lit.facts import MNIST, Facts
 from mnist_lit.validation import Name, Positive, Seed
 
 Split = Literal["train", "holdout", "test"]
-IDX = "mnist_lit.data.idx.IdxDataModule"  # as facts name it: the class itself needs Lightning
-# Which images validate; how many were trained on is left out: they are cut from all anew.
+IDX = "mnist_lit.data.idx.IdxDataModule"  # its name in facts; the class itself needs Lightning
+# Arguments in the facts: they decide which images are held out. `train_size` does not.
 KEPT = ("validation", "split_seed", "folds", "fold")
 
 
@@ -69,7 +69,7 @@ class ImageSet:
 
     @property
     def notes(self) -> Sequence[str]:
-        """What is odd about the images, a line each."""
+        """Warnings about the images, one line each."""
         labels, classes = self.images("train").labels, len(self.facts.classes)
         absent = [str(label) for label in range(classes) if label not in labels]
         words = (
@@ -106,7 +106,7 @@ class ImageSet:
         return self._memory[split]
 
     def divided(self) -> tuple[Images, Images]:
-        """Return the images to train on and those to validate on."""
+        """Return the images of the training and of the validation."""
         train, val = self.images("train"), self.images("test")
         if self.folds is not None or self.validation == "holdout":
             held_out = self._held_out(train.labels)
@@ -116,7 +116,7 @@ class ImageSet:
         return train, val
 
     def trained_on(self) -> int:
-        """Return how many images are trained on.
+        """Return the number of images of the training.
 
         Raises:
             ConfigError: There is no such fold, or ``train_size`` is too large.
@@ -137,7 +137,7 @@ class ImageSet:
         return self.train_size or left
 
     def _held_out(self, labels: Tensor) -> Bool[Tensor, " n"]:
-        """Return which training images are held out: those of the fold, or a twelfth of all."""
+        """Return a mask of the held-out training images: the fold, or a twelfth of all."""
         if self.folds is not None:
             return torch.eq(folds(labels, self.folds, self.split_seed), self.fold or 0)
         mask = torch.zeros(len(labels), dtype=torch.bool)
@@ -154,7 +154,7 @@ class ImageSet:
         return f"{name}{how}: best epoch, picked on {images}; last epoch, not picked"
 
     def _described(self) -> Facts:
-        raise NotImplementedError  # each kind of data set says it of itself
+        raise NotImplementedError  # subclasses return their facts
 
     def _read(self, split: Split) -> Images:
         folder, prefix = self.folder, PREFIXES[split]
@@ -213,15 +213,15 @@ class IdxSet(ImageSet):
 
 @dataclass(eq=False, repr=False)
 class MnistSet(ImageSet):
-    """MNIST's images, verified; without a root, downloaded where they are not at hand.
+    """MNIST's images, verified by checksums, and downloaded if ``root`` is None and none are found.
 
-    Nothing is read for its facts.
+    Its facts and sizes are constants, so they need no file.
     """
 
     digests = DIGESTS
     remedy = (
-        "restore it, or leave the root out: MNIST itself is then found or downloaded (data of your "
-        "own in its layout is data=idx)"
+        "restore it, or leave out the root to find or download MNIST (data of your own in its "
+        "layout needs data=idx)"
     )
     sizes = 60_000, 10_000
     notes = ()

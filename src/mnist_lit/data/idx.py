@@ -1,4 +1,4 @@
-"""The images of a data set in memory, as Lightning takes them."""
+"""Data sets in memory as LightningDataModules."""
 
 from dataclasses import dataclass
 
@@ -73,7 +73,7 @@ class ImagesDataModule(ImageSet, pl.LightningDataModule):
         return images.loader(batches, batches.device)
 
     def _in_order(self, images: Images) -> DataLoader[Batch]:
-        # Every process takes its share, and nobody an image twice, so that sums over processes are
+        # Each process takes its own share, without repeated images, so that sums over processes are
         # exact.
         rank, world, device = self._place
         share = torch.arange(rank, len(images), world, device=device)

@@ -1,8 +1,8 @@
-"""MNIST, as Lightning takes it, with synthetic digits for a share of its training images.
+"""MNIST as a LightningDataModule; synthetic digits can replace a share of its training images.
 
-``synthetic.npz`` has 250 images of each digit, in forms that people use and MNIST's writers hardly
-did: ones with a foot, crossed sevens, open fours and others, laid out as MNIST's digits are.
-``research/strokes.py`` has drawn them.
+``synthetic.npz`` has 250 images of each digit, in forms that people use but MNIST hardly has: ones
+with a foot, crossed sevens, open fours and others, laid out as MNIST's digits are.
+``research/strokes.py`` draws them.
 """
 
 from dataclasses import dataclass
@@ -57,10 +57,10 @@ def exchange(
 
     Args:
         order: The positions of an epoch.
-        generator: What is drawn from.
-        labels: Of the training images; the positions of the synthetic digits, in the order of
-            :func:`bank`, are N and up.
-        share: From 0 to 1.
+        generator: Source of the random numbers.
+        labels: Labels of the training images. Positions from N on are those of the synthetic
+            digits, in the order of ``bank``.
+        share: The share, from 0 to 1.
     """
     exchanged = torch.rand(len(order), generator=generator) < share
     which = torch.randint(EACH, (len(order),), generator=generator)

@@ -1,4 +1,4 @@
-"""The images that a network was trained on, opened again for its evaluation."""
+"""Open the data set of a trained network again, for its evaluation."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -15,22 +15,22 @@ SETS = {IDX: IdxSet, MNIST.source["_target_"]: MnistSet}
 
 
 def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) -> Any:
-    """Make the data set or data module that a checkpoint's facts name; nothing is read yet.
+    """Build the data set or data module that a checkpoint's facts name; no image is read yet.
 
     Args:
-        facts: Of the checkpoint.
-        root: The folder of the images, if they have one.
-        trust: Classes that may be imported, beside those of this project.
+        facts: The facts of the checkpoint.
+        root: Folder of the images; None for the default.
+        trust: Classes of other packages that may be imported.
 
     Raises:
-        ConfigError: The checkpoint says which images validate by values that are impossible.
-        DataError: It is not known where the images are.
-        TrustError: The data module is a class that is not trusted.
+        ConfigError: The facts have impossible values for the split.
+        DataError: The place of the images is unknown.
+        TrustError: The class of the data module is not trusted.
     """
     arguments = {key: value for key, value in facts.source.items() if not key.startswith("_")}
     target = facts.source.get("_target_")
     if target is None:
-        raise DataError(f"{facts.name}: the checkpoint does not say what its images come from")
+        raise DataError(f"{facts.name}: the checkpoint does not name its data set")
     validated(Target, target, f"{facts.name}: source._target_")
     if target == IDX and root is None:
         raise DataError(f"{facts.name}: name the folder of its images with --data-root FOLDER")
@@ -39,7 +39,7 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
         return validated(SETS[target], {**arguments, "root": root}, place)
     if root is not None:
         arguments["root"] = str(root.expanduser())
-    # Called as it is, not built as a config is: classes within the arguments are not trusted.
+    # A plain call: `instantiate` would also import classes named in the arguments, untrusted.
     make = check({"_target_": trusted(target, trust), **arguments}, "data")
     return make(**arguments)
 
@@ -47,10 +47,10 @@ def reopen(facts: Facts, root: Path | None = None, trust: Collection[str] = ()) 
 def split(data: Any, name: Split, facts: Facts) -> Images:
     """Return the training, held-out or test images of a data set or data module.
 
-    Of a data module these are what its loaders give.
+    A data module returns them by its dataloaders.
 
     Raises:
-        DataError: They are missing or damaged, or not such images as the facts say.
+        DataError: The images are missing or damaged, or do not fit the facts.
     """
     if isinstance(data, ImageSet):
         images = data.images(name)
@@ -64,7 +64,7 @@ def split(data: Any, name: Split, facts: Facts) -> Images:
     side, classes = images.images.shape[-1], int(images.labels.max()) + 1
     if side != facts.side or classes > len(facts.classes):
         raise DataError(
-            f"{facts.name}: {facts.side} pixels a side and {len(facts.classes)} classes were "
-            f"trained on; these images have {side} pixels and {classes} classes"
+            f"{facts.name}: the network was trained on images of {facts.side} pixels a side and "
+            f"{len(facts.classes)} classes; these have {side} pixels and {classes} classes"
         )
     return images

@@ -1,1 +1,1 @@
-"""A trained network as a file for other programs, each format a module."""
+"""Export of trained networks to other formats, with one module per format."""

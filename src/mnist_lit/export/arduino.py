@@ -1,4 +1,4 @@
-"""A trained network as a library for the Arduino IDE: the C code in whole numbers, and a sketch."""
+"""A trained network as a library for the Arduino IDE: the integer C code, and a sketch."""
 
 import io
 import zipfile
@@ -10,7 +10,7 @@ from mnist_lit.export.source import Run, Source, rendered
 
 
 def make(source: Source, int8: bool) -> bytes:
-    """Return the library as a zip archive, which holds nothing of the machine that made it."""
+    """Return the library as a zip archive, without data of the machine that made it."""
     name, task = source.name, source.about["task"].partition(";")[0]
     picture = source.calibration()[0, 0].tolist()
     align = source.compact.description["align"]
@@ -33,6 +33,6 @@ def make(source: Source, int8: bool) -> bytes:
 
 
 def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
-    """Open the header of the library as that of the C code."""
+    """Open the header of the library; see ``c.load``."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return c.load(archive.read(f"{source.name}/src/{source.name}.h"), source)

@@ -1,11 +1,12 @@
 """A trained network as one C header, for machines without an operating system.
 
-The code is ``engine.h``: rows of the picture stream through the layers, each of which keeps only
-the rows that it still needs, and what is 0 is skipped. Here its arrays and its table are made. A
-batch norm becomes a scale and a shift of each filter. In int8 the weights have a scale for each
-filter, maps are bytes, sums 32 bits, and a norm is a multiplication and a shift (Jacob et al.,
-Quantization and training of neural networks for efficient integer-arithmetic-only inference, 2018):
-there is no floating point, and every compiler and processor gives the same bits.
+The code is ``engine.h``: the rows of a picture pass through the layers one after the other, each
+layer keeps only the rows that it still needs, and zeros are skipped. This module makes the arrays
+and the table of layers. A batch norm becomes a scale and a shift for each filter. In int8, weights
+have a scale for each filter, maps are bytes, sums have 32 bits, and a norm multiplies and shifts
+bits (Jacob et al., Quantization and training of neural networks for efficient
+integer-arithmetic-only inference, 2018). That needs no floating point, so every compiler and
+processor gives the same bits.
 """
 
 import copy
@@ -31,13 +32,14 @@ from mnist_lit.network.alignment import STEEPEST, Alignment
 from mnist_lit.network.fused import compile_c
 
 LANES = 4  # filters are padded to a multiple of it
-LARGEST_ALIGNED = 128  # side of an image whose moments fit
-OPTIONAL = ("wide", "depthwise_shift", "norm_before_pool", "residual")  # fields of the table
+LARGEST_ALIGNED = 128  # side of an image, in pixels; the moments of larger ones overflow
+# Fields that the table leaves out if they are 0 in every layer.
+OPTIONAL = ("wide", "depthwise_shift", "norm_before_pool", "residual")
 ARM = "arm-none-eabi-gcc"
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic")
 OPTIONS = ["-std=c99", "-O3", *WARNINGS, "-shared", "-fPIC", "-x", "c", "-"]
 
-# By their names in the header; whole numbers have the dtype that C gives them.
+# By their names in the header; whole numbers have the dtype of their type in C.
 Arrays = dict[str, ndarray]
 Row = dict[str, int]  # fields of the header's table
 
@@ -46,22 +48,22 @@ def make(source: Source, int8: bool) -> bytes:
     """Return the header.
 
     Raises:
-        UserError: The engine cannot hold the network.
+        UserError: The engine does not support the network.
     """
     side = source.facts.side
     if source.compact.description["align"] and side > LARGEST_ALIGNED:
-        raise UserError(f"the C code straightens images of up to {LARGEST_ALIGNED} pixels")
+        raise UserError(f"the C code aligns images of up to {LARGEST_ALIGNED} pixels a side")
     first, *others = layers_of(source.compact, side)
     if first.residual:
         raise UserError("a first block with residual=true cannot be exported to C")
-    # Pixels of 0 are not 0 once normalised, so the first map comes in with its padding.
+    # A pixel of 0 is not 0 after normalisation, so the first map already has its padding.
     border = first.padding
     layers = [replace(first, size=side + 2 * border, padding=0), *others]
     if not int8:
         layers = [_widened(layer) for layer in layers]
     arrays, rows, more = (_whole if int8 else _floating)(source, layers)
     table, length = _table(layers, rows)
-    under = [layer.weight[0].size for layer in layers]  # a filter
+    under = [layer.weight[0].size for layer in layers]  # weights of a filter
     entries = max(under + [_up(one.channels) for one in layers if one.depthwise is not None])
     return rendered(
         "engine.h",
@@ -85,7 +87,7 @@ def make(source: Source, int8: bool) -> bytes:
 
 
 def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
-    """Compile a header into a library of its own, which answers images with logits."""
+    """Compile a header to a shared library, and return its function from images to logits."""
     classes, side, text = len(source.facts.classes), source.facts.side, content.decode()
     unit = re.search(r"^#define \w+_LOGIT (\S+)f$", text, flags=re.MULTILINE)
     around = rendered(
@@ -112,7 +114,7 @@ def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
 
 
 def _flash(folder: Path, name: str) -> str:
-    """Say how many bytes code and constants take that are compiled for a Cortex-M3."""
+    """Return the bytes of code and constants compiled for a Cortex-M3, as a note."""
     program, code = folder / "network.o", f"-D{name.upper()}_IMPLEMENTATION"
     options = ["-mcpu=cortex-m3", "-mthumb", "-std=c99", "-O2", "-c", "-x", "c", code]
     subprocess.check_call([ARM, *options, folder / "network.h", "-o", program])
@@ -133,7 +135,7 @@ def _table(layers: list[Layer], more: list[Row]) -> tuple[list[Row], int]:
     for layer, others in zip(layers, more, strict=True):
         row = {
             "map": end,  # where its rows begin in `maps`
-            "slots": min(layer.kernel + layer.pool, layer.size),  # how many are kept
+            "slots": min(layer.kernel + layer.pool, layer.size),  # number of rows kept
             **layer.numbers("size", "out", "channels", "filters"),
             "padded": _up(layer.filters),
             **layer.numbers("kernel", "padding", "pool"),
@@ -144,21 +146,21 @@ def _table(layers: list[Layer], more: list[Row]) -> tuple[list[Row], int]:
         end += row["slots"] * layer.size * layer.channels
     unused = {name for name in OPTIONAL if not any(row.get(name) for row in table)}
     table = [{name: row[name] for name in row if name not in unused} for row in table]
-    return table, end + (LANES - 1) * separable  # as far as four at once read
+    return table, end + (LANES - 1) * separable  # four values are read at once
 
 
 def _up(count: int, multiple: int = LANES) -> int:
-    """Return the next multiple."""
+    """Round up to a multiple."""
     return -(-count // multiple) * multiple
 
 
 def _unsigned(largest: int) -> str:
-    """Return the smallest type that holds a number from 0."""
+    """Return the smallest unsigned type for numbers up to ``largest``."""
     return next(f"uint{bits}_t" for bits in (8, 16, 32) if largest < 2**bits)
 
 
 def _widened(layer: Layer) -> Layer:
-    """Return a layer with filters and channels of zeros, up to a multiple of four each."""
+    """Return a layer with filters and channels zero-padded to a multiple of four."""
     filters = -layer.filters % LANES
     channels = -layer.channels % LANES if layer.channels > 1 else 0
     depthwise = layer.depthwise
@@ -175,12 +177,11 @@ def _by_place(weight: ndarray) -> ndarray:
 
 
 def _from_pixels(layer: Layer, source: Source) -> tuple[float, float, ndarray]:
-    """Return what the first layer has to know of pixels, which it gets as they are.
+    """Return constants of the first layer, which replace the normalisation of the pixels.
 
     Returns:
-        What a pixel counts for; the pixel that is 0 once normalised, as everything outside the
-        picture is; of each filter what all its weights come to there, which goes into the shift of
-        the norm, for a pixel of 0 is not 0 once normalised.
+        The factor of a pixel; the pixel value that is 0 after normalisation, used outside the
+        picture; and for each filter its sum over an image of that value, to subtract in the norm.
     """
     unit, outside = 1 / (255 * source.facts.std), source.facts.mean * 255
     weights = layer.weight.sum((2, 3))
@@ -190,7 +191,7 @@ def _from_pixels(layer: Layer, source: Source) -> tuple[float, float, ndarray]:
 
 
 def _floating(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict[str, Any]]:
-    """Return arrays and last fields of a network in floats, and what else the header needs."""
+    """Return arrays, last fields of the table, and other values of the header, in floats."""
     arrays: Arrays = {}
     first = layers[0]
     unit, outside, paper = _from_pixels(first, source)
@@ -209,11 +210,11 @@ def _floating(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], d
 
 
 def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict[str, Any]]:
-    """Return the same of a network in whole numbers."""
+    """Return the same in whole numbers."""
     arrays: Arrays = {}
     rows: list[Row] = []
-    turned = []  # whether a scale of the layer is below 0
-    # What 1 of the map that comes in stands for comes first.
+    turned = []  # whether the layer has a negative scale
+    # `coming` is the real value of 1 in the input map of a layer.
     coming, outside, paper = _from_pixels(layers[0], source)
     for number, (layer, top) in enumerate(zip(layers, _tops(source), strict=True), 1):
         key, unit, depthwise_shift = layer.block, coming, 0
@@ -251,11 +252,11 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
 
 
 def _depthwise(weight: ndarray, block: int) -> tuple[ndarray, ndarray, int, float]:
-    """Return a depthwise convolution in bytes, and how its sums come to 16 bits.
+    """Quantise a depthwise convolution to bytes, and its sums to 16 bits.
 
     Returns:
-        The weights, in whole numbers; what the sum of each channel is multiplied by, which brings
-        all to one scale; by how many bits it is then moved right; what 1 of that stands for.
+        The weights, in whole numbers; a factor for the sum of each channel, which brings all sums
+        to one scale; the number of bits of the right shift after it; the real value of 1 then.
     """
     most = np.abs(weight).max((1, 2, 3), keepdims=True).clip(1e-9) / 127
     rounded = np.round(weight / most)
@@ -270,15 +271,16 @@ def _depthwise(weight: ndarray, block: int) -> tuple[ndarray, ndarray, int, floa
 def _norm(
     layer: Layer, scale: ndarray, shift: ndarray, coming: float, going: float
 ) -> tuple[ndarray, int, int, int]:
-    """Return of each filter what is added to its sum, its factor, and up to where: ``[F, 3]``.
+    """Return for each filter an addend, a factor and a limit of its sum: ``[F, 3]``.
 
-    The sum, moved right by ``before`` bits, times the second and moved right by ``after`` bits, is
-    a byte. These two numbers of bits follow, and what a map that is added is multiplied by.
+    The sum plus the addend is shifted right by ``before`` bits, clamped to the limit, multiplied by
+    the factor and shifted right by ``after`` bits: the result is a byte. Also return ``before``,
+    ``after`` and the factor of the input map that a residual block adds.
 
     Args:
-        layer: Whether what comes in is added.
-        scale, shift: What turns a filter's sum of whole numbers into what the network has there.
-        coming, going: What 1 stands for in the map that comes in, and in the one that goes out.
+        layer: The layer; only ``residual`` is used.
+        scale, shift: They map a filter's sum of whole numbers to the value in the network.
+        coming, going: The real value of 1 in the input map, and in the output map.
     """
     after, residual = 24, 0
     if layer.residual:
@@ -286,7 +288,7 @@ def _norm(
         after = min(23, 31 - math.ceil(math.log2(255 * ratio + 1)))
         residual = max(1, round(ratio * 2**after))
     size = np.abs(scale).clip(1e-30)
-    full = 255.49 * going / size  # the sum that is 255
+    full = 255.49 * going / size  # the sum that becomes 255
     before = max(0, math.ceil(math.log2(np.median(full) / 2**17)))
     times = np.round(size * 2.0**before / going * 2.0**after).clip(1, 2**31 - 1)
     limit = np.minimum(np.floor(255.49 * 2.0**after / times), 2**31 - 1)
@@ -297,7 +299,7 @@ def _norm(
 
 @torch.inference_mode()
 def _tops(source: Source) -> list[float]:
-    """Return of each layer's map which value is its 255: the one with the least squared error."""
+    """Return the real value of 255 in each layer's map, with the least squared error."""
     # In float64, as the layers are.
     network: Any = copy.deepcopy(source.compact).double()
     if isinstance(align := network.alignment, Alignment):
@@ -328,12 +330,12 @@ def _top(values: Tensor) -> float:
 
 
 def _text(values: ndarray) -> str:
-    """Write the values of an array."""
+    """Return the values of an array as C source."""
     words = [_literal(v) if values.dtype.kind == "f" else str(v) for v in values.ravel()]
     return ",\n    ".join(", ".join(words[i : i + 16]) for i in range(0, len(words), 16))
 
 
 def _literal(value: float) -> str:
-    """Write a float32 so that it reads back as itself."""
+    """Return a float32 as C source, without loss."""
     text = f"{value:.9g}"
     return text + ("f" if "." in text or "e" in text else ".0f")

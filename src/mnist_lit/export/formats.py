@@ -7,9 +7,9 @@ class Format(NamedTuple):
     """One format.
 
     Attributes:
-        words: What it is, for a person.
-        ending: Of its file's name.
-        int8: Whether the weights are rounded to 8 bits; a few images may then be read otherwise.
+        words: Description in the help.
+        ending: Ending of the file's name.
+        int8: Whether the weights are rounded to 8 bits; a few answers may then differ.
     """
 
     words: str
@@ -19,12 +19,12 @@ class Format(NamedTuple):
 
 # The module of this name, without -int8, has `make` and `load`.
 FORMATS = {
-    "onnx": Format("for ONNX Runtime and what reads ONNX", ".onnx"),
+    "onnx": Format("for ONNX Runtime and other programs that read ONNX", ".onnx"),
     "onnx-int8": Format("the same with 8-bit weights", "-int8.onnx", int8=True),
     "safetensors": Format("weights to share", ".safetensors"),
     "torch": Format("a torch.export program: PyTorch alone", ".pt2"),
     "c": Format("a C99 header that needs no library", ".h"),
-    "c-int8": Format("the same in whole numbers alone", "-int8.h", int8=True),
+    "c-int8": Format("the same, only in whole numbers", "-int8.h", int8=True),
     "arduino": Format("a library for the Arduino IDE, with a sketch", ".zip", int8=True),
     "web": Format("a page to draw on, with the network inside", ".html"),
 }

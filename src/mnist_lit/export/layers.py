@@ -1,4 +1,4 @@
-"""The layers of a network for C, the page and ONNX: each batch norm is a scale and a shift."""
+"""The layers of a network for C, the page and ONNX, each batch norm as a scale and a shift."""
 
 from dataclasses import dataclass
 
@@ -17,13 +17,13 @@ class Layer:
         block: The number of its block, from 1.
         weight: ``float64 [F, C, k, k]``, or ``[F, C, 1, 1]`` behind a depthwise convolution.
         depthwise: The filters of the depthwise convolution, ``float64 [C, k, k]``.
-        scale, shift: What the batch norm multiplies each filter by, and what it adds.
-        size: Side of the map that comes in.
-        padding: Zeros on each side of that map.
-        pool: Whether it keeps the maximum of each 2×2 window.
-        norm_before_pool: Whether norm and ReLU stand before the max-pool. Elsewhere they stand
-            behind it, where there is less to compute.
-        residual: Whether the map that comes in is added behind the ReLU.
+        scale, shift: Factor and addend of the batch norm, for each filter.
+        size: Side of the input map.
+        padding: Zeros on each side of the input map.
+        pool: Whether the layer has a 2×2 max-pool.
+        norm_before_pool: Whether norm and ReLU come before the max-pool. Otherwise they come after
+            it, which needs fewer operations.
+        residual: Whether the input map is added after the ReLU.
     """
 
     block: int
@@ -39,31 +39,31 @@ class Layer:
 
     @property
     def filters(self) -> int:
-        """Channels of the map that goes out."""
+        """Channels of the output map."""
         return len(self.weight)
 
     @property
     def channels(self) -> int:
-        """Channels of the map that comes in."""
+        """Channels of the input map."""
         return self.weight.shape[1]
 
     @property
     def kernel(self) -> int:
-        """Side of the filters that see more than one pixel."""
+        """Side of the kernel; with a depthwise convolution, of the depthwise kernel."""
         return (self.weight if self.depthwise is None else self.depthwise).shape[-1]
 
     @property
     def out(self) -> int:
-        """Side of the map that goes out."""
+        """Side of the output map."""
         return (self.size + 2 * self.padding - self.kernel + 1) // (1 + self.pool)
 
     def numbers(self, *names: str) -> dict[str, int]:
-        """Return some of the above by their names, for a table in source code; 1 is true."""
+        """Return the named attributes as whole numbers, for a table in source code."""
         return {name: int(getattr(self, name)) for name in names}
 
 
 def layers_of(network: CompactCNN, side: int) -> list[Layer]:
-    """Return the layers; behind them stand the mean over the last map and :func:`linear_of`."""
+    """Return the layers; the mean over the last map and ``linear_of`` come after them."""
     layers: list[Layer] = []
     for number, block in enumerate(network.blocks, 1):
         assert isinstance(block, ConvBlock)
@@ -99,5 +99,5 @@ def linear_of(network: CompactCNN) -> tuple[ndarray, ndarray]:
 
 
 def _exact(values: Tensor) -> ndarray:
-    """Return float64, so that what is rounded once at the end is the same on every processor."""
+    """Return float64, so that the rounded results are the same on every processor."""
     return values.detach().double().numpy()

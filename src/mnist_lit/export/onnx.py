@@ -21,7 +21,7 @@ onnx, passes, runtime = (
 
 
 def make(source: Source, int8: bool) -> bytes:
-    """Return the file, with what it says of itself and nothing of the machine that made it."""
+    """Return the file, with its metadata and without data of the machine that made it."""
     model = _folded(source) if isinstance(source.network, CompactCNN) else _traced(source)
     if int8:
         model = _quantise(source, model)
@@ -35,16 +35,16 @@ def make(source: Source, int8: bool) -> bytes:
 
 
 def _folded(source: Source) -> Any:
-    """Return a compact network, its norms and the scaling of pixels folded into convolutions."""
+    """Return a ``CompactCNN``, with norms and scaling of pixels folded into the convolutions."""
     network, facts = source.compact, source.facts
     layers = layers_of(network, facts.side)
-    weights = {"outside": np.array(facts.mean * 255)}  # the pixel that is 0 when it is normalised
+    weights = {"outside": np.array(facts.mean * 255)}  # the pixel that is 0 after normalisation
     for number, layer in enumerate(layers, 1):
         weight = layer.weight / (255 * facts.std) if number == 1 else layer.weight
         if layer.depthwise is not None:
             weights[f"depthwise{number}"] = layer.depthwise[:, None]
         if layer.pool and not layer.norm_before_pool and (layer.scale < 0).any():
-            # Outside, for the largest is not the largest of what the norm turns it into.
+            # Not folded: a negative scale must follow the max-pool.
             weights[f"scale{number}"] = layer.scale[:, None, None]
             weights[f"shift{number}"] = layer.shift[:, None, None]
         else:
@@ -67,10 +67,10 @@ def _folded(source: Source) -> Any:
 
 
 def _traced(source: Source) -> Any:
-    """Return any other network as torch exports it, without its remarks: lines of source code."""
+    """Return any other network as torch exports it, without lines of its source code."""
     side = source.facts.side
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
+        warnings.simplefilter("ignore")  # the exporter warns about itself
         program = torch.onnx.export(
             FromPixels(source).eval(),
             (torch.zeros(2, 1, side, side, dtype=torch.uint8),),
@@ -82,7 +82,7 @@ def _traced(source: Source) -> Any:
         )
     assert program is not None
     passes.ClearMetadataAndDocStringPass()(program.model)
-    program.model.producer_version = None  # of torch
+    program.model.producer_version = None  # torch's version
     return program.model_proto
 
 
@@ -91,7 +91,7 @@ def _quantise(source: Source, model: Any) -> Any:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     batches = ({"pixels": some} for some in np.array_split(source.calibration().numpy(), 10))
-    # Places in an image cannot be told by 8 bits: what straightens it stays as it is.
+    # 8 bits are too few for coordinates, so the alignment stays in floats.
     nodes = {node.output[0]: number for number, node in enumerate(model.graph.node)}
     aligning = [node.name for node in model.graph.node[: nodes.get("map0", 0)]]
     with tempfile.TemporaryDirectory() as folder:

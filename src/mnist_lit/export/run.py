@@ -1,4 +1,4 @@
-"""A trained network in another format, checked on the test images before it gets its name."""
+"""Export a trained network; its file is checked on the test images before it is kept."""
 
 import copy
 import itertools
@@ -26,25 +26,25 @@ from mnist_lit.export.formats import FORMATS
 from mnist_lit.export.source import CALIBRATION, Run, Source
 from mnist_lit.text import LONGEST, show
 
-TOLERANCE = 1e-4  # of a float format's logits
-ALLOWED_LOSS = 0.001  # share of the test images that an int8 format may read wrong besides
+TOLERANCE = 1e-4  # largest difference of a float format's logits
+ALLOWED_LOSS = 0.001  # share of the test images that an int8 format may additionally read wrong
 BATCH = 1000  # images at a time
 TIMED = 200  # images, one at a time
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export came to.
+    """The result of an export.
 
     Attributes:
         path: The file.
-        size: In bytes.
-        correct: Test images that it reads right.
-        reference: The same of the network itself.
-        total: How many test images there are.
-        largest_difference: Of a logit from the network's.
-        milliseconds: For one image at a time, the median; the start not counted.
-        notes: What else was measured of it, a line each.
+        size: Size of the file, in bytes.
+        correct: Number of test images that the file reads right.
+        reference: Number of test images that the network itself reads right.
+        total: Number of test images.
+        largest_difference: Largest difference of a logit from the network's.
+        milliseconds: Median time for one image at a time, without the start.
+        notes: Other measurements, one line each.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class Exported:
 
 
 def command(options: Namespace) -> None:
-    """Do what the command ``export`` says in its options, and print what came of it."""
+    """Run the command ``export`` with its options, and print the result."""
     trained = pretrained.load(options.model, trust=options.trust)
     model, form, root = Path(options.model).resolve(), options.to, options.data_root
     stem = model.name if model.is_dir() else model.stem  # lr0.1 is the whole name of a folder
@@ -83,26 +83,26 @@ def export(
     trust: Collection[str] = (),
     name: str | None = None,
 ) -> Exported:
-    """Write a network to a file in another format, if it agrees there with itself.
+    """Write a network to a file in another format, if the file gives the network's answers.
 
     Args:
-        trained: On the CPU.
-        form: A key of :data:`.formats.FORMATS`.
-        path: Where it goes; a file there is replaced once the new one is checked.
+        trained: The network, on the CPU.
+        form: A key of ``FORMATS``.
+        path: Path of the file; an existing file is replaced after the check of the new one.
         data_root: The folder of its images, or the one above it; None for the default.
-        trust: Data modules that may be imported, beside those of this project.
-        name: What begins the names in source code; None for that of the file, without its ending.
-            What cannot stand in a name becomes ``_``.
+        trust: Data modules of other packages that may be imported.
+        name: Prefix of the names in source code; None for the file's name without its ending.
+            Characters that a name cannot have become ``_``.
 
     Raises:
         MissingPackageError: A package that the format needs is not installed.
-        UserError: The network cannot be exported so, it does not answer with finite numbers, the
-            C compiler is missing, or the export reads the test images otherwise than it should.
+        UserError: The format does not support the network, its answers are not finite, the C
+            compiler is missing, or the file's answers differ too much.
         WriteError: The file cannot be written.
     """
     module = import_module(f"mnist_lit.export.{form.removesuffix('-int8')}")
     facts = trained.facts
-    # The exporters warn of weights in another order than the usual.
+    # The exporters warn about weights in channels-last order.
     network = copy.deepcopy(trained.network).float().to(memory_format=torch.contiguous_format)
     network.eval()
     data = reopen(facts, data_root, trust)
@@ -123,7 +123,7 @@ def export(
             content, result = _made(module, source, FORMATS[form].int8, path, test, wanted)
         except Exception as error:
             kind, why = type(network).__name__, reason(error.__cause__ or error)
-            words = f"{path}: not written, for {kind} cannot be exported to {form}: {why}"
+            words = f"{path}: not written: {kind} cannot be exported to {form}: {why}"
             raise UserError(words) from error
         draft.write_bytes(content)
     return result
@@ -132,14 +132,14 @@ def export(
 def _made(
     module: ModuleType, source: Source, int8: bool, path: Path, test: Images, wanted: ndarray
 ) -> tuple[bytes, Exported]:
-    """Make a file's content, and let it read the test images.
+    """Make a file's content, and check it on the test images.
 
     Raises:
-        UserError: The network's answers are no numbers, or those of the file differ from them by
+        UserError: The network's answers are not finite, or the file's answers differ from them by
             more than is allowed.
     """
     if not np.isfinite(wanted).all():
-        raise UserError("its answers are not finite numbers; train it again, with a lower rate")
+        raise UserError("its answers are not finite; train it again with a lower learning rate")
     content = module.make(source, int8)
     run, notes = module.load(content, source)
     got = np.concatenate([run(part.numpy()) for part in torch.split(test.images, BATCH)])
@@ -166,6 +166,6 @@ def _made(
 
 
 def _time(run: Run, images: ndarray) -> float:
-    """Return the median of the milliseconds that one image takes."""
+    """Return the median time for one image, in milliseconds."""
     each = itertools.cycle(images[:, None])
     return 1000 * np.median(timeit.repeat(lambda: run(next(each)), number=1, repeat=TIMED))

@@ -1,4 +1,4 @@
-"""Weights as safetensors, with network and facts beside them: what ``predict`` and others take."""
+"""Weights as safetensors, with description and facts; the other commands read such files."""
 
 import json
 import tempfile
@@ -13,9 +13,9 @@ from mnist_lit.export.source import Run, Source
 
 
 def make(source: Source, int8: bool) -> bytes:
-    """Return the file; it has one key of metadata, for the order of several is left to chance."""
+    """Return the file; it has one key of metadata, because the order of several is random."""
     about = {"network": source.network.description, "facts": source.facts.plain()}
-    # Copies, for tensors that share memory are refused.
+    # Copies, because safetensors refuses tensors that share memory.
     state, usual = source.network.state_dict(), torch.contiguous_format
     tensors = {name: tensor.clone(memory_format=usual) for name, tensor in state.items()}
     return save(tensors, {METADATA: json.dumps(about, allow_nan=False)})

@@ -1,4 +1,4 @@
-"""What an export is made from, and how its file is run again."""
+"""The input of an export, and what several formats share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class Source:
     """A network to be exported.
 
     Attributes:
-        network: On the CPU, in evaluation mode, its weights in the usual layout.
-        facts: Of the images that it was trained on.
-        correct: Test images that it reads right.
-        total: How many test images there are.
-        calibration: Returns :data:`CALIBRATION` training images, ``uint8 [N, 1, side, side]``.
-        name: What begins the names in source code.
-        file: What a file of source code calls itself.
+        network: The network, on the CPU, in evaluation mode, its weights contiguous.
+        facts: Facts of its training images.
+        correct: Number of test images that it reads right.
+        total: Number of test images.
+        calibration: Returns ``CALIBRATION`` training images, ``uint8 [N, 1, side, side]``.
+        name: Prefix of the names in source code.
+        file: Name of the file in source code.
     """
 
     network: nn.Module
@@ -42,14 +42,14 @@ class Source:
 
     @property
     def compact(self) -> CompactCNN:
-        """The network, for a format that takes no other class; a UserError if it is one."""
+        """The network, for a format that supports no other class; else raises a ``UserError``."""
         if not isinstance(self.network, CompactCNN):
             raise UserError("this format needs a CompactCNN; onnx and torch take any network")
         return self.network
 
     @property
     def about(self) -> dict[str, str]:
-        """What an export says of itself."""
+        """The metadata of an export."""
         facts = self.facts
         what = "MNIST digits" if facts.name == "mnist" else facts.name
         light = ", light on black" if facts.centred else ""
@@ -77,7 +77,7 @@ class FromPixels(nn.Module):
 
 
 def rendered(template: str, **values: Any) -> str:
-    """Return a template of this folder with values in it; only ``for_c`` makes one harmless."""
+    """Render a template of this folder; only the filter ``for_c`` escapes values."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,

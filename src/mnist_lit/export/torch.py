@@ -6,12 +6,12 @@ import torch
 
 from mnist_lit.export.source import FromPixels, Run, Source
 
-RELEASE = ".".join(torch.__version__.split(".")[:2])  # earlier ones may refuse the file
+RELEASE = ".".join(torch.__version__.split(".")[:2])  # earlier releases may refuse the file
 NEEDED = {"val", "nn_module_stack"}  # to run a program, and to unflatten it into modules
 
 
 def make(source: Source, int8: bool) -> bytes:
-    """Return the file, with what it says of itself and nothing of the machine that made it."""
+    """Return the file, with its metadata and without data of the machine that made it."""
     side = source.facts.side
     example = (torch.zeros(2, 1, side, side, dtype=torch.uint8),)
     batch = torch.export.Dim("batch")
@@ -21,7 +21,7 @@ def make(source: Source, int8: bool) -> bytes:
             node.meta = {key: node.meta[key] for key in NEEDED & node.meta.keys()}
     about = {**source.about, "pytorch": f"{RELEASE} or later"}
     text = "\n".join(f"{key}: {value}" for key, value in about.items())
-    # A path would be named inside the archive.
+    # torch would write a path into the archive.
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"about.txt": text})
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""A trained network in one HTML file, on which digits are drawn and read with nothing behind it."""
+"""A trained network in one HTML file, which reads drawn digits without a server."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from mnist_lit.network.alignment import STEEPEST
 from mnist_lit.network.compact import count_parameters
 
 racer = need("py_mini_racer", "export")  # V8, which runs the page's code here
-# Of a layer, the numbers by which the page knows it.
+# The attributes of a layer that the page needs.
 SHAPE = ("channels", "filters", "kernel", "size", "padding", "out")
 ORDER = ("pool", "norm_before_pool", "residual")
 
@@ -24,7 +24,7 @@ def make(source: Source, int8: bool) -> bytes:
     """Return the page.
 
     Raises:
-        UserError: The network was trained on what nobody draws.
+        UserError: The network's training images are not laid out as MNIST's are.
     """
     network, facts = source.compact, source.facts
     if not facts.centred:
@@ -33,7 +33,7 @@ def make(source: Source, int8: bool) -> bytes:
     parts: list[ndarray] = []
 
     def put(values: ndarray) -> int:
-        """Add numbers to those of the page, and return where they begin."""
+        """Add numbers to those of the page, and return the position of the first."""
         parts.append(np.ascontiguousarray(values, np.float32).ravel())
         return sum(map(len, parts)) - len(parts[-1])
 

@@ -1,6 +1,6 @@
 """Boxes on a picture, as arrays ``[..., 2, 2]``: the rows and the columns, each from start to stop.
 
-An array can be sliced with :func:`window` of one box.
+``window`` returns the slices of one box.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ def boxes_of(labels: Integer[ndarray, "h w"]) -> Box:
 
 
 def bounds(mask: ndarray) -> Box:
-    """Return the smallest box around what is set, which is something."""
+    """Return the smallest box around the set pixels; at least one must be set."""
     return boxes_of(mask.astype(np.uint8))[0]
 
 
@@ -33,18 +33,18 @@ def size(boxes: Box) -> Int[ndarray, "... 2"]:
 
 
 def shared(boxes: Box, box: Box) -> Int[ndarray, "... 2"]:
-    """Return how many rows and columns each shares with one; below 0, the distance from it."""
+    """Return the numbers of rows and columns that each shares with a box; if negative, the gap."""
     return np.minimum(boxes[..., 1], box[:, 1]) - np.maximum(boxes[..., 0], box[:, 0])
 
 
 def grown(box: Box, by: float, shape: tuple[int, ...], scale: float = 1) -> Box:
-    """Return a box larger by so many pixels on each side, on a picture of a shape.
+    """Return a box enlarged on each side, on a larger picture, and cut to that picture.
 
     Args:
-        box: In pixels of a picture that is smaller by the scale.
-        by: Pixels of that picture.
-        shape: The height and width that it ends at.
-        scale: How many times larger the sides of the result's picture are.
+        box: A box on the smaller picture.
+        by: Pixels to add on each side, on the smaller picture.
+        shape: Height and width of the larger picture.
+        scale: Side of the larger picture, divided by that of the smaller one.
     """
     start = ((box[:, 0] - by) * scale).astype(int)
     stop = np.rint((box[:, 1] + by) * scale).astype(int)
@@ -52,5 +52,5 @@ def grown(box: Box, by: float, shape: tuple[int, ...], scale: float = 1) -> Box:
 
 
 def window(box: Box) -> tuple[slice, slice]:
-    """Return the slices of an array that a box is."""
+    """Return the slices of a box."""
     return slice(*box[0]), slice(*box[1])

@@ -1,4 +1,4 @@
-"""Reading people's picture files, within one bound for a whole file."""
+"""Read people's picture files, with bounds for each whole file."""
 
 import glob
 import io
@@ -18,26 +18,26 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from mnist_lit.errors import PictureError, UserError, need, reason
 from mnist_lit.text import for_terminal
 
-# What is read. Pillow knows more; some of those start other programs, or hold no picture at all.
+# Pillow reads more formats; some of those start other programs or contain no picture.
 FORMATS: tuple[str, ...] = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# How a HEIC file goes on after four bytes; an AVIF may as well.
+# Bytes 4 to 11 of a HEIC file; an AVIF may have the same.
 HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftyphevx", b"ftypmif1", b"ftypmsf1")
 MAX_BYTES = 100_000_000
 MAX_PAGES = 50
-MAX_PIXELS = 36_000_000  # of all pages, as they are decoded: a sheet of A4 at 600 dots an inch
+MAX_PIXELS = 36_000_000  # of all decoded pages: a sheet of A4 at 600 dots an inch
 MAX_SIDE = 65_535  # pixels; each row takes memory by itself
-# Of computing, for all pages. Pixels do not bound it: the comment of a GIF is gathered in quadratic
-# time, and a progressive JPEG may go over its pixels in any number of scans.
+# CPU time for all pages. The number of pixels does not bound it: Pillow reads a GIF's comment in
+# quadratic time, and a progressive JPEG may have any number of scans.
 MAX_SECONDS = 5.0
-JPEG_SIDE = 1_000  # pixels; a larger JPEG is decoded at a half, quarter or eighth, not below this
-JPEG_STEP = 4_096  # bytes that its decoder is given at a time; between them it can be stopped
-PDF_SCALE = 200 / 72  # a page of a PDF is drawn with 200 dots an inch
+JPEG_SIDE = 1_000  # pixels; a larger JPEG is decoded at 1/2, 1/4 or 1/8 size, but not below this
+JPEG_STEP = 4_096  # bytes for its decoder at a time; it can be stopped between them
+PDF_SCALE = 200 / 72  # 200 dots an inch
 SEVERAL = "several frames or pages; read them with pages() (TIFF, PDF), or save one"
 REDUCED = "mnist-lit: reduced by"  # how many times smaller an image is than the file's picture
 
 
 class _Timed(io.BytesIO):
-    """The bytes of a file, which can be read while this thread has computed less than ``end``."""
+    """The bytes of a file; reading fails when this thread's CPU time exceeds ``end``."""
 
     end = 0.0
 
@@ -49,10 +49,10 @@ class _Timed(io.BytesIO):
 
 @contextmanager
 def refusing(name: str) -> Iterator[None]:
-    """Say in a line what is wrong with a picture, whatever that leads a decoder to."""
+    """Turn any exception of a decoder into a ``PictureError`` of one line."""
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # decoders' own words on damage
+            warnings.simplefilter("ignore")  # decoders warn about damage
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # 89 million pixels
             yield
     except UserError as error:
@@ -60,26 +60,26 @@ def refusing(name: str) -> Iterator[None]:
     except UnidentifiedImageError:
         words = "not an image that can be read (PNG, JPEG, GIF, TIFF, WebP, AVIF, HEIC, PDF …)"
         raise PictureError(f"{name}: {words}") from None
-    except Exception as error:  # decoders raise whatever the first wrong byte leads them to
+    except Exception as error:  # decoders may raise anything
         words = getattr(error, "strerror", None) or for_terminal(reason(error))
         raise PictureError(f"{name}: cannot be read: {words}") from None
 
 
 def name_of(source: Any, otherwise: str) -> str:
-    """Return what to call a picture in an error: its path if it has one."""
+    """Return the name of a picture in errors: its path if it has one."""
     return for_terminal(source) if isinstance(source, (str, Path)) else otherwise
 
 
 def open_picture(source: Any, name: str = "the picture") -> Image.Image:
     """Read a picture: PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, PPM, HEIC or a PDF of one page.
 
-    It has at most ``MAX_PIXELS``, which is known before it is decoded. A large JPEG is decoded at a
-    half, a quarter or an eighth of its sides, and then counted. HEIC and PDF need the extra
-    ``pictures``.
+    It may have at most ``MAX_PIXELS``, which is checked before decoding. A large JPEG is decoded at
+    a half, a quarter or an eighth of its sides, and the limit applies to that size. HEIC and PDF
+    need the extra ``pictures``.
 
     Args:
         source: A file's path, a file that is open for bytes, or the content as bytes.
-        name: What to call it in an error, unless it has a path.
+        name: Name of the picture in an error, unless it has a path.
 
     Raises:
         PictureError: It is missing, unreadable, no image, damaged or too large, or it has several
@@ -108,7 +108,7 @@ def pages(source: Any, name: str = "the picture") -> Iterator[Image.Image]:
 
 
 def labelled_pages(source: Any, name: str) -> Iterator[tuple[str, Image.Image]]:
-    """Read pages as :func:`pages` does, each with ``#2`` or so where there are several."""
+    """Read pages as ``pages`` does, each with a label, as ``#2``, if there are several."""
     found = _decoded(source)
     for number in count(1):
         with refusing(name_of(source, name)):
@@ -121,7 +121,7 @@ def labelled_pages(source: Any, name: str) -> Iterator[tuple[str, Image.Image]]:
 
 
 def _decoded(source: Any) -> Iterator[tuple[str, Image.Image]]:
-    """Yield the pages that a file has, each decoded when it is asked for, with their labels."""
+    """Yield the label and the image of each page; a page is decoded when it is requested."""
     content = read_content(source)
     if not content:
         raise PictureError("an empty file")
@@ -135,7 +135,7 @@ def _decoded(source: Any) -> Iterator[tuple[str, Image.Image]]:
     file = _Timed(content)
     file.end = time.thread_time() + MAX_SECONDS
     image: Any = Image.open(file, formats=formats)
-    # A telephone's MPO or HEIC is a photograph; what comes after it are smaller copies.
+    # An MPO or HEIC of a telephone has one photograph, and smaller copies of it.
     several = getattr(image, "is_animated", False) and image.format not in ("MPO", "HEIF")
     if several and image.format != "TIFF":
         raise PictureError(SEVERAL)
@@ -149,8 +149,8 @@ def _decoded(source: Any) -> Iterator[tuple[str, Image.Image]]:
         pixels += frame.width * frame.height
         if pixels > MAX_PIXELS or max(frame.size) > MAX_SIDE:
             raise PictureError(
-                f"{frame.width:,}×{frame.height:,} pixels; {MAX_PIXELS / 1e6:.0f} million in all "
-                f"pages, and {MAX_SIDE:,} a side, are the most; scale it down or save fewer pages"
+                f"{frame.width:,}×{frame.height:,} pixels; at most {MAX_PIXELS / 1e6:.0f} million "
+                f"on all pages and {MAX_SIDE:,} a side are read; scale it down or save fewer pages"
             )
         frame.load()
         decoded = time.thread_time()
@@ -170,7 +170,7 @@ def _decoded_pdf(content: bytes) -> Iterator[tuple[str, Image.Image]]:
 
 
 def read_content(source: Any) -> bytes:
-    """Return what a file holds, given its path, itself or its content.
+    """Return the content of a file, given its path, the open file or the content itself.
 
     Raises:
         PictureError: It is no regular file or too large.
@@ -191,10 +191,10 @@ def read_content(source: Any) -> bytes:
 
 
 def find_pictures(argument: str) -> list[Path | bytes]:
-    """Return the files that a file name, a folder or a pattern stands for, or what ``-`` holds.
+    """Return the files of a file name, folder or pattern, or the content of standard input (``-``).
 
-    Of a folder these are the files in it with the ending of an image format, but hidden ones and
-    PDFs, which are seldom digits. ``-`` is standard input.
+    From a folder, these are the files with the ending of an image format, without hidden files and
+    PDFs, which rarely show digits.
 
     Raises:
         PictureError: A folder or pattern has none, or standard input is too large.
@@ -207,11 +207,11 @@ def find_pictures(argument: str) -> list[Path | bytes]:
         if path.is_dir():
             endings = Image.registered_extensions()
             known = {ending for ending, kind in endings.items() if kind in FORMATS}
-            known |= {".heic", ".heif"}  # which Pillow alone does not read
+            known |= {".heic", ".heif"}  # Pillow alone does not read these
             inside = (p for p in sorted(path.iterdir()) if not p.name.startswith("."))
             found = [p for p in inside if p.suffix.lower() in known and p.is_file()]
         elif glob.has_magic(argument) and not path.exists():
-            # The pattern may be absolute, which pathlib's own does not take.
+            # The pattern may be absolute, which pathlib's glob refuses.
             found = sorted(Path(n) for n in glob.glob(argument, recursive=True))  # noqa: PTH207
         else:
             found = [path]

@@ -1,4 +1,4 @@
-"""What the command ``predict`` does, and the lines, JSON and CSV that it prints."""
+"""The command ``predict``: it prints lines, JSON or CSV."""
 
 import csv
 import json
@@ -24,10 +24,10 @@ SHOWN = 200  # pictures on a sheet, at most
 
 
 def read_files(options: Namespace) -> None:
-    """Read pictures and print what is on them; exits with 1 if some cannot be read."""
+    """Read pictures and print the readings; exits with 1 if some cannot be read."""
     device = pick_device(options.device)
     trained = pretrained.load(options.model, trust=options.trust)
-    meant: dict[Path | bytes, None] = {}  # each once
+    meant: dict[Path | bytes, None] = {}  # each path once
     errors = []
     for argument in options.pictures:
         try:
@@ -72,7 +72,7 @@ def read_files(options: Namespace) -> None:
 
 
 def _row(name: str, reading: Reading, what: str, top: int) -> dict[str, Any]:
-    """Return what JSON says of a picture; a digit goes by its number, other classes by names."""
+    """Return a picture's entry in the JSON; digits are numbers, other classes are names."""
     known: Any = int if what == "digit" else str
     likely = reading.top(top) if len(reading.digits) == 1 else []
     classes = reading.digits[0].classes if likely else ()

@@ -1,9 +1,9 @@
-"""A person's picture of a digit, made into what the networks were trained on.
+"""Prepare a person's picture of a digit as the training images are prepared.
 
 MNIST's digits were scaled to fit a box of 20×20 pixels with their proportions kept, anti-aliased,
 and placed in 28×28 with their centre of mass in the middle, light on black (LeCun, Bottou, Bengio
 and Haffner, Gradient-based learning applied to document recognition, 1998, section III.A). Here the
-ink is found first: people's pictures have shadows, ruled lines, noise, and ink of either colour.
+ink is found first: people's pictures have shadows, ruled lines, noise, and dark or light ink.
 """
 
 from typing import NamedTuple
@@ -27,16 +27,16 @@ Edges = tuple[int, int, int, int]  # left, top, right and bottom, in pixels
 
 
 def to_gray(image: Image.Image) -> Gray:
-    """Return ``[H, W]`` from 0 (black) to 1 (white), turned as its camera says.
+    """Return ``[H, W]`` from 0 (black) to 1 (white), turned by its EXIF orientation.
 
     Raises:
-        PictureError: It has values that are no numbers.
+        PictureError: A value is not finite.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         gray = np.array(image, dtype=np.float32)
         most = float(gray.max())
-        # A file of 16 bits a value may hold 8 or 12.
+        # The values of a 16-bit file may have 8 or 12 bits.
         gray /= next((top for top in (255, 4_095, 65_535) if most <= top), most)
         np.clip(gray, 0, 1, out=gray)
     elif image.mode == "F":
@@ -51,45 +51,45 @@ def to_gray(image: Image.Image) -> Gray:
 
 
 def clearest(image: Image.Image) -> Gray | None:
-    """Return a picture in colour as gray along the axis in which its pixels differ most.
+    """Return a colour picture as gray, projected on the axis of the largest variance.
 
-    Ink and paper of different colours can be equally light. None of a picture that has no colours.
+    Ink and paper of different colours can be equally light. None for a picture without colours.
     """
     if image.has_transparency_data or image.mode not in ("RGB", "P", "CMYK", "YCbCr", "HSV"):
         return None
     rgb = ImageOps.exif_transpose(image).convert("RGB")
     few = np.asarray(rgb.resize((64, 64), Image.Resampling.BOX)).reshape(-1, 3)
     axis = np.linalg.eigh(np.cov(few.T))[1][:, -1]
-    # So that black, white and all between them lie between 0 and 255.
+    # Scaled so that all values are from 0 to 255.
     axis /= np.abs(axis).sum()
     mixed = rgb.convert("L", (*axis.tolist(), -255 * float(axis.clip(max=0).sum())))
     return np.divide(np.asarray(mixed), 255, dtype=np.float32)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Return the gray of a picture, and of a transparent one what is seen on plain paper."""
+    """Convert a picture to gray; a transparent one is put on a plain background."""
     if image.mode == "LAB":
-        return image.getchannel(0)  # which is the lightness
+        return image.getchannel(0)  # the lightness
     if not image.has_transparency_data:
         return image if image.mode == "L" else image.convert("L")
     if image.mode not in ("LA", "RGBA"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     gray, alpha = image.convert("L"), image.getchannel("A")
     opaque = np.asarray(gray)[np.asarray(alpha) > 127]
-    # What is drawn on nothing is seen on the opposite.
+    # The background is black for a light drawing, white for a dark one.
     light = opaque.size > 0 and opaque.mean() > 127
     return Image.composite(gray, Image.new("L", image.size, 0 if light else 255), alpha)
 
 
 class Candidate(NamedTuple):
-    """What may be a digit, made into what a network takes.
+    """A possible digit, prepared for a network.
 
     Attributes:
-        box: Where it is on the picture: left, top, right and bottom, in pixels.
+        box: Its place on the picture: left, top, right and bottom, in pixels.
         pixels: ``uint8 [side, side]``.
-        ways: Other ways to see it: two digits or more each.
-        sought: Whether it was looked for, so that it may be something else; not so an image that
-            is laid out as MNIST's are, or what is said to be one digit.
+        ways: Other segmentations of it, each into two digits or more.
+        sought: Whether a search found it, so that it may be no digit. False for an image that is
+            laid out as MNIST's are, and with ``single``.
     """
 
     box: Edges
@@ -98,19 +98,20 @@ class Candidate(NamedTuple):
     sought: bool = False
 
 
-Prepared = list[Candidate] | str  # in any order; or why there is nothing to be seen
+Prepared = list[Candidate] | str  # in any order; or the reason why there is none
 
 
 def prepare_for(facts: Facts, image: Image.Image, single: bool, name: str = "picture") -> Prepared:
-    """Make of a picture what a network takes that was trained on such images.
+    """Prepare a picture for a network with these facts.
 
-    Digits are found and laid out; a picture for other data is made gray and resized, no more.
+    If the facts are ``centred``, digits are found and laid out as MNIST's are. Otherwise the
+    picture is only converted to gray and resized.
 
     Args:
-        facts: Of the images that the network was trained on.
-        image: In any mode and size.
-        single: There is one digit on it, whatever else is.
-        name: What to call it in an error.
+        facts: Facts of the network's training images.
+        image: The picture, in any mode and size.
+        single: The picture has exactly one digit, whatever else is on it.
+        name: Name of the picture in an error.
 
     Raises:
         PictureError: It cannot be decoded.
@@ -126,13 +127,13 @@ def prepare_for(facts: Facts, image: Image.Image, single: bool, name: str = "pic
             return [Candidate(_edges(bounds(gray > 0), image, gray), _pixels(gray))]
         several = not single and facts.classes == DIGITS
         found = _found(gray, image, several)
-        del gray  # two of them at a time would take too much memory
+        del gray  # two gray pictures at a time would take too much memory
         colours = clearest(image) if isinstance(found, str) else None
         return found if colours is None else _found(colours, image, several)
 
 
 def _found(gray: Gray, image: Image.Image, several: bool) -> Prepared:
-    """Return what may be digits, laid out, or why there is none."""
+    """Return the possible digits, laid out, or the reason why there is none."""
     try:
         founds, scale = segment(gray, several)
     except PictureError as error:
@@ -147,7 +148,7 @@ def _found(gray: Gray, image: Image.Image, several: bool) -> Prepared:
 
 
 def _edges(box: Box, image: Image.Image, gray: Gray, scale: float = 1) -> Edges:
-    """Return left, top, right and bottom on the file's picture; this one may be a smaller copy."""
+    """Return left, top, right and bottom on the file's picture; ``image`` may be a smaller copy."""
     edges = np.rint(grown(box, 0, gray.shape, scale) * image.info.get(REDUCED, 1))
     (top, bottom), (left, right) = edges.astype(int).tolist()
     return left, top, right, bottom
@@ -158,9 +159,9 @@ def _pixels(light: Gray) -> UInt8[ndarray, "h w"]:
 
 
 def is_laid_out(gray: Gray) -> bool:
-    """Say whether an image has the size, black background, box and centre of MNIST's.
+    """Return whether an image has the size, black background, box and centre of MNIST's images.
 
-    True of all 70,000 of them.
+    It is true for all 70,000 images of MNIST.
     """
     if gray.shape != (IMAGE_SIZE, IMAGE_SIZE) or gray.max() < 0.95:
         return False

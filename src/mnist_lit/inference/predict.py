@@ -1,4 +1,4 @@
-"""Reading people's pictures with a trained network."""
+"""Read people's pictures with a trained network."""
 
 import copy
 import os
@@ -29,13 +29,12 @@ from mnist_lit.inference.reading import Reading, read_all
 from mnist_lit.text import for_terminal
 
 BATCH = 256  # files at a time
-ROW = 8  # digits that are drawn in one row
-SEEN = 240  # pixels of a picture's longer side, as it is drawn
-ONE_PROCESS = 64  # pictures that are prepared sooner than other processes have started
+ROW = 8  # digits in one row of a drawing
+SEEN = 240  # pixels, longer side of a drawn picture
+ONE_PROCESS = 64  # pictures; preparing so many takes less time than starting processes
 CHANNELS = (1, 3, 4)
 
-# A process that is forked has the threads' pool of the first one, but none of its threads: OpenMP
-# would wait for them for ever.
+# A forked process inherits OpenMP's pool without its threads; OpenMP would wait for them forever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
@@ -100,7 +99,7 @@ def predict(
 
 
 def _flat(images: Any) -> Iterator[Any]:
-    """Yield what is no list of others, one by one, without labels."""
+    """Yield the pictures of nested lists one by one, without labels."""
     whole = isinstance(images, (str, bytes, bytearray, memoryview, Image.Image, Tensor))
     whole |= hasattr(images, "read") or hasattr(images, "__array__") or _are_numbers(images)
     if whole or not (isinstance(images, Iterable) or hasattr(images, "__getitem__")):
@@ -113,14 +112,14 @@ def _flat(images: Any) -> Iterator[Any]:
 
 
 def _are_numbers(images: Any) -> bool:
-    """Say whether this is a number, or lists in lists hold some."""
+    """Return whether this is a number or a nested list of numbers."""
     if isinstance(images, (list, tuple)) and images:
         return _are_numbers(images[0])
     return isinstance(images, Number)
 
 
 def _are_labelled(pair: Any) -> bool:
-    """Say whether something is an item of a data set with its label, or a batch with its labels."""
+    """Return whether this is a data set's item with its label, or a batch with its labels."""
     if not (isinstance(pair, (list, tuple)) and len(pair) == 2):
         return False
     images, labels = pair
@@ -130,7 +129,7 @@ def _are_labelled(pair: Any) -> bool:
 
 
 def _opened(one: Any, side: int, name: str) -> Iterator[Image.Image]:
-    """Yield an image, the picture of a file, or those of an array or tensor."""
+    """Yield an image, the picture of a file, or the pictures of an array or tensor."""
     if isinstance(one, Image.Image):
         yield one
     elif hasattr(one, "read") or isinstance(one, (str, Path, bytes, bytearray, memoryview)):
@@ -143,8 +142,8 @@ def _opened(one: Any, side: int, name: str) -> Iterator[Image.Image]:
 
 
 def _split(images: Any, side: int) -> UInt8[ndarray, "n h w *c"]:
-    """Part an array or tensor in pictures; :func:`predict` says which shape means what."""
-    tensor = isinstance(images, Tensor)  # in which channels come first, and last in arrays
+    """Split an array or tensor into pictures; ``predict`` documents the shapes."""
+    tensor = isinstance(images, Tensor)  # channels are first; in arrays they are last
     if tensor:
         images = images.detach().cpu()
         images = images.float() if images.is_floating_point() else images  # bfloat16
@@ -171,12 +170,12 @@ def _split(images: Any, side: int) -> UInt8[ndarray, "n h w *c"]:
 
 
 def _pixels(array: ndarray) -> UInt8[ndarray, "..."]:
-    """Turn what the values can be into 0–255."""
+    """Convert booleans, floats from 0 to 1, or whole numbers to ``uint8``."""
     low, high = (array.min(), array.max()) if array.size else (0, 0)
     real = array.dtype.kind == "f"
     if array.dtype == bool or (real and low >= 0 and high <= 1):
         return np.round(255 * array.astype(np.float32)).astype(np.uint8)
-    if not (low >= 0 and high <= 255) or (real and (array % 1).any()):  # nor is NaN
+    if not (low >= 0 and high <= 255) or (real and (array % 1).any()):  # NaN fails too
         raise PictureError(
             f"{'floats' if real else 'integers'} from {low:g} to {high:g}; 0 to 1, or whole "
             "numbers to 255, are expected"
@@ -185,14 +184,14 @@ def _pixels(array: ndarray) -> UInt8[ndarray, "..."]:
 
 
 class Page(NamedTuple):
-    """A page of a file, which is known by its path or is its content, and its label if any."""
+    """A page: the path or content of its file, and its label, empty for the only page."""
 
     source: Path | bytes
     label: str
 
     @property
     def name(self) -> str:
-        """What it is called in results, as ``scan.pdf#2``; ``-`` is standard input."""
+        """Its name in results, as ``scan.pdf#2``; ``-`` is standard input."""
         return ("-" if isinstance(self.source, bytes) else str(self.source)) + self.label
 
     def open(self) -> Image.Image:
@@ -201,14 +200,14 @@ class Page(NamedTuple):
         return next(image for label, image in found if label == self.label)
 
 
-Result = tuple[Page, Prepared | PictureError]  # what is on a page, or why it cannot be decoded
+Result = tuple[Page, Prepared | PictureError]  # the digits of a page, or why it cannot be decoded
 
 
 def prepare_files(facts: Facts, sources: Sequence[Any], single: bool) -> Iterator[list[Result]]:
-    """Read and prepare files (paths or contents) on all cores; in order, some at a time."""
+    """Read and prepare files (paths or contents) on all cores; yields batches, in order."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     size, workers = (BATCH, cores or 1) if len(sources) > ONE_PROCESS else (1, 0)
-    data: Any = sources  # which DataLoader takes as it is, though it is no Dataset
+    data: Any = sources  # DataLoader accepts any sequence, against its types
     prepare = partial(_prepare_some, facts, single)
     yield from DataLoader(data, size, num_workers=workers, collate_fn=prepare)
 
@@ -227,7 +226,7 @@ def _prepare_some(facts: Facts, single: bool, sources: Sequence[Path | bytes]) -
 
 
 def sheet(named: Sequence[tuple[Page, Reading]]) -> Any:
-    """Draw each picture with boxes around its digits, what the network saw, and what it said.
+    """Draw each picture with boxes around its digits, the network's input, and its answer.
 
     Returns:
         A ``matplotlib.figure.Figure``.
@@ -241,7 +240,7 @@ def sheet(named: Sequence[tuple[Page, Reading]]) -> Any:
     for axes in grid.flat:
         axes.axis("off")
     for (page, reading), (left, right) in zip(named, grid.reshape(-1, 2), strict=False):
-        with suppress(PictureError):  # it may be gone by now
+        with suppress(PictureError):  # the file may be gone
             left.imshow(boxed(page.open(), reading))
         left.set_title(for_terminal(Path(page.name).name, 22), fontsize=8, parse_math=False)
         if reading.digits:
@@ -251,7 +250,7 @@ def sheet(named: Sequence[tuple[Page, Reading]]) -> Any:
 
 
 def montage(reading: Reading) -> ndarray:
-    """Lay what the network saw of each digit, one or more, side by side; ``uint8 [h, w]``."""
+    """Return the network's inputs for one or more digits, side by side; ``uint8 [h, w]``."""
     seen = [np.pad(digit.prepared, 1, constant_values=96) for digit in reading.digits]
     across = ceil(len(seen) ** 0.5) if len(seen) > ROW else len(seen)
     seen += [np.full_like(seen[0], 96)] * (-len(seen) % across)
@@ -260,7 +259,7 @@ def montage(reading: Reading) -> ndarray:
 
 
 def boxed(image: Image.Image, reading: Reading) -> Image.Image:
-    """Return a picture as it is seen, made small, with a box around each digit."""
+    """Return a reduced copy of a picture, with a box around each digit."""
     gray = to_gray(image)
     seen = Image.fromarray((255 * gray).astype(np.uint8)).convert("RGB")
     seen.thumbnail((SEEN, SEEN))

@@ -1,4 +1,4 @@
-"""What a network reads of one picture: its digits, in order, and how sure it is."""
+"""A network's reading of one picture: the digits in order, and how sure it is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,15 +23,15 @@ from mnist_lit.inference.boxes import bounds, shared, size, window
 from mnist_lit.inference.pictures import Candidate, Prepared
 
 BATCH = 256
-# A second network, with small's blocks, which tells digits from what is none.
+# A second network, with the blocks of `small`, which separates digits from other things.
 REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
-# The probability of being a digit, times that of the digit: below the first it is none, below the
-# second it is read and said to be unsure. Of photographs of 2,000 training digits that the second
-# network was not trained on, 0.05 % and 0.5 % are below.
+# A score is the probability of being a digit, times that of the class. Below NONE it is no digit;
+# below UNSURE, the reading is unsure. Of photographs of 2,000 training digits that the second
+# network was not trained on, 0.05 % and 0.5 % have such scores.
 NONE = 0.01
 UNSURE = 0.15
-SAME_LINE = 0.4  # of the lower one's height is beside the other
-LIKELY = 0.5  # that all digits of a picture are right
+SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
+LIKELY = 0.5  # least probability that all digits of a picture are right
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,15 +133,15 @@ class Reading:
 
 
 def read_all(trained: Trained, pages: Sequence[Prepared], device: torch.device) -> list[Reading]:
-    """Read what was found on pictures.
+    """Classify the possible digits of pictures.
 
     Args:
         trained: The network.
-        pages: What was found on each.
-        device: Where to compute.
+        pages: The prepared digits of each picture, or the reason why there is none.
+        device: The device to compute on.
 
     Raises:
-        CheckpointError: The network does not give a number for each class.
+        CheckpointError: The network does not return a finite number for each class.
     """
     candidates = [one for page in pages if not isinstance(page, str) for one in page]
     pixels = [seen.pixels for one in candidates for seen in (one, *chain(*one.ways))]
@@ -150,7 +150,7 @@ def read_all(trained: Trained, pages: Sequence[Prepared], device: torch.device) 
     sure = iter(digit_probabilities(pixels, device)) if digits else repeat(1.0)
 
     def classified(seen: Candidate) -> tuple[Prediction, float]:
-        """Return a digit and the probability that it is one, and this one."""
+        """Return a prediction and its score."""
         found = Prediction(tuple(next(rows)), seen.pixels, trained.facts.classes, seen.box)
         return found, next(sure) * found.probability
 
@@ -176,10 +176,10 @@ def _classify(
     """Return the probabilities of the classes for images, ``uint8 [side, side]`` each.
 
     Raises:
-        CheckpointError: The network does not give a number for each class.
+        CheckpointError: The network does not return a finite number for each class.
     """
-    # In float32, which a global default or the network's owner may have made another type; channels
-    # last, in which a CPU's convolutions take half the time.
+    # float32, whatever the dtype of the network or torch's default; channels last, which halves the
+    # time of convolutions on a CPU.
     network = trained.network.to(device, torch.float32).eval()
     convert_conv2d_weight_memory_format(network, torch.channels_last)
     classes = len(trained.facts.classes)
@@ -190,20 +190,20 @@ def _classify(
         logits: Float[Tensor, "b classes"] = classify(network, images, trained.facts)
         if logits.shape != (len(batch), classes) or not logits.isfinite().all():
             raise CheckpointError(
-                f"the network gives {list(logits.shape[1:])} values for {classes} classes, or some "
-                "that are not numbers; give one whose training did not diverge"
+                f"the network returns {list(logits.shape[1:])} values for {classes} classes, or "
+                "values that are not finite; give one whose training did not diverge"
             )
         rows += logits.softmax(dim=1).tolist()
     return rows
 
 
 def _in_order(kept: Sequence[tuple[Prediction, float]], parted: bool) -> Reading:
-    """Put the digits of a picture in lines, and say whether they are sure."""
+    """Order the digits of a picture in lines, and set the status."""
     if not kept:
-        return Reading((), "none", "no digit to be seen, but something else")
+        return Reading((), "none", "no digit found, but something else")
     lines = in_lines([digit.box for digit, _ in kept])
     reading = Reading(tuple(tuple(kept[number][0] for number in line) for line in lines), "read")
-    # What touches and was cut apart is hardly more often right than wrong.
+    # Touching digits that were cut apart are hardly more often right than wrong.
     sure = (
         reading.probability >= LIKELY and not parted and min(score for _, score in kept) >= UNSURE
     )
@@ -211,7 +211,7 @@ def _in_order(kept: Sequence[tuple[Prediction, float]], parted: bool) -> Reading
 
 
 def digit_probabilities(pixels: Sequence[ndarray], device: torch.device) -> list[float]:
-    """Return for each image how probable it is that it shows a digit."""
+    """Return for each image the probability that it shows a digit."""
     rows = _classify(_rejector(), pixels, device)
     return [0.0 if _is_box(one) else 1 - row[-1] for one, row in zip(pixels, rows, strict=True)]
 
@@ -220,10 +220,10 @@ _rejector = cache(partial(read, REJECTOR))
 
 
 def _is_box(image: UInt8[ndarray, "h w"]) -> bool:
-    """Say whether there is ink all along the four edges of what is on an image.
+    """Return whether ink runs along all four edges of the ink's bounding box.
 
-    Of MNIST's 60,000 training digits none has it along 85 % of each; the network takes many boxes
-    for zeros.
+    None of MNIST's 60,000 training digits has ink along 85 % of each edge. The network reads many
+    boxes as zeros.
     """
     ink = np.greater_equal(image, 96)
     if not ink.any():
@@ -236,7 +236,7 @@ def _is_box(image: UInt8[ndarray, "h w"]) -> bool:
 def in_lines(boxes: Sequence[tuple[int, int, int, int]]) -> list[list[int]]:
     """Return the numbers of digits line by line from the top, each line from left to right.
 
-    A digit and the next one to its right are in one line, so that a line may slope.
+    A digit and its next neighbour on the right are in one line, so a line may slope.
 
     Args:
         boxes: Left, top, right and bottom of each.

@@ -1,9 +1,9 @@
-"""Segment: which strokes on a picture are one digit.
+"""Segment: group the strokes of a picture into digits.
 
-A number is parted by its gaps. What is too wide to be one digit is parted in several ways, along
-the paths with the least ink, and the networks that read the parts decide (heuristic
-over-segmentation; LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document
-recognition, 1998, section V).
+Gaps separate the digits of a number. A group that is too wide for one digit is cut in several ways,
+along the paths with the least ink; the networks classify all parts, and the scores decide
+(heuristic over-segmentation; LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to
+document recognition, 1998, section V).
 """
 
 from collections.abc import Iterator
@@ -21,33 +21,33 @@ from mnist_lit.inference.boxes import Box, bounds, boxes_of, grown, shared, size
 from mnist_lit.inference.masks import Gray, Mask, labelled, stroke, widest
 from mnist_lit.inference.threshold import SPECK, TINY, Foreground, foreground, threshold
 
-READ_HEIGHT = 48  # pixels of a digit's height; more show no more
-READ_STROKE = 4  # and of a stroke's width; on fewer, gaps are not told from noise
-LOOKS = 2  # with more pixels each time, at most
-MOST_SIDE = 2_000  # of the picture on which small digits are looked for
-# In shares of the picture's side:
+READ_HEIGHT = 48  # pixels of a digit's height; more do not help
+READ_STROKE = 4  # pixels of a stroke's width; with fewer, gaps look like noise
+LOOKS = 2  # repetitions at most, each with more pixels
+MOST_SIDE = 2_000  # pixels of the picture on which small digits are found
+# Shares of the picture's side:
 THICK = 0.2  # any stroke is thinner than this
-SMALL = 0.3  # a digit that is smaller is read from a part of the picture
-# In shares of a digit's longer side:
-REACH = 0.25  # how far from its largest part the others lie
-TOUCH = 0.25  # what touches an edge by more than this comes in from beyond it
-# In shares of a digit's height:
-WHOLE = 0.6  # a piece of this height is a digit, if there is another one beside it
-FRAGMENT = 0.5  # what is lower is a part of the digit beside it, or a point or a dash
-WIDE = 1.1  # what is wider may be two digits that touch
-NARROW = 0.35  # and each of them is wider than this
-OVERLAP = 0.5  # of the narrower one's width, where one stroke is above the other
-SAME_LINE = 0.4  # of the lower one's height is beside the other
-MOST_PARTS = 8  # of what touches
+SMALL = 0.3  # a smaller digit is read from a part of the picture
+# Shares of a digit's longer side:
+REACH = 0.25  # largest distance of the other parts from the largest one
+TOUCH = 0.25  # a part that touches an edge by more than this extends beyond it
+# Shares of a digit's height:
+WHOLE = 0.6  # a piece of this height is a digit, if another one is beside it
+FRAGMENT = 0.5  # a lower piece is a part of the digit beside it, or a point or a dash
+WIDE = 1.1  # a wider group may be two touching digits
+NARROW = 0.35  # each of these digits is wider than this
+OVERLAP = 0.5  # share of the narrower stroke's width, if one is above the other
+SAME_LINE = 0.4  # share of the lower stroke's height that is beside the other
+MOST_PARTS = 8  # of a group
 
 
 class Found(NamedTuple):
-    """A digit on a picture, or what may be one.
+    """A possible digit on a picture.
 
     Attributes:
-        box: Where it is, in pixels of the reduced picture.
-        ink: How much ink there is, from 0 to 1, of this digit alone.
-        ways: Other ways to see it: two digits or more each.
+        box: Its box, in pixels of the reduced picture.
+        ink: The amount of its ink at each pixel, from 0 to 1, without other strokes.
+        ways: Other segmentations of it, each into two digits or more.
     """
 
     box: Box
@@ -56,20 +56,20 @@ class Found(NamedTuple):
 
 
 def segment(gray: Gray, several: bool) -> tuple[list[Found], float]:
-    """Return what may be the digits of a picture, in any order.
+    """Return the possible digits of a picture, in any order.
 
-    A digit that is small on a large picture is looked for on a reduced one, and read from the part
-    of the picture around it.
+    A digit that is small on a large picture is found on a reduced copy, and read from the part of
+    the picture around it.
 
     Args:
-        gray: From 0 (black) to 1 (white).
-        several: There may be several digits; otherwise one is taken, and the rest is left out.
+        gray: The picture, from 0 (black) to 1 (white).
+        several: Whether there may be several digits; otherwise only one is returned.
 
     Returns:
-        With it comes how many times smaller than the picture's sides those are that boxes are of.
+        The digits; and the side of the picture, divided by that of the reduced one of the boxes.
 
     Raises:
-        PictureError: There is nothing to be seen.
+        PictureError: No ink is found.
     """
     seen = threshold(gray)
     digit = _only_piece(seen.mask) if several else None
@@ -85,14 +85,14 @@ def segment(gray: Gray, several: bool) -> tuple[list[Found], float]:
     longer = size(box).max()
     if scale > 1 and longer < SMALL * seen.side:
         around = grown(box, 0.5 * longer + 2, gray.shape, scale)
-        with suppress(PictureError):  # what made it stand out may lie further away
+        with suppress(PictureError):  # the part alone may have too little contrast
             closer = foreground(gray[window(around)])
             ink = closer.ink(one_digit(closer.mask))
     return [Found(bounds(digit) - seen.margin, ink)], scale
 
 
 def _only_piece(mask: Mask) -> Mask | None:
-    """Return the only piece but for specks, if there is one that is not too wide for one digit."""
+    """Return the only piece, apart from specks, if it is not too wide for one digit."""
     labels = labelled(mask)
     areas = np.bincount(labels.ravel())[1:]
     piece = labels == areas.argmax() + 1
@@ -106,14 +106,14 @@ def _is_wide(box: Box) -> bool:
 
 
 def _parts_of(mask: Mask) -> tuple[ndarray, Box, ndarray, ndarray, int]:
-    """Part a mask; pieces that a stroke's width parts, as those of a dashed one, are one part.
+    """Divide a mask into parts; pieces closer than a stroke's width, as dashes, are one part.
 
     Returns:
-        The number of the part that each pixel belongs to, from 1 (0 is background); where each part
-        is; its number of pixels; whether it ends within the picture, or only just touches one of
-        its edges; and the largest one, counted from 0. The edge of a table or a shadow comes in
-        from the side; a digit seldom does. What is thicker than any stroke then is a digit only if
-        there is nothing else.
+        The number of each pixel's part, from 1 (0 is background); the box of each part; its number
+        of pixels; whether it lies inside the picture, or at most touches one edge a little; and the
+        index of the main part, from 0. That is the largest one, but parts that extend beyond the
+        picture count less: they are the edge of a table or a shadow more often than a digit. They
+        count least if they are thicker than any stroke.
     """
     joined = ndimage.distance_transform_edt(~mask) <= (stroke(mask) + 1) / 2
     labels = np.where(mask, labelled(joined), 0)
@@ -130,7 +130,7 @@ def _parts_of(mask: Mask) -> tuple[ndarray, Box, ndarray, ndarray, int]:
 
 
 def one_digit(mask: Mask) -> Mask:
-    """Keep the largest part and what lies near it and is no speck."""
+    """Keep the main part, and the parts near it that are no specks."""
     labels, boxes, areas, inside, main = _parts_of(mask)
     distant = -REACH * size(boxes[main]).max()
     kept = (areas >= SPECK * areas[main]) & (shared(boxes, boxes[main]) > distant).all(axis=1)
@@ -139,12 +139,12 @@ def one_digit(mask: Mask) -> Mask:
 
 
 class _Groups(NamedTuple):
-    """Strokes that belong together.
+    """Strokes grouped into digits.
 
     Attributes:
-        labels: Their number at each pixel, from 1.
-        boxes: Where they are.
-        within: All ink that does not come in from beyond an edge, specks too.
+        labels: The number of the group at each pixel, from 1.
+        boxes: The box of each group.
+        within: All ink that does not extend beyond an edge, including specks.
     """
 
     labels: Int[ndarray, "h w"]
@@ -153,7 +153,7 @@ class _Groups(NamedTuple):
 
 
 def _groups_with_enough_pixels(gray: Gray, seen: Foreground) -> tuple[Foreground, _Groups]:
-    """Group strokes, and look again with more pixels where digits have few."""
+    """Group strokes; repeat with more pixels while digits have too few."""
     groups = _groups(seen.mask)
     for _ in range(LOOKS):
         height = float(np.median(size(groups.boxes)[:, 0]))
@@ -195,7 +195,7 @@ def _groups(mask: Mask) -> _Groups:
 
 
 def _are_owners(digits: Box, box: Box) -> Bool[ndarray, " n"]:
-    """Say of each digit whether a piece that is not taller is a part of it."""
+    """Return for each digit whether a piece, which is not taller, is a part of it."""
     rows, columns = shared(digits, box).T
     heights, widths = size(digits).T
     height, width = size(box)
@@ -207,7 +207,7 @@ def _are_owners(digits: Box, box: Box) -> Bool[ndarray, " n"]:
 
 
 def _pieces(own: Mask, box: Box) -> Iterator[tuple[Box, Mask]]:
-    """Yield a part in its box, or the digits beside each other that only narrow gaps part."""
+    """Yield a part as it is, or its digits if they are side by side with narrow gaps."""
     numbers = labelled(own)
     boxes = boxes_of(numbers)
     whole = np.flatnonzero(size(boxes)[:, 0] >= WHOLE * size(box)[0])
@@ -218,7 +218,7 @@ def _pieces(own: Mask, box: Box) -> Iterator[tuple[Box, Mask]]:
     if len(whole) < 2 or not apart:
         yield box, own
         return
-    # Each pixel belongs to the nearest of them.
+    # Each pixel belongs to the nearest digit.
     others = ~np.isin(numbers, whole + 1)
     nearest = ndimage.distance_transform_edt(others, return_distances=False, return_indices=True)
     owner = np.where(own, numbers[tuple(nearest)], 0)
@@ -248,7 +248,7 @@ def _found(seen: Foreground, groups: _Groups) -> Iterator[Found]:
 
 
 def _clusters(boxes: Box) -> list[Int[ndarray, " m"]]:
-    """Return the numbers of the digits that are near each other."""
+    """Return groups of digits that are near each other, by their numbers."""
     heights = size(boxes)[:, 0]
     cluster = np.arange(len(boxes))
     for number, box in enumerate(boxes):
@@ -258,7 +258,7 @@ def _clusters(boxes: Box) -> list[Int[ndarray, " m"]]:
 
 
 def _parted(ink: Gray, around: Box) -> Iterator[tuple[Found, ...]]:
-    """Part what may be several digits into two and more, along the paths with the least ink."""
+    """Cut a group into two or more digits, along the paths with the least ink."""
     box = bounds(ink > 0)
     ink = ink[window(box)]
     corner = around[:, :1] + box[:, :1]
@@ -277,9 +277,9 @@ def _seam(ink: Gray, at: float, within: float) -> Int[ndarray, " h"]:
     """Return the column at which each row is cut: a path with little ink.
 
     Args:
-        ink: From 0 to 1.
-        at: Where the path should be, in shares of the width.
-        within: How far from there it may be.
+        ink: The amount of ink, from 0 to 1.
+        at: Wanted place of the path, as a share of the width.
+        within: Largest distance from that place, as a share of the width.
     """
     height, width = ink.shape
     first = max(1, round((at - within) * width))

@@ -1,4 +1,4 @@
-"""Threshold: the ink of a picture apart from its background, shadows, ruled lines and noise."""
+"""Threshold: separate the ink of a picture from background, shadows, ruled lines and noise."""
 
 from contextlib import suppress
 from typing import NamedTuple
@@ -13,26 +13,26 @@ from mnist_lit.errors import PictureError
 from mnist_lit.inference.boxes import bounds, boxes_of, size, window
 from mnist_lit.inference.masks import AROUND, Gray, Mask, disc, labelled, stroke, widest
 
-WORKING_SIDE = 140  # pixels; more show no more of a digit that ends in a box of 20
-SEARCHING_SIDE = 200  # where nothing is seen on so few: a digit is small or faint
-READING_SIDE = 1_000  # where nothing is seen on so few either: a page full of digits
-FINE = 0.5  # pixels that are smoothed over where digits have few
-TINY = 20  # pixels; the digit fills a picture of so few
-TWO_TONED = 0.75  # of the variance is between its two tones, where a picture has no more
-# In shares of the working picture's side:
+WORKING_SIDE = 140  # pixels; enough for a digit that is scaled to 20
+SEARCHING_SIDE = 200  # second try: a small or faint digit
+READING_SIDE = 1_000  # third try: a page full of digits
+FINE = 0.5  # pixels, standard deviation of the smoothing of small digits
+TINY = 20  # pixels; a digit fills a picture of this size
+TWO_TONED = 0.75  # least share of the variance between two tones, for a picture with only two
+# Shares of the working picture's side:
 BACKGROUND = 0.35  # wider than any stroke, narrower than a shadow
 RULE = 0.04  # ruled lines are thinner than this
 LONG = 0.6  # and longer than this in a frame
-ACROSS = 0.95  # and than this elsewhere
-EDGE = 0.05  # a digit that comes so near to every edge fills the picture
-# Ink must differ from its background by this share of black to white, and by this factor of the
+ACROSS = 0.95  # and longer than this elsewhere
+EDGE = 0.05  # a digit this near to every edge fills the picture
+# Least difference of ink and background: as a share of black to white, and as a multiple of the
 # background's noise.
 MIN_CONTRAST = 0.06
 MIN_SIGNAL = 5.0
-DASHES = 4  # pieces of one digit; without a dashed stroke it has three at most
-SPECK = 0.03  # of the ink's area
-BLANK = "no digit to be seen, the page is blank or too faint"
-NOTHING = "no digit to be seen, only lines or specks"
+DASHES = 4  # pieces of a digit with dashed strokes; other digits have three at most
+SPECK = 0.03  # share of the ink's area; a smaller piece is a speck
+BLANK = "no digit found, the page is blank or too faint"
+NOTHING = "no digit found, only lines or specks"
 
 
 class Foreground(NamedTuple):
@@ -40,10 +40,10 @@ class Foreground(NamedTuple):
 
     Attributes:
         sign: 1 for dark ink, -1 for light ink.
-        background: How light the background is at each pixel, times ``sign``.
+        background: Lightness of the background at each pixel, times ``sign``.
         depth: How much darker each pixel is than the background, or lighter with light ink.
-        bare: The depth of the background itself.
-        mask: What is ink, without ruled lines.
+        bare: The median depth outside the ink.
+        mask: The pixels of the ink, without ruled lines.
         margin: Pixels that were added on each side.
     """
 
@@ -60,11 +60,11 @@ class Foreground(NamedTuple):
         return max(self.mask.shape) - 2 * self.margin
 
     def ink(self, mask: Mask, at: tuple[slice, ...] = ()) -> Gray:
-        """Return how much ink there is, from 0 to 1, of what a mask shows, and none of the rest.
+        """Return the amount of ink in a mask, from 0 to 1, and 0 outside it.
 
         Args:
-            mask: Of the picture, or of a part of it.
-            at: The slices that the part is.
+            mask: A mask of the picture, or of a part of it.
+            at: The slices of that part.
         """
         depth = self.depth[at]
         full = np.quantile(depth[mask], 0.8)
@@ -79,7 +79,7 @@ class Foreground(NamedTuple):
         return np.where(near, soft, 0).astype(np.float32)
 
     def closer(self, gray: Gray, kept: Mask, side: int) -> "Foreground":
-        """Look at the picture with more pixels, where a mask shows that there is ink."""
+        """Threshold the picture again with more pixels, near the ink of a mask."""
         fine = ndimage.gaussian_filter(_shrunk(gray, side), FINE)
         shape = fine.shape[::-1]
         background = np.asarray(Image.fromarray(self.background).resize(shape))
@@ -92,13 +92,13 @@ class Foreground(NamedTuple):
 
 
 def threshold(gray: Gray) -> Foreground:
-    """Tell ink from background, on a reduced picture.
+    """Separate ink from background, on a reduced picture.
 
     Args:
-        gray: From 0 (black) to 1 (white).
+        gray: The picture, from 0 (black) to 1 (white).
 
     Raises:
-        PictureError: There is nothing to be seen.
+        PictureError: No ink is found.
     """
     for side in (WORKING_SIDE, SEARCHING_SIDE):
         with suppress(PictureError):
@@ -107,14 +107,14 @@ def threshold(gray: Gray) -> Foreground:
 
 
 def foreground(gray: Gray, side: int = WORKING_SIDE) -> Foreground:
-    """Do so with at most so many pixels a side; raises as :func:`threshold` does."""
+    """Threshold a picture reduced to at most ``side`` pixels; raises as ``threshold`` does."""
     gray = _shrunk(gray, side)
     side = max(gray.shape)
     threshold, share = _otsu(gray)
     light = _background_is_light(gray, threshold)
     is_background = (gray > threshold) == light
     tone = _median(gray[is_background])
-    # A hard shadow parts a picture in two tones as well, but is wider than a stroke.
+    # A hard shadow also makes two tones, but it is wider than a stroke.
     two_toned = share > TWO_TONED and (side <= TINY or widest(~is_background) < BACKGROUND * side)
     margin = round(side / 4) if two_toned and side <= TINY else 0
     gray = np.pad(gray, margin, constant_values=tone)
@@ -132,7 +132,7 @@ def foreground(gray: Gray, side: int = WORKING_SIDE) -> Foreground:
         raise PictureError(BLANK)
     rules = _rules(mask)
     if rules.any():
-        # They may be darker than the digit, and would part the values in another place.
+        # Ruled lines may be darker than the digit, and would change the threshold.
         rules = ndimage.binary_dilation(rules, AROUND)
         mask = _mended(~rules & (depth > _otsu(depth[~rules])[0]), rules)
     if not mask.any():
@@ -146,7 +146,7 @@ def foreground(gray: Gray, side: int = WORKING_SIDE) -> Foreground:
 
 
 def _shrunk(gray: Gray, side: int) -> Gray:
-    """Return a picture of at most so many pixels a side."""
+    """Reduce a picture to at most ``side`` pixels a side."""
     scale = side / max(gray.shape)
     if scale >= 1:
         return gray
@@ -155,10 +155,10 @@ def _shrunk(gray: Gray, side: int) -> Gray:
 
 
 def _background_is_light(gray: Gray, threshold: float) -> bool:
-    """Say which of two tones is the background: that of most of the picture's edge.
+    """Return whether the lighter of two tones is the background.
 
-    A frame can run along the edge itself, and a thick digit fill what is a little further in. So
-    there are three votes: of the edge, of a wider one, and of the whole.
+    The edge of the picture is mostly background. But a frame can run along the edge, and a thick
+    digit can fill the area next to it. So there are three votes: the edge, a wider edge, and all.
     """
     votes = 0
     for width in (1, max(1, round(0.1 * min(gray.shape))), max(gray.shape)):
@@ -169,19 +169,19 @@ def _background_is_light(gray: Gray, threshold: float) -> bool:
 
 
 def _light_on_dark(gray: Gray) -> bool:
-    """Compare what is far from a smooth background on either side of it.
+    """Return whether the ink is lighter than the background.
 
-    The background is a surface of second order through most of the picture.
+    It fits a surface of second order to the background; the sum of the cubed residuals decides.
     """
     step = max(1, max(gray.shape) // 40)
-    gray = gray[::step, ::step]  # enough for a surface
+    gray = gray[::step, ::step]  # enough pixels for a surface
     y, x = np.mgrid[-1 : 1 : gray.shape[0] * 1j, -1 : 1 : gray.shape[1] * 1j].reshape(2, -1)
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
-    near = np.maximum(np.abs(x), np.abs(y)) > 0.85  # an edge
+    near = np.maximum(np.abs(x), np.abs(y)) > 0.85  # starts with the edges
     values = residual = gray.reshape(-1)
     for _ in range(5):
         some = terms[near]
-        # Of the normal equations, and not of the terms themselves: much faster.
+        # Solves the normal equations: much faster than `lstsq` of the terms.
         surface = np.linalg.lstsq(some.T @ some, some.T @ values[near], rcond=None)[0]
         residual = values - terms @ surface
         near = np.abs(residual) <= 2.5 * max(_median(np.abs(residual)), 1e-3)
@@ -189,15 +189,15 @@ def _light_on_dark(gray: Gray) -> bool:
 
 
 def _median(values: Float[ndarray, " n"]) -> float:
-    """Return the middle value, of an even number the upper one; numpy's takes twice as long."""
+    """Return the upper median; numpy's median takes twice as long."""
     middle = len(values) // 2
     return float(np.partition(values, middle)[middle])
 
 
 def _otsu(values: Float32[ndarray, "..."]) -> tuple[float, float]:
-    """Return the threshold that parts values best in two (Otsu, 1979).
+    """Return the threshold that separates values best into two classes (Otsu, 1979).
 
-    With it comes the share of the variance that is between the two.
+    Also return the share of the variance between the two classes.
     """
     low, high = float(values.min()), float(values.max())
     wide = max(high - low, 1e-9) / 256
@@ -207,7 +207,7 @@ def _otsu(values: Float32[ndarray, "..."]) -> tuple[float, float]:
     below = counts.cumsum()
     above = below[-1] - below
     total = (counts * centres).cumsum()
-    # Of an empty part the mean does not matter.
+    # The mean of an empty class does not matter.
     apart = total / below.clip(1) - (total[-1] - total) / above.clip(1)
     between = below * above * apart**2
     best = int(np.argmax(between))
@@ -216,9 +216,9 @@ def _otsu(values: Float32[ndarray, "..."]) -> tuple[float, float]:
 
 
 def _rules(mask: Mask) -> Mask:
-    """Find long thin lines, as of ruled paper and forms.
+    """Return a mask of long thin lines, as on ruled paper and forms.
 
-    The strokes of a digit that fills its picture can be as long. Then there is nothing beside it.
+    The strokes of a digit that fills its picture can be as long, but nothing else is beside it.
     """
     level = _lines(mask)
     upright = [(line.T, share) for line, share in _lines(mask.T)]
@@ -239,9 +239,9 @@ def _rules(mask: Mask) -> Mask:
 
 
 def _lines(mask: Mask) -> list[tuple[Mask, float]]:
-    """Return the thin lines from left to right, and how much of the width each goes."""
+    """Return a mask of each thin horizontal line, and the line's share of the width."""
     length = max(3, mask.shape[1] // 8) | 1
-    # An opening, as scipy's for masks but faster: what is left of runs of this length.
+    # A morphological opening by a row of this length, faster than scipy's for masks.
     runs = ndimage.minimum_filter1d(mask.view(np.uint8), length, mode="constant")
     if runs.any(axis=0).sum() + length < LONG * mask.shape[1]:
         return []
@@ -257,7 +257,7 @@ def _lines(mask: Mask) -> list[tuple[Mask, float]]:
 
 
 def _mended(mask: Mask, rules: Mask) -> Mask:
-    """Join what rules crossed."""
+    """Join the strokes that ruled lines crossed."""
     long = round(RULE * max(mask.shape)) + 5
     upright = ndimage.binary_closing(mask, np.ones((long, 1), dtype=bool))
     level = ndimage.binary_closing(mask, np.ones((1, long), dtype=bool))

@@ -1,1 +1,1 @@
-"""The networks: what they are made of, how they compute, what they cost."""
+"""The networks: blocks, operations, and summaries."""

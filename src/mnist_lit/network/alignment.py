@@ -1,4 +1,4 @@
-"""Straightening: a layer without parameters that moves and slants each image by its own moments.
+"""Alignment: a layer without parameters that centres and deslants each image by its moments.
 
 LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998,
 call it deslanting.
@@ -12,41 +12,41 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 STEEPEST = 1.5  # slant, in columns per row; MNIST's test digits have at most 1.08
-BLANK = 1e-3  # ink below which there is nothing to align
+BLANK = 1e-3  # an image with less ink counts as blank
 
 
 class Alignment(nn.Module):
     """Move the centre of mass to the middle and undo the slant, in one bilinear sample.
 
-    Ink counts as mass: what a pixel differs from the paper. With m the ink, the slant is
-    μ₁₁/μ₀₂, the covariance of column and row over the variance of the row, at most
-    :data:`STEEPEST` either way; each row is shifted against it. Computed in float32, whatever the
-    images come in. A blank image is left as it is.
+    The mass of a pixel is its ink, the difference from the background. The slant is μ₁₁/μ₀₂, the
+    covariance of column and row divided by the variance of the row, clamped to ±``STEEPEST``; each
+    row is shifted against it. All is computed in float32, whatever the dtype of the images. A blank
+    image does not change.
 
     Args:
-        side: Of the images, in pixels.
-        paper: The value of a pixel without ink, which is also what comes in from outside.
+        side: Side of the images, in pixels.
+        paper: Value of a background pixel; pixels outside the image have it too.
     """
 
     def __init__(self, side: int, paper: float) -> None:
         super().__init__()
         self.paper = paper
-        # Of each pixel, from the middle of the image: in pixels, and in halves of the side.
+        # Coordinates of each pixel from the image's centre: in pixels, and in half sides.
         offset = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
         x, y = offset.repeat(side), offset.repeat_interleave(side)
-        one = torch.ones_like(x)  # float32, whatever the default is
+        one = torch.ones_like(x)  # float32, whatever torch's default dtype is
         self.basis = torch.stack((one, x, y, x * y, y * y), dim=1)
         self.places = torch.stack((x, y, one)) * (2 / side)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Alignment":
-        # Buffers would leave float32 with the network.
+        # As buffers they would change their dtype with the network's.
         self.basis = self.basis.to(fn(self.basis).device)
         self.places = self.places.to(fn(self.places).device)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # untyped in torch
         return self
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        """Map ``[B, 1, side, side]`` to the same, aligned."""
+        """Return the images ``[B, 1, side, side]`` aligned."""
         if torch.is_autocast_enabled(images.device.type):
             with torch.autocast(images.device.type, enabled=False):
                 return self.forward(images)
@@ -54,7 +54,7 @@ class Alignment(nn.Module):
         return (self._sample(ink, *self._moments(ink)) + self.paper).to(images.dtype)
 
     def _moments(self, ink: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return column and row of the centre, from the middle in pixels, and the slant."""
+        """Return the centre of mass (column, row; in pixels from the centre) and the slant."""
         sums = ink.flatten(1) @ self.basis
         mass, *others = sums.unbind(1)
         inverse = (mass > BLANK) / mass.clamp(min=BLANK)

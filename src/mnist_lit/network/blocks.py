@@ -1,4 +1,4 @@
-"""What a network may be made of, and whether blocks can be stacked. Needs no torch."""
+"""The blocks of a network, their limits, and the check that they fit. Needs no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from mnist_lit.errors import ConfigError
 from mnist_lit.validation import PLAIN, Probability, Switch
 
 IMAGE_SIZE = 28
-# Far above what such images need, and far below what a machine cannot hold: a description comes
-# from a file of a stranger too.
+# Limits, because a description may come from an untrusted checkpoint: far above any useful network,
+# and small enough for any machine.
 MOST_PARAMETERS = 10_000_000
 MOST_REPEATS = 100  # of a convolution
 MOST_BLOCKS = 100
-MOST_OUTPUTS = 2**24  # numbers that a block gives for one image
+MOST_OUTPUTS = 2**24  # values in a block's output, per image
 MOST_CLASSES = 1_000
-MOST_OPERATIONS = 10**10  # multiply–adds of an image: five thousand times those of `final`
+MOST_OPERATIONS = 10**10  # multiply–adds per image: 5,000 times those of `final`
 LARGEST_SIDE = 1_024
 
 Count = Annotated[int, Strict(), Ge(1), Le(MOST_PARAMETERS)]
@@ -67,7 +67,7 @@ Blocks = Annotated[list[Block], MaxLen(MOST_BLOCKS)]
 
 
 def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int = 10) -> None:
-    """Raise :class:`ConfigError` if such blocks cannot be stacked on an image of this side."""
+    """Raise ``ConfigError`` if the blocks cannot be stacked on images of this side."""
     if not blocks:
         raise ConfigError("model.blocks=[]: at least one block is needed")
     width, sizes = 1, [side]
@@ -93,12 +93,12 @@ def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int =
 
 
 def _mistake(block: Block, width: int, sizes: list[int]) -> str | None:
-    """Say why a block cannot follow, or append the sides of the maps that it gives to ``sizes``.
+    """Return why a block does not fit, or append the sides of its maps to ``sizes``.
 
     Args:
-        block: The block; its keys are the first words of the answer.
-        width: Channels of the map that comes in.
-        sizes: Sides in pixels of the image and of the maps of all blocks before; the last comes in.
+        block: The block; the answer begins with its wrong key.
+        width: Channels of its input.
+        sizes: Sides of the image and of all maps so far, in pixels; the last is the block's input.
     """
     size = sizes[-1]
     if block.kernel % 2 == 0:
@@ -106,9 +106,9 @@ def _mistake(block: Block, width: int, sizes: list[int]) -> str | None:
     if block.residual or block.repeats > 1:
         key = "residual=true" if block.residual else f"repeats={block.repeats}"
         if block.channels != width:
-            return f"{key}: needs as many channels as come in, {width}, not {block.channels}"
+            return f"{key}: needs as many channels as its input, {width}, not {block.channels}"
         if block.pool == "after_conv":
-            return f"{key}: can pool only at its end, pool: after_activation"
+            return f"{key}: needs pool: none or after_activation, not after_conv"
         if not block.padding and block.kernel > 1:
             return f"{key}: needs padding: true, so that the map keeps its size"
     if not block.padding:
@@ -118,7 +118,7 @@ def _mistake(block: Block, width: int, sizes: list[int]) -> str | None:
         sizes.append(size)
     outputs = block.channels * size**2
     if outputs > MOST_OUTPUTS:
-        return f"channels={block.channels}: {outputs:,} numbers an image; at most {MOST_OUTPUTS:,}"
+        return f"channels={block.channels}: {outputs:,} values per image; at most {MOST_OUTPUTS:,}"
     if block.pool != "none":
         if size < 2:
             sides = " → ".join(map(str, sizes))

@@ -1,4 +1,4 @@
-"""The network: blocks described by data, global average pooling, one linear layer."""
+"""The network: a list of blocks, global average pooling, one linear layer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,12 +19,11 @@ from mnist_lit.validation import Name, Probability, Switch, validated
 class ConvBlock(nn.Module):
     """Convolution, batch norm and ReLU, with an optional 2×2 max-pool and dropout.
 
-    The convolution may be applied several times and added to what went in; see
-    :class:`~mnist_lit.network.blocks.Block`.
+    The convolution can be repeated, and its input added to its output; see ``Block``.
 
     Args:
-        in_channels: Channels of the map that comes in.
-        block: The description of the rest.
+        in_channels: Channels of the input.
+        block: All other settings.
     """
 
     def __init__(self, in_channels: int, block: Block) -> None:
@@ -39,14 +38,14 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(in_channels, block.channels, kernel, padding=padding, bias=block.bias)
         norms = [nn.BatchNorm2d(block.channels) for _ in range(block.repeats)]
         for norm in norms:
-            norm.weight.requires_grad_(block.norm_scale)  # without one it stays 1
+            norm.weight.requires_grad_(block.norm_scale)  # a fixed scale stays 1
         self.norms = nn.ModuleList(norms)
         self.residual = block.residual
         self.pool = block.pool
         self.dropout = nn.Dropout(block.dropout)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        """Map ``[B, C, H, W]`` to ``[B, D, H, W]``, smaller where it pools or does not pad."""
+        """Map ``[B, C, H, W]`` to ``[B, D, H, W]``; a max-pool or no padding reduces H and W."""
         for norm in self.norms:
             assert isinstance(norm, nn.BatchNorm2d)
             y = self.apply_once(x, norm)
@@ -56,7 +55,7 @@ class ConvBlock(nn.Module):
         return self.dropout(x)
 
     def apply_once(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        """Convolve, norm and cut off below 0, with one of the norms; nothing is added."""
+        """Convolve, max-pool if ``after_conv``, normalise, apply ReLU; the input is not added."""
         x, pool = self.depthwise(x), self.pool == "after_conv"
         if self.training and pool and fused.convolves(x, self.conv):
             x, pool = fused.conv_pool(x, self.conv), False
@@ -117,7 +116,7 @@ class CompactCNN(nn.Module):
         self.blocks = nn.Sequential(*map(ConvBlock, widths, stack))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(widths[-1], classes)
-        # NHWC is the layout in which CPUs and tensor cores convolve fastest.
+        # CPUs and tensor cores convolve fastest in NHWC.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b classes"]:

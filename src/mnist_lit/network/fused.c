@@ -1,7 +1,7 @@
-/* Forward and backward: max-pool, batch norm and ReLU of a channels-last map of C channels, each in
- * two passes over memory; convolution of images of one channel to C with the max-pool after it. The
- * file includes itself once for each element type T; K is an unsigned integer as wide, so that loops
- * over both fill whole vectors. */
+/* Max-pool, batch norm and ReLU of a channels-last map of C channels, forward and backward in two
+ * passes over memory each; and a convolution from one channel to C with its max-pool. The file
+ * includes itself once for each element type T. K is an unsigned integer of the same width, so that
+ * loops over both fill whole vectors. */
 
 #ifndef T
 #include <math.h>
@@ -22,15 +22,15 @@ static inline uint16_t to_bf16(float value) {
     return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-/* Two sums for each column from every thread -> the same for each channel. Each thread has added up in
- * memory of its own: two in one cache line would wait for each other at every row. */
+/* Two sums per column from each thread -> two sums per channel. Each thread has its own memory for
+ * its sums: threads that share a cache line would wait for each other at every row. */
 static void gather(const float *columns, int threads, int width, double *total) {
     for (int i = 0; i < 2 * C; i++) total[i] = 0;
     for (int i = 0; i < threads * 2 * width; i++)
         total[i / width % 2 * C + i % width % C] += columns[i];
 }
 
-/* So many values are worked on at once. */
+/* Values per vector. */
 #define LANES 16
 typedef float lanes __attribute__((vector_size(LANES * 4)));
 typedef int32_t wholes __attribute__((vector_size(LANES * 4)));
@@ -65,8 +65,8 @@ static void frame(const float *image, float *framed, int h, int w, int m) {
 #include "fused.c"
 #else
 
-/* Two rows a and b of a map, [w, C] each -> their pooled row p [w/2, C]; k says where in its window
- * each maximum was. high and row are memory for [w, C] each. */
+/* Two rows a and b of a map, [w, C] each -> their pooled row p [w/2, C] and k, the position (0 to 3)
+ * of each maximum in its window. high and row are scratch memory for [w, C] each. */
 static inline void NAME(pool_rows)(const T *restrict a, const T *restrict b, T *restrict p,
                                    K *restrict k, float *high, float *row, int w) {
     int W = w / 2;
@@ -79,7 +79,7 @@ static inline void NAME(pool_rows)(const T *restrict a, const T *restrict b, T *
         const float *l = high + (size_t)2 * j * C, *m = l + C;
         const float *kl = row + (size_t)2 * j * C, *km = kl + C;
         for (int i = 0; i < C; i++) {
-            /* Among equals the first in reading order, as torch has it. */
+            /* Of equal values the first in row-major order, as in torch. */
             int right = m[i] > l[i] || (m[i] == l[i] && km[i] < kl[i]);
             float v = right ? m[i] : l[i];
             float at = right ? km[i] + 1 : kl[i];
@@ -89,7 +89,7 @@ static inline void NAME(pool_rows)(const T *restrict a, const T *restrict b, T *
     }
 }
 
-/* The gradient d [w/2, C] of a pooled row -> those of its two rows, a and b [w, C]. */
+/* The gradient d [w/2, C] of a pooled row -> the gradients a and b [w, C] of its two rows. */
 static inline void NAME(unpool_row)(const T *restrict d, const K *restrict k, T *restrict a,
                                     T *restrict b, int w) {
     int W = w / 2;
@@ -108,9 +108,9 @@ static inline void NAME(unpool_row)(const T *restrict d, const K *restrict k, T 
     }
 }
 
-/* x [n, h, w, C] -> y, through pooled [n, h/2, w/2, C] if pool; which says where in its window each
- * maximum was. For the backward, kept [4, C] gets scale and shift, of which y is the positive part,
- * and the mean and one over the deviation of what is normalised. */
+/* x [n, h, w, C] -> y. If pool, the batch norm's input is pooled [n, h/2, w/2, C], and which is the
+ * position of each maximum in its window; else it is x. kept [4, C] stores four values per channel
+ * for the backward: scale and shift (y = relu(scale * input + shift)), mean and 1 / deviation. */
 void NAME(forward)(const T *restrict x, T *restrict pooled, K *restrict which, T *restrict y,
                    const float *weight, const float *bias, float *running_mean, float *running_var,
                    float momentum, float eps, float *kept, int n, int h, int w, int pool) {
@@ -162,14 +162,14 @@ void NAME(forward)(const T *restrict x, T *restrict pooled, K *restrict which, T
         T *o = y + (size_t)r * width;
         for (int i = 0; i < width; i++) {
             float v = LOAD(p[i]) * table[i] + table[width + i];
-            o[i] = STORE(v < 0 ? 0 : v); /* not a number stays what it is */
+            o[i] = STORE(v < 0 ? 0 : v); /* NaN stays NaN */
         }
     }
     free(sums);
     free(table);
 }
 
-/* dy -> dx, dweight, dbias; in is what was normalised: pooled if pool, else x. */
+/* dy -> dx, dweight, dbias; in is the batch norm's input: pooled if pool, else x. */
 void NAME(backward)(const T *restrict dy, const T *restrict in, const K *restrict which,
                     T *restrict dx, const float *kept, float *dweight, float *dbias, int n, int h,
                     int w, int pool) {
@@ -263,7 +263,7 @@ void NAME(conv_pool_forward)(const float *images, const float *weight, T *pooled
                         wholes lower = below > above;
                         lanes best = choose(lower, below, above);
                         wholes at = (lower & (2 - below_right)) | (~lower & -right);
-                        /* What is beyond C is overwritten by the next pixel. */
+                        /* The next pixel overwrites the lanes beyond C. */
                         memcpy(row + j * C + g * LANES, &best, sizeof best);
                         memcpy(where + j * C + g * LANES, &at, sizeof at);
                     }
@@ -305,7 +305,7 @@ void NAME(conv_pool_backward)(const T *gradient, const float *images, const K *w
                 for (int j = 0; j < W; j++)
                     for (int g = 0; g < groups; g++) {
                         const float *a = x + (size_t)2 * i * wide + 2 * j;
-                        /* What is beyond C goes into sums that nobody reads. */
+                        /* Lanes beyond C go into unused sums. */
                         lanes s, none = {0};
                         wholes at;
                         memcpy(&s, row + j * C + g * LANES, sizeof s);

@@ -1,11 +1,11 @@
 """Max-pool, batch norm and ReLU fused in C, for training on a CPU.
 
-torch runs max-pool, batch norm and ReLU one after the other, each in passes of its own over the
-whole map, and in bfloat16 handles channels beyond a multiple of 16 one value at a time. ``fused.c``
-does the same in two passes forward and two backward, and never writes the first convolution's map,
-the largest of all, where a max-pool follows it. It is compiled when first needed, by the C compiler
-that ``CC`` names (``cc`` unless set), and kept in a private folder of the user's cache. Where that
-fails torch's operations run, and :func:`describe` says why.
+torch runs max-pool, batch norm and ReLU one after the other, each in its own passes over the whole
+map. In bfloat16 it handles channels beyond a multiple of 16 one value at a time. ``fused.c``
+computes the same in two passes forward and two backward. It never writes the largest map, the
+output of the first convolution, if a max-pool follows. The C compiler in ``CC`` (default: ``cc``)
+compiles it on first use, into a private folder of the user's cache. If that fails, torch's
+operations run instead, and ``describe`` gives the reason.
 """
 
 import ctypes
@@ -32,13 +32,13 @@ from mnist_lit.files import whole
 SOURCE = Path(__file__).with_name("fused.c")
 NAMES = {torch.bfloat16: "bf16", torch.float32: "f32"}
 POSITION_TYPES = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
-LIMIT = 60.0  # seconds that a compiler may take
-_compilers: list[str] = []  # of the operations that were loaded
-_failures: list[str] = []  # why others were not
+LIMIT = 60.0  # seconds, for a compiler
+_compilers: list[str] = []  # of the loaded libraries
+_failures: list[str] = []  # why others could not be loaded
 
 
 def usable(x: Tensor, norm: nn.BatchNorm2d) -> bool:
-    """Say whether :func:`pool_norm_relu` can be used on a map."""
+    """Return whether ``pool_norm_relu`` supports this map and this batch norm."""
     return (
         x.device.type == "cpu"
         and x.dtype in NAMES
@@ -53,12 +53,12 @@ def usable(x: Tensor, norm: nn.BatchNorm2d) -> bool:
 def pool_norm_relu(
     x: Float[Tensor, "b c h w"], norm: nn.BatchNorm2d, pool: bool
 ) -> Float[Tensor, "b c i j"]:
-    """Pool 2×2 if wanted, normalise by the batch's statistics, and cut off below 0.
+    """Max-pool 2×2 if ``pool``, then apply batch norm by the batch's statistics, and ReLU.
 
     Args:
-        x: A map for which :func:`usable` holds.
-        norm: Gives scale and shift; its running statistics are updated as in training.
-        pool: Whether to take the maximum of each 2×2 window first.
+        x: A map that ``usable`` accepts.
+        norm: The batch norm; its running statistics are updated.
+        pool: Whether to max-pool first.
     """
     return _PoolNormReLU.apply(x, norm.weight, norm.bias, norm, pool)
 
@@ -74,7 +74,7 @@ class _PoolNormReLU(torch.autograd.Function):
         pooled = torch.empty_like(y) if pool else x
         positions = torch.empty_like(y, dtype=POSITION_TYPES[x.dtype]) if pool else None
         kept = torch.empty(4, c, dtype=torch.float32)
-        # torch declares it optional; it is there where running statistics are.
+        # Optional in torch's types; it exists if running statistics do.
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked += 1
         running = norm.running_mean, norm.running_var, norm.momentum
@@ -99,7 +99,7 @@ class _PoolNormReLU(torch.autograd.Function):
 
 
 def convolves(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Say whether :func:`conv_pool` can be used on images."""
+    """Return whether ``conv_pool`` supports these images and this convolution."""
     return (
         x.device.type == "cpu"
         and x.shape[1] == 1
@@ -114,11 +114,11 @@ def convolves(x: Tensor, conv: nn.Conv2d) -> bool:
 
 
 def conv_pool(x: Float[Tensor, "b 1 h w"], conv: nn.Conv2d) -> Float[Tensor, "b c i j"]:
-    """Convolve images of one channel and take the maximum of each 2×2 window.
+    """Convolve images of one channel, then max-pool 2×2.
 
     Args:
-        x: Images for which :func:`convolves` holds.
-        conv: Square, with stride 1 and zeros around the image that keep its size.
+        x: Images that ``convolves`` accepts.
+        conv: A convolution with a square kernel, stride 1, and zero padding that keeps the size.
     """
     return _ConvPool.apply(x, conv.weight)
 
@@ -169,9 +169,9 @@ def _for_c(argument: Tensor | float | int | None) -> Any:
 
 @cache
 def library(channels: int) -> ctypes.CDLL | None:
-    """Compile and load the operations for maps of so many channels; None if that cannot be done.
+    """Compile and load the operations for maps of ``channels`` channels; None if that fails.
 
-    Once it could not be done it is not tried again.
+    After a failure it does not try again.
     """
     if _failures:
         return None
@@ -188,62 +188,62 @@ def library(channels: int) -> ctypes.CDLL | None:
 
 
 def describe() -> str:
-    """Say which operations train on a CPU and, where they are torch's, why."""
+    """Name the operations for training on a CPU, with the reason if they are torch's."""
     if not _compilers and not _failures:
-        library(12)  # as good as any other: the first block of `final` has so many
+        library(12)  # any number shows it; the first block of `final` has 12
     words = [f"C operations: {_compilers[-1]}"] if _compilers else []
     words += [f"torch's operations, because {why}" for why in _failures]
     return "; in part ".join(words)
 
 
 def _compiled(channels: int) -> Path:
-    """Return the path of the library, which is compiled unless the cache has it.
+    """Return the path of the library, after compiling it if the cache does not have it.
 
     Raises:
         CompileError: It cannot be compiled.
-        OSError: The cache cannot be written to, or others than the user may enter it.
+        OSError: The cache is not writable, or other users have access to it.
     """
     if sys.platform != "linux":
-        raise OSError("they are compiled on Linux alone")
+        raise OSError("they are compiled only on Linux")
     folder = folders.cache() / "operations"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     state = folder.stat()
     if state.st_uid != os.geteuid() or state.st_mode & 0o077:
-        raise OSError(f"{folder} is not this user's alone (mode 700); remove it")
-    # The OpenMP that torch has loaded: with another, two sets of threads would fight for the cores.
+        raise OSError(f"{folder} is open to other users (mode 700 is not set); remove it")
+    # Link torch's own OpenMP: another one would start a second set of threads on the same cores.
     openmp = [str(file) for file in (Path(torch.__file__).parent / "lib").glob("libgomp*")]
-    # Sums may be taken in any order, but without -ffinite-math-only: NaN must propagate.
+    # Allow reassociation of sums but not -ffinite-math-only: NaN must propagate.
     options = (
         "-O3 -march=native -fopenmp -fassociative-math -fno-signed-zeros -fno-trapping-math "
         f"-fno-math-errno -shared -fPIC -DC={channels}"
     ).split()
     options += [str(SOURCE), *openmp, "-lm"]
-    # A home may be shared by several machines: the processor's features are part of the name.
+    # Machines may share a home folder: the name depends on the processor's features.
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     parts = [SOURCE.read_text(), str([os.environ.get("CC"), *options]), features]
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     file = folder / f"fused-{name}.so"
     if not file.exists():
-        # Processes that compile at once write to files of their own; the last one's stays.
+        # Processes that compile at the same time write separate drafts; the last one stays.
         with whole(file) as draft:
             compile_c([*options, "-o", str(draft)])
     return file
 
 
 class CompileError(Exception):
-    """The C compiler has not done its work; the message is a line."""
+    """The C compiler failed; the message is one line."""
 
 
 def compile_c(options: Sequence[str], text: str = "") -> None:
-    """Run the C compiler that ``CC`` names, in the words of a shell.
+    """Run the C compiler in ``CC``, which is split as in a shell.
 
     Args:
-        options: What it is to do.
-        text: What it finds on its standard input.
+        options: Its options.
+        text: Its standard input.
 
     Raises:
-        CompileError: There is none, it fails, or it takes more than :data:`LIMIT`.
+        CompileError: There is no compiler, it fails, or it takes longer than ``LIMIT``.
     """
     named = os.environ.get("CC", "").strip() or "cc"
     compiler = named.split()[0]
@@ -252,10 +252,10 @@ def compile_c(options: Sequence[str], text: str = "") -> None:
         done = subprocess.run(
             command, input=text, capture_output=True, text=True, errors="replace", timeout=LIMIT
         )
-    except (OSError, ValueError):  # the second: no words of a shell
+    except (OSError, ValueError):  # ValueError: CC has an unclosed quote
         raise CompileError(f"{compiler}: no such C compiler; name one in CC") from None
     except subprocess.TimeoutExpired:
-        raise CompileError(f"{compiler}: it took more than {LIMIT:g} s; see CC") from None
+        raise CompileError(f"{compiler}: it took more than {LIMIT:g} s; set CC") from None
     if done.returncode:
         lines = done.stderr.splitlines() or [f"it failed with status {done.returncode}"]
         line = next((line for line in lines if "error" in line), lines[0])

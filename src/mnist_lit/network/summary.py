@@ -1,4 +1,4 @@
-"""What a network is made of, layer by layer, against its budget."""
+"""A table of a network's layers, with totals against its budget."""
 
 from dataclasses import dataclass
 from itertools import takewhile
@@ -15,11 +15,11 @@ class Layer:
     """One line of a summary.
 
     Attributes:
-        name: What the layer is.
-        output: The shape of its output for one image, as ``12×28×28``.
-        parameters: Its trainable parameters.
-        multiply_adds: Its multiply–adds for one image.
-        receptive_field: The side, in pixels of the image, of the square that one output sees.
+        name: Kind and number of the layer, as ``conv1 3×3``.
+        output: Shape of its output for one image, as ``12×28×28``.
+        parameters: Number of its trainable parameters.
+        multiply_adds: Number of its multiply–adds for one image.
+        receptive_field: Side of its receptive field, in pixels of the image.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Layer:
 
 
 def layers(network: CompactCNN) -> list[Layer]:
-    """Return the layers of a network in the order in which an image passes them."""
+    """Return the layers of a network, from input to output."""
     size, stride, field, channels = network.side, 1, 1, 1
     rows: list[Layer] = []
 
@@ -72,19 +72,19 @@ def layers(network: CompactCNN) -> list[Layer]:
 
 
 def receptive_field(network: CompactCNN) -> int:
-    """Return the side in pixels of what a feature sees just before the global average."""
+    """Return the receptive field's side in pixels, just before the global average pooling."""
     above = takewhile(lambda layer: layer.name != "average pool", layers(network))
     return max(layer.receptive_field for layer in above)
 
 
 def table(network: nn.Module, name: str, side: int, max_parameters: int | None = None) -> str:
-    """Lay out the summary of a network for a person, with totals against the budget if given.
+    """Return the table of a network's layers as text, with totals against the budget if given.
 
     Args:
-        network: A network of another class is summed up by Lightning.
-        name: What it is called.
-        side: Of the images, in pixels.
-        max_parameters: It should have fewer; None for no budget.
+        network: The network; if it is no ``CompactCNN``, Lightning makes the table.
+        name: Its name.
+        side: Side of the images, in pixels.
+        max_parameters: The budget: it should have fewer parameters; None for no budget.
     """
     parameters = count_parameters(network)
     total = f"{parameters:,} parameters"
@@ -106,7 +106,7 @@ def table(network: nn.Module, name: str, side: int, max_parameters: int | None =
 
 
 def _by_lightning(network: nn.Module, side: int) -> str:
-    # Imported here, so that pictures are read without Lightning.
+    # Imported here, because reading pictures needs no Lightning.
     from pytorch_lightning import LightningModule
     from pytorch_lightning.utilities.model_summary import ModelSummary
 
