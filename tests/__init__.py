@@ -3,6 +3,6 @@
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-# int is allowed where float is annotated, as PEP 484 has it.
+# An int may be passed for a float, as in PEP 484.
 typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))
 install_import_hook("mnist_lit", "tests.typechecker")

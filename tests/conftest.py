@@ -1,4 +1,4 @@
-"""What the tests share: the config of a small run, and the command line in a subprocess."""
+"""Shared fixtures: the config of a small run, the command line in a subprocess, and others."""
 
 import gc
 import gzip
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-# PyTorch is imported where it is used: the process that only hands out the tests needs none of it.
+# PyTorch is imported where it is used: the process that distributes the tests does not need it.
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 # Batches this small take longer on two threads than on one; subprocesses inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Python keeps what it compiles, though some machines' environment says otherwise: each process that
-# a test starts would compile PyTorch and Lightning again, which takes ten seconds.
+# Let Python keep compiled files even if the environment forbids it. Otherwise each process that a
+# test starts would compile PyTorch and Lightning again, which takes ten seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-# A shell's background jobs inherit that Ctrl-C is ignored, and their processes would too.
+# A shell's background jobs ignore Ctrl-C, and the processes of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# So they do of nohup that a terminal's end is.
+# Under nohup they would also ignore the end of the terminal.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -56,11 +56,11 @@ TINY = (
 )
 
 
-# Some machines have no compiler; what needs none is tested there all the same.
+# Some machines have no compiler; only tests that need one are skipped there.
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 LONG = ("test_benchmarks.py", "test_notebook.py", "test_command_line.py", "test_prediction.py")
-# In one process each: a server, a browser, a training or imports that take seconds are shared.
+# Each group runs in one process and shares a server, a browser, a training or slow imports.
 TOGETHER = {
     "test_demo.py": "browser",
     "test_web.py": "browser",
@@ -73,7 +73,7 @@ TOGETHER = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the long tests, so that none of them is what a core waits for at the end."""
+    """Start with the long tests, so that no core waits for one at the end."""
     items.sort(key=lambda item: item.path.name not in (*TOGETHER, *LONG))
     for item in items:
         if {"address", "browser"} & {*getattr(item, "fixturenames", ())}:
@@ -83,13 +83,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Take what torch and Lightning made on import out of every later search for garbage."""
+    """Exclude the objects of torch's and Lightning's imports from later garbage collections."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_sessionfinish() -> None:
-    """Let it be found at the end: what stays is reported as leaked otherwise."""
+    """Include them again at the end; otherwise they are reported as leaked."""
     gc.unfreeze()
 
 
@@ -106,9 +106,9 @@ def tiny(tmp_path: Path) -> "Callable[..., DictConfig]":
 
 @pytest.fixture(scope="session", autouse=True)
 def unpacked_once() -> Iterator[None]:
-    """Unpack a file of the same content once: that of MNIST takes 0.35 s, and most trainings do.
+    """Unpack each file only once: MNIST takes 0.35 s, and most trainings read it.
 
-    What is kept are bytes, which no test can change, and the content itself is the key.
+    The cache holds bytes, which no test can change, and its key is the content of the file.
     """
     from mnist_lit.data import archives
 
@@ -129,7 +129,7 @@ def mnist() -> "MNISTDataModule":
 
 @pytest.fixture
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let commands look at 1,000 images; each format of an export has a test with all of them."""
+    """Let commands use only 1,000 images; each export format has a test with all of them."""
     import torch
 
     from mnist_lit.data import reopen
@@ -148,7 +148,7 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_idx(folder: Path, classes: int, side: int, train: int = 840, test: int = 210) -> Path:
-    """Write a data set in MNIST's layout: a bright bar, whose place is the class."""
+    """Write a data set in MNIST's layout; the place of a bright bar is the class."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", train), ("t10k", test)):
@@ -166,7 +166,7 @@ def write_idx(folder: Path, classes: int, side: int, train: int = 840, test: int
 
 @contextmanager
 def ordinary_user() -> Iterator[None]:
-    """Drop root, whom no permission stops."""
+    """Drop root, which ignores permissions."""
     if os.geteuid() != 0:
         yield
         return

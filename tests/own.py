@@ -1,4 +1,4 @@
-"""Classes of a user's own, as the tests name them in configs."""
+"""A user's own classes, for the configs of the tests."""
 
 import sys
 import warnings
@@ -40,7 +40,7 @@ class Stripes(pl.LightningDataModule):
 
 
 class Floats(Stripes):
-    """Images of a kind that is not expected."""
+    """Images of an unexpected kind."""
 
     def loader(self) -> DataLoader[Any]:
         return DataLoader(TensorDataset(torch.rand(32, 1, 16, 16), torch.arange(32) % 2), 16)
@@ -49,20 +49,20 @@ class Floats(Stripes):
 
 
 class NoFacts(Stripes):
-    """A module that says nothing of its images."""
+    """A data module without facts."""
 
-    # The mistake that the test is of.
+    # The mistake that the test needs.
     facts = None  # type: ignore[assignment]
 
 
 class NoTest(pl.LightningDataModule):
-    """A module with nothing to test on."""
+    """A data module without test images."""
 
     train_dataloader = val_dataloader = Stripes.loader
 
 
 class Add:
-    """Adds a number, noting with what strength it was called."""
+    """Adds a number, and records its strength at each call."""
 
     seen: ClassVar[list[tuple[float, float, float]]] = []
 
@@ -103,7 +103,7 @@ class Teacher(pl.Callback):
 
 
 class Boom(pl.Callback):
-    """Fails in the second epoch, or in another, for a reason that nobody foresees."""
+    """Fails in the second epoch, or in another, with an unforeseen exception."""
 
     def __init__(self, epoch: int = 1) -> None:
         self.epoch = epoch
@@ -146,7 +146,7 @@ class Warns(pl.Callback):
 
 
 class CountRight(pl.Callback):
-    """Counts what the network reads right while it trains, by a hook on the network."""
+    """Counts the right answers of the network in training, by a hook on the network."""
 
     right: ClassVar[list[float]] = []
 
@@ -168,7 +168,7 @@ class CountRight(pl.Callback):
 
 
 class WholeBatches:
-    """An augmentation that takes nothing but the batches of a training."""
+    """An augmentation that accepts only training batches."""
 
     def __call__(self, images: Tensor) -> Tensor:
         if len(images) != 32:
@@ -177,7 +177,7 @@ class WholeBatches:
 
 
 class Unreachable(pl.loggers.TensorBoardLogger):
-    """A logger whose server is gone at the end."""
+    """A logger that loses its server at the end."""
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         if "test/loss" in metrics:

@@ -45,7 +45,7 @@ def test_a_killed_benchmark_goes_on_where_it_was(tmp_path: Path) -> None:
     os.killpg(broken.pid, signal.SIGKILL)
     broken.wait()
     [seed] = tmp_path.glob("runs/*/0")
-    # Its end of standard input tells the job that the sweep is gone.
+    # The job sees the end of its standard input when the sweep is gone.
     while rundir.is_running(seed):
         assert time.monotonic() < deadline
         time.sleep(0.1)

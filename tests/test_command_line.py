@@ -1,4 +1,4 @@
-"""The two commands as a user types them, each in a process of its own."""
+"""The two commands as a user types them, each in its own process."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_an_answer_that_needs_no_torch_comes_at_once(
     )
     assert said in done.stdout + done.stderr
     assert done.returncode == ("error" in said)
-    # Seconds of computing, so that a busy machine fails nothing; they vary by half as it is.
+    # CPU seconds, so that a busy machine fails no test; they still vary by half.
     heavy, computed = done.stdout.splitlines()[-1].split("seconds:")
     assert heavy.strip() == "heavy:"
     assert float(computed) < seconds
@@ -216,7 +216,7 @@ def test_torchruns_processes_have_one_folder_and_end_with_one_line(tmp_path: Pat
         while not list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")):
             assert process.poll() is None
             time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)  # which it sends on to both
+        process.send_signal(signal.SIGTERM)  # it forwards the signal to both
         _, said = process.communicate(timeout=100)
     (folder,) = tmp_path.glob("outputs/*/*")
     lines = [line for line in said.splitlines() if "error: " in line]
@@ -287,7 +287,7 @@ def test_version_and_list(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_file_of_a_strangers_folder_is_not_imported(tmp_path: Path) -> None:
     theirs, ran = tmp_path / "theirs", tmp_path / "ran"
     theirs.mkdir()
-    for package in ("dill", "pynvml"):  # torch looks for them, and needs neither
+    for package in ("dill", "pynvml"):  # torch looks for them, but needs neither
         (theirs / f"{package}.py").write_text(f"open({str(ran)!r}, 'w')")
     # A script is started with its own folder in the path, and not with the working folder.
     command = tmp_path / "command.py"
@@ -323,7 +323,7 @@ class Trap:
 
 
 def broken_checkpoints(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
-    """Make files that are not checkpoints of this project, each with what is said of it."""
+    """Make files that are not checkpoints of this project, each with its error message."""
     text = folder / "text.ckpt"
     text.write_text("not a checkpoint\n")
     empty = folder / "empty.ckpt"
@@ -429,7 +429,7 @@ def test_a_stopped_training_says_how_to_go_on_and_nothing_else(tmp_path: Path) -
 
 
 class Terminate(pl.Callback):
-    """Asks the process to end, as a scheduler of jobs does."""
+    """Sends the process SIGTERM, as a scheduler of jobs does."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch == 1:
@@ -460,7 +460,7 @@ def test_a_class_that_ends_the_process_is_a_mistake(
 
 @pytest.mark.slow
 def test_a_run_without_a_terminal_trains(tmp_path: Path) -> None:
-    """Its streams are closed at the start, or its terminal is while it trains."""
+    """Its streams are closed at the start, or its terminal closes while it trains."""
     command = [sys.executable, str(PROJECT / "train.py"), *TINY, "hydra.run.dir=closed"]
     done = subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&- <&-', "sh", *command], cwd=tmp_path)
     assert done.returncode == 0

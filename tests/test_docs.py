@@ -1,4 +1,4 @@
-"""README and docs: their links lead somewhere, and their commands mean something."""
+"""README and docs: the targets of their links exist, and their commands are valid."""
 
 import hashlib
 import json
@@ -27,10 +27,10 @@ PAGES = sorted(
     path for folder in (".", "docs", "research") for path in PROJECT.glob(f"{folder}/*.md")
 )
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-# Programs that the extra `test` does not bring.
+# Programs that the extra `test` does not install.
 OTHERS = ("pre-commit", "onnx2tf", "npm", "srun", "mkdocs")
 EXTRAS = set(metadata("mnist-lit").get_all("Provides-Extra") or ())
-EXTEND = PROJECT / "docs/extend.md"  # whose own test runs all of it
+EXTEND = PROJECT / "docs/extend.md"  # test_extend.py runs all of it
 
 
 def name(page: Path) -> str:
@@ -43,7 +43,7 @@ def prose(text: str) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return what the headings of a page are linked by, as the usual forges make it."""
+    """Return the anchors of a page's headings, as the usual forges make them."""
     headings = re.findall(r"^#+ (.*)$", prose(page.read_text(encoding="utf-8")), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
@@ -143,8 +143,8 @@ def compose_all(arguments: list[str]) -> None:
         jobs = [[str(one.input_line) for one in overrides if not one.is_sweep_override()]]
     seen: set[str] = set()
     for job in jobs:
-        # Of the combinations of a sweep those with a choice that none before them has, and of
-        # the numbers of a key the first.
+        # Only combinations with a choice that no earlier one has, and only the first number of
+        # each key.
         kinds = {re.sub(r"=[-+.\de]+$", "=", word) for word in job}
         if not kinds <= seen or not job:
             composed(*job)
@@ -153,7 +153,7 @@ def compose_all(arguments: list[str]) -> None:
 
 @cache
 def composed(*words: str) -> None:
-    """Compose and check a config, once if it stands on several pages."""
+    """Compose and check a config, only once if several pages have it."""
     parse(compose(*words, "run_dir=unused"))
 
 

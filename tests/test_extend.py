@@ -19,7 +19,7 @@ PAGE = (PROJECT / "docs" / "extend.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 # Each trains or exports several times.
 LONG = ("Data: a folder in MNIST's layout", "Weights to share")
-# Two epochs of a few batches: what a recipe says must run, not learn.
+# Two epochs of a few batches: a recipe must run, not learn.
 QUICK = (
     *("trainer.max_epochs=2", "trainer.limit_train_batches=4", "trainer.limit_val_batches=1"),
     *("trainer.accelerator=cpu", "requirements.enforce=false", "callbacks.progress=null"),
@@ -28,7 +28,7 @@ QUICK = (
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as a checkout is, with a data set of one's own."""
+    """A folder like a checkout, with a user's data set."""
     shutil.copytree(PROJECT / "conf", tmp_path / "conf")
     write_idx(tmp_path / "fashion", classes=7, side=28)
     monkeypatch.chdir(tmp_path)
@@ -38,7 +38,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def parts(recipe: str) -> Iterator[tuple[str | None, str, str]]:
-    """Yield the blocks of a recipe: the name of the file if it is one, the language, the text."""
+    """Yield the blocks of a recipe: the file's name, if any, the language, the text."""
     for found in re.finditer(r"(?:^`(\S+)`\n)?^```(\w+)\n(.*?)^```", recipe, re.M | re.S):
         yield found[1], found[2], found[3]
 
@@ -66,16 +66,16 @@ def test_a_recipe_runs_as_it_stands(name: str, place: Path) -> None:
 
 
 def run(line: str, run_dir: Path, before: Path) -> None:
-    """Run a line of the page; ``RUN`` is the folder of the run before."""
+    """Run a line of the page; ``RUN`` is the folder of the previous run."""
     program, *arguments = shlex.split(line)
     if program == "python":
         assert arguments[0] == "train.py"
         own = [argument.replace("RUN", str(before)) for argument in arguments[1:]]
-        # A fast network, of those that take the images, but where the weights are of another.
+        # A fast network that accepts the images, unless the initial weights need another one.
         fast = ["model=optimized" if "data=stripes" in own else "model=nano"]
         if "init_from=final" in own:
             fast = []
-        # Where the images are one's own, the test images of the recipe's first run are too.
+        # The first run of a recipe with the user's own data also tests.
         tested = run_dir.name == "run1" and any(word.startswith("data=") for word in own)
         options = [*QUICK, *fast, f"test={tested}", f"hydra.run.dir={run_dir}"]
         hydra.main(Path("conf"), [*options, *own])
@@ -85,7 +85,7 @@ def run(line: str, run_dir: Path, before: Path) -> None:
         return
     assert program == "mnist-lit"
     cli.main([argument.replace("RUN", str(before)) for argument in arguments])
-    # A second command is of the same run.
+    # A second command uses the same run.
     before.rename(run_dir)
 
 

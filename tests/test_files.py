@@ -1,4 +1,4 @@
-"""Files and folders of others beside ours."""
+"""Files and folders of other programs beside ours."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A share of ``benchmarks/fuzz.py``, and what it has found."""
+"""A share of ``benchmarks/fuzz.py``, and mistakes that it has found."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def fuzz(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 def test_nonsense_is_refused_in_a_line_and_leaves_nothing(
     trials: int, fuzz: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fuzz, "LEGAL", ())  # which has a test of its own
+    monkeypatch.setattr(fuzz, "LEGAL", ())  # it has its own test
     found = fuzz.run(trials=trials, seed=int(os.environ.get("FUZZ_SEED", "7")))
     assert found["traceback"] == []
     assert found["lines"] == []

@@ -1,4 +1,4 @@
-"""Which room may import which: the floors in ``pyproject.toml``."""
+"""The allowed imports between packages: the layers in ``pyproject.toml``."""
 
 import subprocess
 import sys

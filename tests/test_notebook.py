@@ -1,4 +1,4 @@
-"""The notebook, run from top to bottom by a kernel as its reader's."""
+"""The notebook, run from top to bottom by a kernel, as by its reader."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ FILE = PROJECT / "notebooks" / "tour.ipynb"
 
 
 def words(notebook: Any) -> str:
-    """Return what all cells of code printed."""
+    """Return the output of all code cells."""
     return "".join(
         output.get("text", "")
         for cell in notebook.cells

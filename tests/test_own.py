@@ -1,4 +1,4 @@
-"""What a user brings, each through the config alone."""
+"""Classes and data of users, used only through the config."""
 
 import contextlib
 import csv
@@ -71,7 +71,7 @@ def best(result: TrainingResult) -> Path:
 
 
 def suggested(result: TrainingResult) -> list[str]:
-    """The command that the end of the run says to evaluate it with."""
+    """The command for its evaluation, from the end of the run's output."""
     lines = (result.run_dir / "run.log").read_text(encoding="utf-8").splitlines()
     [line] = [line for line in lines if line.startswith("  mnist-lit evaluate ")]
     return shlex.split(line)[1:]
@@ -232,7 +232,7 @@ def test_a_data_module_of_ones_own_trains_and_is_opened_again_only_if_trusted(
     options = [option for option in TINY if not option.startswith(("data.", "model="))]
     cfg = compose(
         *options,
-        "model=optimized",  # which takes images of 16×16
+        "model=optimized",  # it accepts images of 16×16
         "test=true",
         f"run_dir={tiny().run_dir}",
         "optimizer.lr=0.05",
@@ -285,7 +285,7 @@ def test_lightning_shares_the_images_of_a_module_of_ones_own_among_processes() -
     for trainer, shared in ((theirs, True), (ours, False)):
         connector = trainer._data_connector
         assert connector._requires_distributed_sampler(loader) is shared
-    # A rank of its own, as Lightning's launcher would give it to each process.
+    # A rank per process, as Lightning's launcher sets it.
     prepared: Any = theirs._data_connector._prepare_dataloader(loader, True, TRAINING)
     assert len(prepared.sampler) == 256 // 2
 
@@ -498,7 +498,7 @@ def test_loggers_get_the_whole_config_without_a_password_and_the_test_metrics(ti
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # MLflow's own
+@pytest.mark.filterwarnings("default")  # MLflow warns
 def test_a_resumed_run_goes_on_where_it_was_logged(
     tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -528,7 +528,7 @@ def test_a_resumed_run_goes_on_where_it_was_logged(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # MLflow's own
+@pytest.mark.filterwarnings("default")  # MLflow warns
 def test_a_sweep_has_one_database_in_its_folder_and_a_run_for_each_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

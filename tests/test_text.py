@@ -1,4 +1,4 @@
-"""Words of strangers in everything that is written of a network, a run or a sweep."""
+"""Hostile texts in all output about a network, a run or a sweep."""
 
 import json
 import re
@@ -31,14 +31,14 @@ from mnist_lit.training import rundir
 from mnist_lit.training.console import say
 from tests.conftest import needs_compiler
 
-# What ends a comment and runs when the library is loaded.
+# Ends a comment, and runs when the library is loaded.
 CODE = (
     "__attribute__((constructor)) static void boo(void)"
     '{ extern int system(const char *); system("touch ran"); }'
 )
 HOSTILE = [
     f"*/ {CODE} /*",
-    f"*?/ *??/ {CODE}",  # what is left out of the one must not make the other
+    f"*?/ *??/ {CODE}",  # removing one of them must not create the other
     f"// {CODE} \\",
     f"??/ {CODE} ??/??/",
     "/* // /*/ **/ *//*",
@@ -64,7 +64,7 @@ HOSTILE = [
     "أرقام \u200c مكتوبة",
     "x" * 1000,
 ]
-# What facts refuse, and a path, a message or an override may still hold.
+# Facts refuse these, but a path, a message or an override may still have them.
 CONTROL = [
     "\x1b]0;title\x07",
     "\x1b[2J\x1b[1;1H",
@@ -82,7 +82,7 @@ WORDS = HOSTILE + CONTROL
 
 
 class Reader(HTMLParser):
-    """Notes the tags, attributes and words of a page."""
+    """Collects the tags, attributes and words of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -115,14 +115,14 @@ def source(network: CompactCNN, mnist: MNISTDataModule) -> Source:
 
 
 def named(word: str) -> Facts:
-    """Facts all of whose words are hostile."""
+    """Facts with only hostile texts."""
     first = HOSTILE.index(word)
     classes = (*HOSTILE[first:], *HOSTILE[:first])
     return replace(MNIST, name=word, classes=classes, protocol=word)
 
 
 def harmless(line: str) -> bool:
-    """Whether a terminal shows it in order and does nothing else."""
+    """Return whether a terminal shows it in order and does nothing else."""
     return all(one.isprintable() or one == "\u200c" for one in line)
 
 

@@ -43,7 +43,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
             refused += 1
         else:
             assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
-    assert refused >= 40  # of so small a file the rest is space between the parts
+    assert refused >= 40  # the rest of so small a file is space between the parts
 
 
 def network(**changed: Any) -> Callable[[dict[str, Any]], None]:
@@ -63,7 +63,7 @@ def head(change: Callable[[torch.Tensor], object]) -> Callable[[dict[str, Any]],
 
 
 def doubled(levels: int = 60) -> list[Any]:
-    """A list of which no more than the levels take memory, and 2^levels can be counted."""
+    """A nested list: only its levels take memory, but it has 2^levels items."""
     node: list[Any] = [0]
     for _ in range(levels):
         node = [node, node]
@@ -111,7 +111,7 @@ def test_a_description_or_weights_that_cannot_be_are_a_line(
     assert len(message) < 600
     assert time.process_time() - started < 3
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
-    # What is of the wrong type is refused by the tests' own look at types before it is by ours.
+    # For a wrong type, the type checks of the tests raise before ours do.
     assert re.search(f"{words}|that this project's train.py wrote", message)
 
 
@@ -171,7 +171,7 @@ def test_torch_reads_what_was_checked_and_nothing_else(tmp_path: Path) -> None:
     text = b"\x80\x02}X\x01\0\0\0aX" + struct.pack("<L", 10**6) + bytes(10**6) + b"s."
     file.write_bytes(two_archives(text, none))
     assert len(torch.load(file, weights_only=True)["a"]) == 10**6
-    with suppress(CheckpointError):  # a zipfile that finds the first refuses it
+    with suppress(CheckpointError):  # a version of zipfile that finds the first one refuses it
         assert read_file(file) == {}
     old = io.BytesIO()
     torch.save({"a": torch.zeros(3)}, old, _use_new_zipfile_serialization=False)
@@ -196,7 +196,7 @@ def test_weights_that_repeat_one_number_do_not_fill_memory(tmp_path: Path) -> No
         torch.save({**content, "state_dict": state}, file)
         with pytest.raises(CheckpointError, match=words):
             start_from(str(file), network)
-    # Of an optimizer too: resuming would write them out in another type.
+    # Tensors of an optimizer too: resuming would expand them in another type.
     large = once.double().expand(10**9)
     for kept in ([{"state": {0: {"m": large}}}], ({large},), {large: 0}, OrderedDict(m=large)):
         torch.save({"optimizer_states": kept}, file)

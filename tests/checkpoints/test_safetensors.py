@@ -1,4 +1,4 @@
-"""Networks as safetensors: written, read as a checkpoint is, and what a stranger makes of them."""
+"""Networks as safetensors: writing, reading as checkpoints, and hostile files."""
 
 import json
 import re
@@ -29,7 +29,7 @@ NANO = pretrained.load("nano")
 
 
 class Tied(nn.Module):
-    """A network of the user's whose layers share their weights."""
+    """A user's network with layers that share their weights."""
 
     def __init__(self, classes: int = 10) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is kept in a checkpoint is read back before it takes its place."""
+"""A checkpoint is read back before it replaces the previous one."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -82,7 +82,7 @@ def test_a_callbacks_state_that_cannot_be_kept_ends_the_run_before_it_costs_an_e
         train(cfg)
     assert Watch.epochs == since
     files = sorted((Path(cfg.run_dir) / "checkpoints").glob("*"))
-    # What was whole before stays.
+    # The previous whole file stays.
     assert [file.name for file in files] == (["best.ckpt", "last.ckpt"] if since else [])
     for file in files:
         assert read_file(file)["callbacks"]["Watch"] == {"seen": {"best": 1.0}}

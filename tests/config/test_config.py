@@ -145,7 +145,7 @@ def test_defaults_are_the_documented_ones() -> None:
         ("+sede=1", "sede", "did you mean seed?"),
         ("optimized_metric=speed", "optimized_metric=speed", "test_accuracy"),
         ("optimized_metric=val/f1", "optimized_metric=val/f1", "test_accuracy"),
-        # What only the signature of the target tells.
+        # Only the signature of the target has these bounds.
         ("optimizer.lrr=0.1", "optimizer.lrr", "did you mean lr?"),
         ("optimizer.lr=null", "optimizer.lr=null", "a value is expected"),
         ("optimizer.nesterov=perhaps", "optimizer.nesterov=perhaps", "true or false"),
@@ -173,7 +173,7 @@ def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(
 
 
 def composed(*words: str) -> DictConfig:
-    """Compose a config; where no word is a choice, from the shipped one, which is composed once."""
+    """Compose a config; if no override is a choice, from the shipped one, composed once."""
     given = OverridesParser.create().parse_overrides(list(words))
     choices = [one for one in given if (PROJECT / "conf" / one.key_or_group).is_dir()]
     if choices or any("{" in word for word in words):
@@ -189,7 +189,7 @@ def shipped() -> DictConfig:
 
 
 def split_overrides(text: str) -> list[str]:
-    """Take apart overrides with a space between, of which lists may have some within."""
+    """Split overrides at spaces, but not at the spaces in lists."""
     return re.split(r" (?=[~\w.]+(?:=|$))", text)
 
 
@@ -246,7 +246,7 @@ def test_an_argument_that_a_run_decides_is_refused_with_what_to_say_instead(
 
 
 def test_every_argument_of_the_trainer_is_passed_or_refused() -> None:
-    """None falls between: a new version of Lightning with a new argument passes it."""
+    """Every argument is either allowed or refused, also a new one of a later Lightning."""
     arguments = set(inspect.signature(pl.Trainer).parameters)
     refused = {name.removeprefix("trainer.") for name in INSTEAD if name.startswith("trainer.")}
     assert refused <= arguments
@@ -293,7 +293,7 @@ def test_targets_of_ones_own_are_checked_when_they_are_built(
 
 
 def test_a_logger_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "find_spec", lambda name: None)  # as where it is not installed
+    monkeypatch.setattr(build, "find_spec", lambda name: None)  # as if it were not installed
     config = parse(compose("logger=wandb", "run_dir=unused"))
     with pytest.raises(ConfigError, match=r"logger.wandb: wandb is not installed; pip install"):
         prepare(config)
@@ -307,7 +307,7 @@ def test_a_device_that_lightning_refuses_is_a_config_error() -> None:
 
 @pytest.mark.slow
 def test_groups_are_independent() -> None:
-    """No choice of one group changes what another says."""
+    """No choice of one group changes the values of another."""
     optimizers = [f.stem for f in (PROJECT / "conf/optimizer").glob("*.yaml")]
     schedulers = [f.stem for f in (PROJECT / "conf/scheduler").glob("*.yaml")]
     for optimizer in optimizers:

@@ -1,4 +1,4 @@
-"""What Hydra's own ``instantiate`` makes of the shipped config: the objects that a run uses."""
+"""Hydra's own ``instantiate`` builds from the shipped config the objects that a run uses."""
 
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def test_data_is_the_data_module(choice: str) -> None:
 )
 def test_each_node_of_a_named_group_is_built(group: str, kind: type, tmp_path: Path) -> None:
     for choice in choices(group):
-        if choice in ("wandb", "mlflow"):  # which need their packages
+        if choice in ("wandb", "mlflow"):  # these need their packages
             continue
         nodes: Any = compose(f"{group}={choice}", f"run_dir={tmp_path}")[group]
         assert choice != "none" or not nodes
@@ -105,4 +105,4 @@ def test_what_an_experiment_says_of_what_is_not_chosen_builds_nothing(experiment
     cfg = composed(f"experiment={experiment}", "augmentation=none", "callbacks=none")
     assert [name for name, node in cfg.augmentation.items() if "_target_" in node] == []
     built = {name for name, node in cfg.callbacks.items() if "_target_" in node}
-    assert built <= {"dropout"}  # which an experiment brings itself
+    assert built <= {"dropout"}  # an experiment adds it

@@ -23,7 +23,7 @@ from tests.conftest import PROJECT, ordinary_user
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data folder of its own, with the four archives."""
+    """A separate data folder with the four archives."""
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in DIGESTS:
@@ -56,7 +56,7 @@ def test_a_root_may_be_the_folder_itself_or_one_above(root: Path, below: str) ->
 def test_a_folder_that_cannot_be_written_to_is_read(root: Path) -> None:
     for folder in (root, *root.rglob("*")):
         folder.chmod(0o555)
-    for folder in root.parents:  # pytest's own folders are for their owner alone
+    for folder in root.parents:  # only their owner can open pytest's folders
         if folder.stat().st_uid == os.geteuid() and folder.is_relative_to("/tmp/pytest-of-root"):
             folder.chmod(0o755)
     with ordinary_user():
@@ -97,7 +97,7 @@ def test_a_damaged_archive_is_named_with_the_remedy(root: Path, length: int) -> 
 def test_what_a_file_holds_decides_and_not_how_it_is_packed(
     root: Path, pack: Callable[[bytes], bytes]
 ) -> None:
-    """Packed anew, unpacked under its old name, packed twice."""
+    """Gzipped again, unpacked under its old name, gzipped twice."""
     archive = root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
     before = read(archive.parent, archive.stem)
     content = archive.read_bytes()
@@ -159,7 +159,7 @@ import os, sys
 from mnist_lit import folders
 from mnist_lit.data import archives
 folders.PACKAGE, archives.MIRROR = folders.Path("/nowhere/of/it"), sys.argv[1]
-if sys.argv[2] == "die":  # where a file is whole and has not taken its place yet
+if sys.argv[2] == "die":  # the draft is whole, but has not replaced the file yet
     os.fsync = lambda file: os.kill(os.getpid(), 9)
 print(archives.find_mnist())
 """

@@ -94,7 +94,7 @@ def test_bend_bows_a_line_both_ways_and_leaves_the_middle() -> None:
         rows = torch.arange(28.0).view(-1, 1)
         height = (bent[:, 0] * rows).sum(dim=1) / bent[:, 0].sum(dim=1) - 13.5
         assert height[:, 13:15].abs().max() < 0.05
-        # On the line y is 0, which leaves x²: at the ends 0.15 of half the side, 14 pixels.
+        # On the line y is 0, so only x² counts: at the ends 0.15 of half the side, 14 pixels.
         bow = height[:, [2, 25]].mean(dim=1) / (11.5 / 14) ** 2
         assert bow.abs().max() < 0.15 * 14 * strength * 1.1
         assert bow.max() > 0.15 * 14 * strength * 0.9
@@ -110,7 +110,7 @@ def test_gamma_makes_gray_darker_or_lighter_and_leaves_ink_and_paper() -> None:
         distort.strength = strength
         changed = distort(images)
         torch.testing.assert_close(changed[..., :9], images[..., :9], atol=1e-5, rtol=0)
-        # The border is half paper to the bilinear sampling where the grid has rounded outwards.
+        # Where the grid is rounded outwards, bilinear sampling makes the border half background.
         torch.testing.assert_close(
             changed[..., 1:27, 21:27], images[..., 1:27, 21:27], atol=1e-4, rtol=0
         )

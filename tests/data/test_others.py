@@ -26,7 +26,7 @@ def test_a_shipped_network_is_measured_on_other_digits(
     main(["evaluate", "nano", "--images", str(folder), "--device", "cpu", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (found["data"], found["total"]) == (str(folder), 7)
-    # MNIST's own folder is still held to its checksums.
+    # MNIST's own folder is still checked by its checksums.
     with pytest.raises(SystemExit, match="is damaged, or not MNIST's"):
         main(["evaluate", "nano", "--data-root", str(folder), "--device", "cpu"])
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Synthetic digits in people's forms, and their part in a training."""
+"""Synthetic digits in people's forms, and their share in a training."""
 
 import numpy as np
 import torch

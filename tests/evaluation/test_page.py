@@ -28,7 +28,7 @@ from tests.conftest import TINY
 
 
 class Reader(HTMLParser):
-    """Notes what a page refers to, its pictures and its words."""
+    """Collects the references, pictures and words of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def test_two_stand_side_by_side(run: Path, tmp_path: Path) -> None:
 
 
 def reported(**changed: Any) -> Callable[[Path], object]:
-    """Change keys of report.json; None takes one away."""
+    """Change keys of report.json; None removes a key."""
 
     def change(folder: Path) -> None:
         file = folder / "report.json"
@@ -125,7 +125,7 @@ def written(content: bytes) -> Callable[[Path], object]:
 
 
 def recorded(**changed: Any) -> Callable[[Path], object]:
-    """Change the History of last.ckpt; what begins with an e is of its first epoch."""
+    """Change the History of last.ckpt; keys that begin with e belong to its first epoch."""
 
     def change(folder: Path) -> None:
         last = folder / "checkpoints" / "last.ckpt"

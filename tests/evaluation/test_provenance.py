@@ -1,4 +1,4 @@
-"""What a run came from, in real repositories."""
+"""The provenance of a run, in real repositories."""
 
 import subprocess
 from pathlib import Path

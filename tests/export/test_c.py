@@ -86,7 +86,7 @@ def build(folder: Path, compiler: str, *options: str) -> Path:
 
 
 def run(program: Path, pixels: torch.Tensor) -> str:
-    """Return what it prints of images."""
+    """Return the output of the program for images."""
     given = pixels.numpy().tobytes()
     return subprocess.run(
         [program], input=given, stdout=subprocess.PIPE, check=True
@@ -128,7 +128,7 @@ def test_whole_numbers_give_the_logits_of_the_network(
     got = torch.tensor([[int(word) for word in row.split()[1:]] for row in rows]) * float(unit[1])
     wanted = classify(odd_network, pixels)
     assert (got - wanted).abs().mean() < 0.05 * wanted.std()
-    # No number of the code is a floating one.
+    # The code has no floating-point number.
     code = re.sub(
         r"#define \w+_LOGIT .*|/\*.*?\*/", "", (headers / "odd_int8.h").read_text(), flags=re.S
     )
@@ -190,7 +190,7 @@ def test_a_microcontroller_gives_the_same_bits(targets: list[str], tmp_path: Pat
         assert found.get("memory with stack", 0) < 2_000
 
 
-# What the sketch needs of Arduino's own library.
+# The part of Arduino's library that the sketch needs.
 ARDUINO = """
 #include <avr/interrupt.h>
 #include <avr/io.h>

@@ -33,14 +33,14 @@ from tests.conftest import needs_compiler
 
 
 def of(form: str, whole: bool = False) -> Any:
-    """A format, whose test is left out where it could not be checked; slow for all images."""
+    """A format; its test is skipped without its package, and slow with all images."""
     marks = [needs_compiler] if form.startswith("c") else []
     marks += [pytest.mark.slow] if whole and form not in ("c", "safetensors") else []
     return pytest.param(form, marks=marks)
 
 
 FINAL, NANO = pretrained.load("final"), pretrained.load("nano")
-# Every kind of block that there is.
+# Every kind of block.
 EVERYTHING: list[dict[str, Any]] = [
     {"channels": 6, "kernel": 5, "pool": "after_conv", "bias": True},
     {"channels": 6, "padding": False, "norm_scale": False},
@@ -53,7 +53,7 @@ EVERYTHING: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def odd_network() -> CompactCNN:
-    """A network with every kind of block, and statistics that are not those of a fresh one."""
+    """A network with every kind of block, and statistics other than the initial ones."""
     torch.manual_seed(0)
     network = CompactCNN(EVERYTHING, dropout=0.1, align=True, paper=MNIST.paper)
     for module in network.modules():
@@ -94,10 +94,10 @@ def test_onnx_aligns_with_what_every_reader_has(
     kinds = [node.op_type for node in nodes]
     assert kinds.count("Gather") >= 4
     assert not {"GridSample", "GatherElements", "GatherND"} & {*kinds}
-    # In 8 bits as well the network begins after the alignment, at the first convolution's input.
+    # Also in 8 bits, quantisation begins after the alignment, at the first convolution's input.
     last = max(i for i, kind in enumerate(kinds) if kind == "Floor")
     assert kinds.index("QuantizeLinear") > last if int8 else "QuantizeLinear" not in kinds
-    assert type(odd_network.alignment) is Alignment  # is left as it was
+    assert type(odd_network.alignment) is Alignment  # not changed
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -264,7 +264,7 @@ def test_what_does_not_agree_is_not_written(
 
 
 class Branches(torch.nn.Module):
-    """A network that cannot be exported: what it computes depends on the pixels."""
+    """A network that cannot be exported: its branch depends on the pixels."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images.flatten(1)[:, :10]
@@ -321,12 +321,12 @@ print(hashlib.sha256(c.make(source, True)).hexdigest())
 
 @pytest.mark.slow
 def test_every_processor_makes_the_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
-    # With torch's operations for any processor, whose sums differ in float32.
+    # With torch's operations for any processor: their sums differ in float32.
     plain = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
     done = subprocess.run(
         [sys.executable, "-c", HASH], env=plain, capture_output=True, text=True, check=True
     )
-    exec(HASH, {})  # with those for this one
+    exec(HASH, {})  # with those for this processor
     assert capsys.readouterr().out == done.stdout
 
 

@@ -73,7 +73,7 @@ def test_a_digit_drawn_with_the_mouse_is_read(
     page.locator("summary").click()
     expect(page.locator("#maps canvas")).to_have_count(5)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    # What the page lays out is what `predict` reads too.
+    # The page lays digits out as `predict` does.
     pixels = page.evaluate("[...layOut(inked(), SIZE, SIZE)]")
     image = np.array(pixels, np.uint8).reshape(28, 28)
     assert predict(image, pretrained.load("final").network)[0].text == digit
@@ -98,12 +98,12 @@ def test_what_nobody_draws_is_refused(odd_network: CompactCNN, mnist: MNISTDataM
 
 @pytest.fixture
 def paper(browser: Browser) -> Iterator[Page]:
-    """The page of the project, on a screen that is touched; at the end nothing went wrong."""
+    """The page of the project on a touch screen; checks at the end that no error occurred."""
     page = browser.new_page(has_touch=True)
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(DEMO.as_uri())
-    # What the browser sends of a pointer, the coordinates in pixels of the paper.
+    # Events of a pointer, with coordinates in pixels of the paper.
     page.evaluate(
         """() => {
             paper.setPointerCapture = () => {}; // there is no such pointer

@@ -143,7 +143,7 @@ def opened(page: Page, address: str) -> Page:
 
 
 def draw(page: Page, strokes: list[list[tuple[float, float]]], left: float = 0.25) -> None:
-    """Draw on a part of the paper as wide as high, which begins at this share of its height."""
+    """Draw on a square part of the paper, which begins at this share of its height."""
     box = page.locator("#paper canvas").bounding_box()
     assert box is not None
     for stroke in strokes:
@@ -203,7 +203,7 @@ def test_a_finger_draws_on_a_phone(browser: Browser, address: str) -> None:
                 }
                 kind = "touchMove" if number else "touchStart"
                 finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [at]})
-            # Lifted from rest: a tap that follows a fling only stops it, and presses nothing.
+            # Lifted after a rest: a tap after a fling only stops the fling.
             time.sleep(0.2)
             finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
         expect(phone.locator("#words")).to_have_text(digit, timeout=15_000)
@@ -222,7 +222,7 @@ def marks(page: Page) -> list[list[int]]:
 
 
 def touch(page: Page, *fingers: tuple[float, float] | None) -> dict[str, Any]:
-    """Return where fingers are, in pixels of the paper's box; None is one that does nothing."""
+    """Return the fingers' positions in pixels of the paper's box; None for an idle finger."""
     box = page.locator("#paper canvas").bounding_box()
     assert box is not None
     return {
@@ -247,7 +247,7 @@ def test_one_finger_draws_whatever_else_touches_the_paper(browser: Browser, addr
     send("touchMove", (40, 80))
     send("touchStart", (40, 80), (300, 250))  # a palm
     send("touchMove", (40, 120), (310, 255))
-    send("touchEnd", None, (310, 255))  # which is lifted
+    send("touchEnd", None, (310, 255))  # the palm is lifted
     send("touchMove", (40, 200))
     send("touchEnd")
     phone.wait_for_timeout(200)
@@ -420,7 +420,7 @@ def test_pages_of_other_places_are_refused(address: str) -> None:
 
 @pytest.mark.slow
 def test_it_works_behind_a_proxy_that_keeps_the_host(tmp_path: Path) -> None:
-    """Listening everywhere, it answers to any name; pages of other places are refused still."""
+    """With all addresses, it answers to any host name; other sites' pages are still refused."""
     command = [sys.executable, "-m", "mnist_lit", "demo", "--no-browser", "--host", "0.0.0.0"]
     with (
         contextlib.ExitStack() as taken,
@@ -432,7 +432,7 @@ def test_it_works_behind_a_proxy_that_keeps_the_host(tmp_path: Path) -> None:
             env={**os.environ, "TMPDIR": str(tmp_path)},
         ) as process,
     ):
-        with contextlib.suppress(OSError):  # then somebody else has it
+        with contextlib.suppress(OSError):  # another process has the port
             taken.enter_context(socket.create_server(("127.0.0.1", 7860)))
         try:
             assert process.stdout is not None
@@ -454,7 +454,7 @@ def test_it_works_behind_a_proxy_that_keeps_the_host(tmp_path: Path) -> None:
 
 
 def test_no_more_uploads_are_taken_than_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve of 20 MB would be more than 200 MB; when the first are swept there is room again."""
+    """Twelve files of 20 MB exceed 200 MB; after the removal of the first there is room again."""
     monkeypatch.setattr(demo, "KEPT", 0)
     monkeypatch.setattr(demo, "SWEEP", 0.2)
     answers: list[int] = []
@@ -486,7 +486,7 @@ FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 
 
 def form(*sizes: int) -> bytes:
-    """Return what a browser sends of files of such sizes."""
+    """Return the request of a browser for files of such sizes."""
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%d.png"\r\n\r\n'
     parts = (head % number + bytes(size) + b"\r\n" for number, size in enumerate(sizes))
     return b"".join(parts) + b"--x--\r\n"

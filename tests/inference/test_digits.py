@@ -1,4 +1,4 @@
-"""Numbers of several digits are read in order, and what is no digit is said to be none."""
+"""Numbers of several digits are read in order, and other things are not read as digits."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from mnist_lit.inference.reading import Reading, in_lines
 from tests.inference.test_ink import digits
 from tests.inference.world import SEVERAL
 
-# Of so many pictures at least so many are read wholly right.
+# Number of pictures, and the least number that is read completely right.
 LEAST = {"numbers": (40, 37), "touching": (40, 16), "lines": (16, 12)}
 
 
@@ -47,7 +47,7 @@ def test_numbers_are_read(name: str, mnist: MNISTDataModule) -> None:
 
 
 def test_a_dark_thing_beside_a_number_is_left_out(written: list[Image.Image]) -> None:
-    """It comes in from beyond two edges, and all but its own edge is taken for paper."""
+    """It extends beyond two edges, and all but its own edge looks like paper."""
     read = []
     for left in (20, 60, 160, 300):
         paper = Image.new("L", (420, 315), 200)
@@ -185,7 +185,7 @@ def test_what_is_no_digit_is_refused() -> None:
                 assert (one.text, one.digits, one.probability) == ("", (), 0.0)
                 assert one.why
                 with pytest.raises(ValueError, match="0 digits"):
-                    one.digit  # noqa: B018 - it is asked for to be refused
+                    one.digit  # noqa: B018 - it must raise
 
 
 @pytest.mark.parametrize("size", [(90, 90), (60, 100), (110, 70)])

@@ -32,7 +32,7 @@ def papers(mnist: MNISTDataModule) -> list[Image.Image]:
 
 
 def in_one_file(papers: list[Image.Image], path: Path) -> Path:
-    # What saves a PDF leaves its settings in the image, and a TIFF then takes them for its own.
+    # Saving a PDF leaves settings in the image, which a TIFF would then use.
     first, *others = (paper.copy() for paper in papers)
     first.save(path, save_all=True, append_images=others)
     return path
@@ -123,7 +123,7 @@ def test_the_pixels_of_all_pages_together_are_bounded(
 
 
 def test_white_pages_end_soon(tmp_path: Path) -> None:
-    """150 pages of a telephone's scanner, and a PDF of 300 in few bytes: of each 50 are read."""
+    """150 pages of a telephone's scanner, and a small PDF of 300 pages: 50 of each are read."""
     small = [Image.new("1", (200, 300), 1)] * 150
     for path in (in_one_file(small, tmp_path / "a.tiff"), in_one_file(small, tmp_path / "a.pdf")):
         with pytest.raises(PictureError, match="more than 50 pages"):
@@ -152,7 +152,7 @@ def test_a_telephones_fifty_megapixels_are_read(papers: list[Image.Image], tmp_p
 
 
 def test_a_large_page_is_drawn_smaller(papers: list[Image.Image], tmp_path: Path) -> None:
-    """A metre square, which 200 dots an inch would make 62 million pixels."""
+    """A square metre: 62 million pixels at 200 dots an inch."""
     sheet = Image.new("L", (2000, 2000), 255)
     sheet.paste(papers[0].resize((900, 900)), (500, 400))
     sheet.save(tmp_path / "poster.pdf", resolution=50.8)
@@ -214,7 +214,7 @@ def test_an_empty_standard_input_is_one_line(
 
 
 def encrypted_pdf() -> bytes:
-    """Return a PDF that asks for a password which nobody knows."""
+    """Return a PDF with an unknown password."""
     key = b"<" + b"42" * 32 + b">"
     lock = b"<</Filter/Standard/V 1/R 2/P -4/O " + key + b"/U " + key + b">>"
     return (

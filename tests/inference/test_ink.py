@@ -1,4 +1,4 @@
-"""Ink is found on pictures of every kind, and nothing else is taken for it."""
+"""Ink is found on pictures of every kind, and only ink."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -14,10 +14,10 @@ from mnist_lit.inference.pictures import clearest
 from tests.inference.world import GROUPS
 
 NUMBER = 40
-# What is read right of so many at least, where it is not nearly all of them.
+# Least number of the 40 that are read right, for groups below the default.
 LEAST = {"8×8": 34, "16×16": 37, "page 8 mm": 38, "margin": 38}
 
-SIMILAR = ("page 15 mm", "page 10 mm")  # to pages of 25 and of 8 mm
+SIMILAR = ("page 15 mm", "page 10 mm")  # similar to pages of 25 and of 8 mm
 
 
 def digits(mnist: MNISTDataModule) -> Iterator[tuple[ndarray, str]]:

@@ -246,7 +246,7 @@ def test_every_shape_and_type_that_people_have_is_read(
     for images in four:
         found = mnist_lit.predict(images, model="nano", device="cpu")
         assert [one.digit for one in found] == labels[:4], np.shape(images)
-    for count in (1, 3, 4):  # images of MNIST's side, not one picture of so many channels
+    for count in (1, 3, 4):  # images of MNIST's side, not one picture with `count` channels
         assert (
             len(mnist_lit.predict(tensor[:count])) == len(mnist_lit.predict(ink[:count])) == count
         )
@@ -292,7 +292,7 @@ def test_a_network_takes_the_place_of_a_name(digits: np.ndarray, labels: list[in
     for model in (trained, network, mnist_lit.LitClassifier(trained.network, trained.facts)):
         found = mnist_lit.predict(digits, model=model, device="cpu")
         assert [one.digit for one in found] == labels
-    assert network.training  # a network that is given is not changed
+    assert network.training  # the caller's network is not changed
     assert network.linear.weight.dtype is torch.float64
     network.linear.weight.data.fill_(math.nan)
     with pytest.raises(CheckpointError, match="not finite"):
@@ -364,7 +364,7 @@ def test_the_sheet_shows_them(folder: Path, tmp_path: Path) -> None:
 
 
 def bomb(path: Path) -> None:
-    """Write a PNG that says it has 60,000×60,000 pixels."""
+    """Write a PNG whose header gives 60,000×60,000 pixels."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return (
@@ -417,7 +417,7 @@ def test_each_bad_file_gets_a_line_and_the_others_are_read(
 
 
 def chunk_of_webp(side: int) -> bytes:
-    """Return the start of a WebP that says it has so many pixels a side."""
+    """Return the start of a WebP whose header gives this size."""
     body = b"\x30\x01\x00\x9d\x01\x2a" + struct.pack("<HH", side, side) + bytes(100)
     body = b"VP8 " + struct.pack("<I", len(body)) + body
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
@@ -443,7 +443,7 @@ def saved(kind: str) -> bytes:
 
 
 def scanned(times: int) -> bytes:
-    """Return a progressive JPEG whose last scan of 48,000 blocks is there so many times."""
+    """Return a progressive JPEG that repeats its last scan of 48,000 blocks."""
     stored = io.BytesIO()
     Image.new("L", (1_400, 1_400), 5).save(stored, "JPEG", progressive=True)
     content = stored.getvalue()
@@ -452,7 +452,7 @@ def scanned(times: int) -> bytes:
 
 
 def test_size_is_bounded_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    comment = b"!\xfe" + (b"\xff" + bytes(255)) * 40_000 + b"\0"  # gathered in quadratic time
+    comment = b"!\xfe" + (b"\xff" + bytes(255)) * 40_000 + b"\0"  # read in quadratic time
     gif = saved("GIF")
     long, high = io.BytesIO(), io.BytesIO()
     Image.new("L", (1, 36_000_000), 255).save(high, "PNG")
@@ -587,7 +587,7 @@ def test_pictures_too_small_for_a_digit_are_blank_or_read(size: tuple[int, int])
 
 
 def test_a_file_that_may_not_be_read(digits: np.ndarray) -> None:
-    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are for their owner alone
+    with tempfile.TemporaryDirectory() as place:  # only their owner can open pytest's folders
         Path(place).chmod(0o755)
         picture = Path(place) / "0.png"
         paper_with(digits[0]).save(picture)

@@ -1,4 +1,4 @@
-"""Test digits as people's pictures of many kinds show them."""
+"""Test digits as people's pictures of many kinds."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.inference.photographs import on_paper, photograph
 
-Digits = Iterable[tuple[ndarray, str]]  # uint8 [28, 28] each, and what it is
+Digits = Iterable[tuple[ndarray, str]]  # uint8 [28, 28] each, and its label
 COLOURS = {  # pairs of equal gray: ink, paper
     "red on green": ((200, 0, 0), (0, 102, 0)),
     "red on blue": ((76, 0, 0), (0, 0, 200)),
@@ -24,7 +24,7 @@ COLOURS = {  # pairs of equal gray: ink, paper
 
 @dataclass(frozen=True)
 class Case:
-    """A picture, and what it shows."""
+    """A picture, and the text on it."""
 
     picture: Image.Image
     text: str
@@ -116,7 +116,7 @@ def cells(digits: Digits, rng: Generator) -> Iterator[Case]:
         turned = Image.fromarray(sheet.astype(np.float32)).rotate(
             rng.uniform(-2, 2), Image.Resampling.BICUBIC, fillcolor=245
         )
-        # Cut so that of each line all, a part or nothing is in it.
+        # Cut so that the picture has all, a part or nothing of each line.
         edges = [pad + int(rng.integers(-thick - 3, thick + 2)) for _ in range(4)]
         whole = side + 2 * pad
         box = (edges[0], edges[1], whole - edges[2], whole - edges[3])
@@ -178,7 +178,7 @@ def strokes(digits: Digits, rng: Generator) -> Iterator[Case]:
 
 
 def numbers(apart: bool, digits: Digits, rng: Generator) -> Iterator[Case]:
-    """Photographs of numbers of two to eight digits, of which all are apart, or some touch."""
+    """Photographs of numbers of two to eight digits; all are separate, or some touch."""
     given = list(digits)
     while given:
         count = int(rng.integers(2, 9))

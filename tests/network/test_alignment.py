@@ -26,7 +26,7 @@ BLOCKS = [{"channels": 4, "pool": "after_conv"}, {"channels": 6, "pool": "after_
 
 
 def straightened(image: ndarray, paper: float) -> ndarray:
-    """Do as the definition says, a pixel at a time and in 64 bits."""
+    """Align by the definition, one pixel at a time and in 64 bits."""
     ink = image.astype(np.float64) - paper
     side = len(ink)
     middle = (side - 1) / 2
@@ -143,7 +143,7 @@ def test_a_description_with_a_kind_of_alignment_that_is_gone_is_refused_in_a_lin
 
 
 class Amounts(RandomDistortion):
-    """Keeps what it was given, and changes nothing."""
+    """Keeps its input, and returns it unchanged."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -94,7 +94,7 @@ UNPADDED: list[dict[str, Any]] = [
 )
 def test_receptive_field_is_what_gradients_reach(network: CompactCNN, pixels: int) -> None:
     assert summary.receptive_field(network) == pixels
-    # Average pooling and no batch statistics: then every input that is seen has a gradient.
+    # With average pooling and without batch statistics, every pixel in the field has a gradient.
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.ones_(module.weight)
@@ -188,7 +188,7 @@ def test_a_norm_without_a_scale_saves_a_parameter_a_channel_and_learns_its_shift
 
 
 def test_a_scale_can_be_moved_into_the_next_layer() -> None:
-    """Why a network loses nothing without it: a positive factor passes ReLU and max-pool."""
+    """A network needs no such scale: ReLU and max-pool keep a positive factor."""
     blocks = [
         {"channels": 5, "pool": "after_conv"},
         {"channels": 4, "separable": True, "pool": "after_activation"},

@@ -67,7 +67,7 @@ def test_it_computes_what_torch_does(
 def test_its_gradient_is_the_numerical_one() -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(3)
-    nn.init.constant_(norm.bias, 5)  # far from where ReLU has its corner
+    nn.init.constant_(norm.bias, 5)  # far from the corner of ReLU
     x = torch.randperm(2 * 3 * 4 * 4).view(2, 3, 4, 4).float().div(10).requires_grad_()
     weight = torch.randn(2, 3, 2, 2)
 
@@ -205,7 +205,7 @@ def test_a_compiler_that_hangs_is_ended(operations: Path, monkeypatch: pytest.Mo
 def test_what_was_compiled_is_kept_and_what_a_killed_process_left_is_not(
     operations: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CC", "env cc")  # a compiler of two words
+    monkeypatch.setenv("CC", "env cc")  # a compiler with an argument
     operations.mkdir(parents=True, mode=0o700)
     killed, running = (operations / f"{UNFINISHED}{name}" for name in ("0" * 8, "1" * 8))
     for litter in (killed, running):
@@ -214,7 +214,7 @@ def test_what_was_compiled_is_kept_and_what_a_killed_process_left_is_not(
     assert fused.library(4) is not None
     assert fused.describe().startswith("C operations: ")
     assert not killed.exists()
-    running.unlink()  # was left, for another process may have been at work there
+    running.unlink()  # was kept, because another process may be writing it
     (file,) = operations.iterdir()
     compiled = file.stat().st_mtime_ns
     fused.library.cache_clear()

@@ -1,4 +1,4 @@
-"""Grids: jobs that fail, stop and are added, and what is left of them."""
+"""Grids: jobs that fail, stop and are added, and their results."""
 
 import csv
 import json
@@ -165,7 +165,7 @@ def test_a_grid_goes_on_where_it_was_stopped_and_may_grow(here: Here, tmp_path: 
 def test_a_failed_job_begins_anew_and_nothing_else_is_removed(here: Here, tmp_path: Path) -> None:
     grid = ("-m", *TINY, BASIC, *BOOM, "callbacks.boom.epoch=1,8", "hydra.sweep.dir=sweep")
     (tmp_path / "sweep").mkdir()
-    others = ("job.sh", "job.json", "slurm-1.out", "metrics.csv")  # files that are in nobody's way
+    others = ("job.sh", "job.json", "slurm-1.out", "metrics.csv")  # files that do not matter
     for name in others:
         (tmp_path / "sweep" / name).write_text("mine")
     assert here(*grid).returncode == 1
@@ -267,7 +267,7 @@ def test_a_folder_may_be_named_like_a_number_of_hydra() -> None:
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
-    """What is built when a sweep is checked, and what is launched; nothing is trained."""
+    """The runs that a sweep builds and those that it launches; nothing is trained."""
     seen: dict[str, list[Any]] = {"built": [], "launched": []}
 
     def built(config: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Searches: trials that fail, are pruned, repeated and killed, and what is left of them."""
+"""Searches: trials that fail, are pruned, repeated and killed, and their results."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ LR = "optimizer.lr=tag(log, interval(0.01, 0.1))"
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train in this process what a launcher starts a process for, which would take ten seconds."""
+    """Train in this process instead of a launcher's new one, which would take ten seconds."""
 
     def train_here(self: Processes, number: int, overrides: Any) -> float:
         loader = GlobalHydra.instance().config_loader()
@@ -282,7 +282,7 @@ def test_a_study_is_of_one_search(in_process: None, here: Here, study: Study) ->
         assert done.stderr.count("\n") == 1
         assert re.search(f"search.study=default: optimizer.lr {words}.*another name", done.stderr)
     assert len(study().trials) == 1
-    # What is searched may be searched elsewhere, and how long and where does not matter.
+    # The limits of a searched key may change, and options such as the pruner too.
     wider = ("optimizer.lr=tag(log, interval(0.01, 0.2))", "search.pruner=none")
     assert here(*search, *wider, "search.n_trials=2").returncode == 0
     assert len(study().trials) == 2

@@ -1,4 +1,4 @@
-"""What a run says, on terminals of two widths and in its log."""
+"""The output of a run, on terminals of two widths and in its log."""
 
 import fcntl
 import os
@@ -30,7 +30,7 @@ BOOM = f"{Boom.__module__}.{Boom.__qualname__}"
 
 @contextmanager
 def terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
-    """Let standard output be a terminal of a width; yields what it was sent."""
+    """Make standard output a terminal of a width; yields its output."""
     control, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     sent: list[bytes] = []

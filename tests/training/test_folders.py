@@ -1,4 +1,4 @@
-"""Which folder a run gets, and how it is gone on with."""
+"""The folder of a run, and resuming from it."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ NAMED = (*TINY, "hydra.run.dir=run")
 def test_runs_of_the_same_second_have_folders_of_their_own(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DAY", "today")  # in place of the time, which a test cannot hold
+    monkeypatch.setenv("DAY", "today")  # instead of the time, which a test cannot fix
     (tmp_path / "conf/local").mkdir(parents=True)
     own = "hydra:\n  run:\n    dir: outputs/${oc.env:DAY}\n"
     (tmp_path / "conf/local/default.yaml").write_text(f"# @package _global_\n{own}")

@@ -1,4 +1,4 @@
-"""What only a GPU can show; left out where there is none."""
+"""Tests that need a GPU; skipped without one."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -111,7 +111,7 @@ def test_lightnings_own_exports_take_normalised_images(
     classifier = LitClassifier.load_from_checkpoint(run / "best.ckpt")
     given = torch.rand(1, 1, 28, 28)
     wanted = classifier(given).detach()
-    # Shapes are no numbers while torch traces: nothing can be held against the annotations.
+    # Shapes are not numbers while torch traces: they cannot be checked against the annotations.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     traced: Any = classifier.to_torchscript(
         method="trace", example_inputs=torch.zeros(1, 1, 28, 28)
@@ -174,7 +174,7 @@ def test_only_whole_numbers_are_normalised(dtype: torch.dtype) -> None:
 
 
 class Labelled(Stripes):
-    """The stripes with labels that the test gives."""
+    """The stripes with the labels of the test."""
 
     def __init__(self, labels: Tensor) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class Labelled(Stripes):
 
 RIGHT = torch.arange(64) % 2
 LATE = RIGHT.clone()
-LATE[50] = 2  # of the fourth batch
+LATE[50] = 2  # in the fourth batch
 
 
 @pytest.mark.parametrize(
@@ -226,6 +226,6 @@ def test_labels_in_bytes_are_taken() -> None:
 
 def network() -> Net:
     net = Net(classes=2, side=16)
-    # What the project notes of a network that it builds itself.
+    # The project sets this on networks that it builds itself.
     net.description = {"classes": 2, "side": 16}  # type: ignore[assignment]
     return net

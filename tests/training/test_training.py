@@ -53,7 +53,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 def assert_scheduled(rates: list[float], scheduler: str, lr: float) -> None:
-    """Compare the rates of ten steps in two epochs with what the scheduler is to make of ``lr``."""
+    """Compare the learning rates of ten steps in two epochs with those expected for ``lr``."""
     if scheduler in ("onecycle", "cosine"):
         assert rates[-1] < 0.15 * max(rates)
         assert max(rates) == pytest.approx(lr, rel=0.05)
@@ -172,7 +172,7 @@ def test_a_seed_fixes_everything(tiny: Make, callbacks: str) -> None:
 
 
 class CopyAfter(pl.Callback):
-    """Keeps what is on disk after an epoch, as a run killed then would have left it."""
+    """Copies the files after an epoch, as a run killed at that time would leave them."""
 
     def __init__(self, epoch: int, folder: str) -> None:
         self.epoch, self.folder = epoch, Path(folder)
@@ -349,7 +349,7 @@ def test_moving_average_follows_its_formula(tiny: Make, tmp_path: Path) -> None:
 
 
 def test_a_training_step_never_waits_for_the_device(tiny: Make, tmp_path: Path) -> None:
-    """Nothing in an epoch reads a number out of a tensor, which on a GPU would stall it."""
+    """Nothing in an epoch reads a value of a tensor, which would stall a GPU."""
 
     # torch does not type its dispatch modes.
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -384,20 +384,20 @@ def test_a_training_step_never_waits_for_the_device(tiny: Make, tmp_path: Path) 
     run = prepare(config)
     with quiet_lightning():
         run.trainer.loggers = build_loggers(config, {})
-        # Last, so that what the other callbacks do after a batch is watched.
+        # Last, so that it also watches the other callbacks after a batch.
         vars(run.trainer)["callbacks"].append(Steps())
         run.trainer.fit(run.module, run.data)
     assert not Watch.reads, Watch.reads[0]
 
 
-# An option that is off unless asked for; without a compiler it is refused in one line.
+# An option, off by default; without a compiler it is refused in one line.
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14),
     reason="torch 2.8 and 2.11 cannot trace the shape checks that tests add",
 )
-@pytest.mark.filterwarnings("default")  # torch's compiler has its own
+@pytest.mark.filterwarnings("default")  # torch's compiler warns
 def test_compiled_training_learns_the_same(tiny: Make) -> None:
     losses = []
     for mode in ("null", "reduce-overhead"):

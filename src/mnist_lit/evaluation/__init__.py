@@ -1,1 +1,1 @@
-"""What a network is worth: counted, checked against its budget, drawn and written down."""
+"""Evaluation of networks: counts, requirements, figures and reports."""

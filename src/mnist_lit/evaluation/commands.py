@@ -1,4 +1,4 @@
-"""What the commands ``evaluate``, ``report`` and ``compare`` do."""
+"""The commands ``evaluate``, ``report`` and ``compare``."""
 
 import json
 from argparse import Namespace
@@ -14,7 +14,7 @@ from mnist_lit.text import for_terminal, show
 
 
 def count(options: Namespace) -> None:
-    """Count the images that a network reads right, and print how many."""
+    """Count the images that a network reads right, and print the result."""
     device = pick_device(options.device)
     trained = pretrained.load(options.model, trust=options.trust)
     facts, other = trained.facts, options.images
@@ -35,7 +35,7 @@ def count(options: Namespace) -> None:
 
 
 def write_page(options: Namespace) -> None:
-    """Write a page of runs, and print its name; see :func:`.page.page`."""
+    """Write a page about runs, and print its name; see ``page.page``."""
     runs, trust = options.runs, options.trust
     subjects = [open_subject(run, trust) for run in runs]
     images = options.data_root or folders.data()

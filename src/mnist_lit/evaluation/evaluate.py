@@ -1,4 +1,4 @@
-"""Evaluating a trained network on images."""
+"""Evaluate a trained network on images."""
 
 import math
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from mnist_lit.data.batches import Images
 from mnist_lit.errors import CheckpointError
 from mnist_lit.facts import MNIST, Facts
 
-MOST_NUMBERS = 2**28  # in a map of all images that are read at once: a gigabyte
+MOST_NUMBERS = 2**28  # in a map of all images of a batch: a gigabyte
 
-TOLD = ("accuracy", "loss", "correct", "total", "accuracy_per_class")  # of an evaluation
+TOLD = ("accuracy", "loss", "correct", "total", "accuracy_per_class")  # go into the report
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network said of every image.
+    """A network's answers for all images.
 
     Attributes:
         probabilities: ``float32 [N, classes]``, on the CPU.
@@ -38,17 +38,17 @@ class Evaluation:
 
     @property
     def right(self) -> Bool[Tensor, " n"]:
-        """Which predictions are right."""
+        """A mask of the right predictions."""
         return self.predictions == self.labels
 
     @property
     def correct(self) -> int:
-        """How many predictions are right."""
+        """The number of right predictions."""
         return int(self.right.sum())
 
     @property
     def total(self) -> int:
-        """How many images there are."""
+        """The number of images."""
         return len(self.labels)
 
     @property
@@ -65,7 +65,7 @@ class Evaluation:
 
     @property
     def accuracy_per_class(self) -> list[float | None]:
-        """The accuracy among the images of each class; None for a class that has none."""
+        """The accuracy for the images of each class; None for a class without images."""
         counts = self.confusion
         shares = (counts.diag() / counts.sum(dim=1)).tolist()
         return [None if math.isnan(share) else share for share in shares]
@@ -75,7 +75,7 @@ class Evaluation:
 def classify(
     network: nn.Module, images: UInt8[Tensor, "b 1 h w"], facts: Facts = MNIST
 ) -> Float[Tensor, "b classes"]:
-    """Return the logits of images, computed in full precision on the device that they are on."""
+    """Return the logits of images, computed in full precision on their device."""
     # TF32 would round a convolution's input to 10 bits and could change a count between devices.
     with torch.backends.cudnn.flags(allow_tf32=False):
         some = torch.split(images, max(1, MOST_NUMBERS // getattr(network, "widest", 1)))
@@ -95,15 +95,15 @@ def evaluate(
     Args:
         network: Maps normalised ``float32 [B, 1, H, W]`` to logits ``[B, classes]``; it is left in
             evaluation mode on ``device``.
-        images: What it reads, with the labels.
-        facts: Say how images are normalised.
+        images: The images and their labels.
+        facts: Facts of the images, for the normalisation.
         batch_size: Images at a time.
-        device: Where to compute.
-        name: Of the network, for what is said of it.
+        device: The device to compute on.
+        name: Name of the network in an error.
 
     Raises:
-        CheckpointError: It does not give numbers for every image.
-        DataError: The labels are no classes of these.
+        CheckpointError: An answer is not finite.
+        DataError: The labels do not fit the classes.
     """
     facts.check_labels(images.labels, len(images.images))
     network.to(device).eval()

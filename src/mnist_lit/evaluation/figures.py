@@ -1,4 +1,4 @@
-"""The pictures of a run and of its network."""
+"""The figures of a run and of its network."""
 
 import io
 import warnings
@@ -29,7 +29,7 @@ MOST_FILTERS = 64  # of the first layer, in its figure
 def png(figure: Figure, dpi: int = 120) -> bytes:
     """Return a figure as the content of a PNG file.
 
-    Names between dollar signs are no formulas. A character that the font lacks becomes a box.
+    Text between dollar signs is not a formula. A character that the font lacks becomes a box.
     """
     stored = io.BytesIO()
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():
@@ -43,11 +43,11 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
 def drawn(
     trained: Trained, evaluation: Evaluation, images: Tensor, history: History | None = None
 ) -> dict[str, bytes]:
-    """Draw what is known of a network, as PNG: its epochs, mistakes and first filters.
+    """Draw the figures of a network, as PNG: its epochs, mistakes and first filters.
 
     Args:
-        trained: The filters of the network are drawn if it begins with a convolution of the image.
-        evaluation: What it said of the test images.
+        trained: The network; its filters are drawn if it begins with a convolution.
+        evaluation: Its answers for the test images.
         images: The test images, ``uint8 [N, 1, side, side]``.
         history: The epochs, if they are known.
     """
@@ -67,7 +67,7 @@ def drawn(
 def plot(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """Return a figure of this size, in inches, and its axes side by side, with a grid.
 
-    There is room for titles and labels: matplotlib's layouts would draw all twice to find it.
+    Its margins are fixed, because matplotlib's layouts would draw everything twice.
     """
     figure = Figure(figsize=(width, height))
     right, top = 1 - 0.15 / width, 1 - 0.35 / height
@@ -108,7 +108,7 @@ def learning_curves(history: History) -> Figure:
 
 
 def label_log(axis: Axis) -> None:
-    """Label a logarithmic axis with plain numbers, enough of them for a narrow range too."""
+    """Label a logarithmic axis with plain numbers; a narrow range gets more of them."""
     low, high = axis.get_view_interval()
     subs = [1, 2, 5] if high / low > 10 else [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9]
     axis.set_major_locator(LogLocator(subs=subs))
@@ -125,7 +125,7 @@ def learning_rate(history: History) -> Figure:
 
 
 def confusion(evaluation: Evaluation, facts: Facts) -> Figure:
-    """Draw the confusion matrix; only mistakes are coloured, as the diagonal would drown them."""
+    """Draw the confusion matrix; only mistakes have colours, which the diagonal would hide."""
     counts = evaluation.confusion
     wrong = counts.clone().fill_diagonal_(0)
     figure = Figure(figsize=(6, 6), layout="constrained")
@@ -146,10 +146,10 @@ def confusion(evaluation: Evaluation, facts: Facts) -> Figure:
 
 
 def mistakes(evaluation: Evaluation, images: Tensor, facts: Facts) -> Figure:
-    """Draw every wrongly read test image, the most confident mistake first.
+    """Draw every misread test image, the most confident mistake first.
 
-    Each has its position among the test images and the probability of what was read. Of more than
-    200 the first 30 are drawn; the title says how many there are.
+    Each has its position in the test set and the probability of the wrong answer. If there are more
+    than 200, the first 30 are drawn; the title has the total.
     """
     wrong = (~evaluation.right).nonzero().flatten()
     confidence = evaluation.probabilities.amax(dim=1)
@@ -171,7 +171,7 @@ def _names(facts: Facts) -> list[str]:
 
 
 def first_layer(filters: Float[Tensor, "n k k"]) -> Figure:
-    """Draw the filters that meet the image, each on a scale of its own with gray for 0."""
+    """Draw the filters of the first layer, each with its own scale and gray for 0."""
     columns = min(8, len(filters))
     rows = -(-len(filters) // columns)
     figure = Figure(figsize=(columns * 0.9, rows * 0.9 + 0.4), layout="constrained")
@@ -186,7 +186,7 @@ def first_layer(filters: Float[Tensor, "n k k"]) -> Figure:
 
 
 def calibration(evaluation: Evaluation, facts: Facts) -> Figure:
-    """Plot how many of the least sure predictions are wrong, and how many they say will be.
+    """Plot the actual and the expected mistakes among the least sure predictions.
 
     The title has the expected calibration error over fifteen groups of equally many images (Guo et
     al., On calibration of modern neural networks, 2017).
@@ -209,7 +209,7 @@ def calibration(evaluation: Evaluation, facts: Facts) -> Figure:
 
 
 def augmented_samples(train: Images, augmentations: Sequence[Augmentation], facts: Facts) -> Figure:
-    """Draw a training image of each class, one a row: as it is, then as training may see it."""
+    """Draw one training image per class in a row: the original, then augmented variants."""
     present = torch.unique(train.labels)[:10]
     first = torch.stack([(train.labels == label).nonzero()[0, 0] for label in present])
     images = train.images[first].float() / 255
@@ -226,7 +226,7 @@ def augmented_samples(train: Images, augmentations: Sequence[Augmentation], fact
 
 
 def _sheet(images: Tensor, title: str, captions: Sequence[str] = ()) -> Figure:
-    """Lay images out ten a row, each with its caption above it."""
+    """Draw images in rows of ten, each with its caption above it."""
     side = images.shape[-1]
     scale = side / 28  # captions and gaps were measured at 28 pixels
     columns, width, height = 10, round(36 * scale), round((48 if captions else 32) * scale)

@@ -1,4 +1,4 @@
-"""The rows that training leaves, one an epoch, as data."""
+"""The epoch table of a training, as plain data."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,7 +11,7 @@ from pydantic import AllowInfNan, ConfigDict, Strict
 from mnist_lit.errors import CheckpointError, ConfigError, reason
 from mnist_lit.validation import PLAIN, validated
 
-Number = Annotated[float, Strict(), Ge(-1e39), Le(1e39)]  # what 32 bits hold
+Number = Annotated[float, Strict(), Ge(-1e39), Le(1e39)]  # the range of 32-bit floats
 Above0 = Annotated[int, Strict(), Ge(1)]
 From0 = Annotated[int, Strict(), Ge(0)]
 MOST_STEPS = 10_000_000
@@ -21,11 +21,10 @@ MOST_STEPS = 10_000_000
 class Epoch:
     """One row of the epoch table; epochs count from 1, accuracies are shares from 0 to 1.
 
-    What validation gives is None in an epoch without it.
+    In an epoch without validation, the values of the validation are None.
 
     Attributes:
-        train_accuracy: On the images as training saw them, distorted and with dropout at work;
-            None in runs from before it was counted.
+        train_accuracy: Accuracy on the augmented images, with dropout; None if it was not counted.
         metrics: The configured metrics, by name.
     """
 
@@ -47,7 +46,7 @@ class Epoch:
 
     @property
     def val_accuracy(self) -> float:
-        """The share of validation images that were right, of an epoch that was validated."""
+        """The validation accuracy; the epoch must have been validated."""
         assert self.val_count is not None
         assert self.val_errors is not None
         return (self.val_count - self.val_errors) / self.val_count
@@ -55,13 +54,13 @@ class Epoch:
 
 @dataclass
 class History:
-    """The epochs of a run, across resumed runs too.
+    """The epochs of a run, also of a resumed one.
 
     Attributes:
         epochs: The rows so far.
         learning_rates: The rate of every training step so far.
         train_images: Images trained on so far.
-        train_seconds: The time that took, validation excluded.
+        train_seconds: Seconds of the training, without validation.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = PLAIN
@@ -78,21 +77,21 @@ class History:
 
     @property
     def best(self) -> Epoch:
-        """The epoch that ``best.ckpt`` is of: with the fewest errors, then the lowest loss."""
+        """The epoch of ``best.ckpt``: with the fewest errors, then the lowest loss."""
         return min(self.validated, key=lambda epoch: (epoch.val_errors, epoch.val_loss))
 
     def plain(self) -> dict[str, Any]:
-        """Return plain data and a tensor of the rates for a checkpoint."""
+        """Return plain data and a tensor of the learning rates, for a checkpoint."""
         rates = torch.tensor(self.learning_rates, dtype=torch.float64)
         epochs = [asdict(epoch) for epoch in self.epochs]
         return {**vars(self), "epochs": epochs, "learning_rates": rates}
 
     @classmethod
     def of(cls, plain: Any) -> "History":
-        """Read what :meth:`plain` returned.
+        """Make a history from the result of ``plain``.
 
         Raises:
-            CheckpointError: It is something else.
+            CheckpointError: ``plain`` is something else.
         """
         try:
             rates = plain["learning_rates"][:MOST_STEPS].tolist()

@@ -1,4 +1,4 @@
-"""One page, in one file, of what a run or a checkpoint is worth; or of several side by side."""
+"""A page in one HTML file: the results of a run or a checkpoint, or of several in columns."""
 
 import base64
 import json
@@ -26,8 +26,8 @@ from mnist_lit.network import summary
 from mnist_lit.network.compact import count_parameters
 from mnist_lit.text import for_link
 
-MOST_BYTES = 2**24  # of a file of a run's folder, checkpoints aside
-PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
+MOST_BYTES = 2**24  # of a file in a run's folder, except checkpoints
+PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of a PNG file
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Subject:
     """A run's folder, or a checkpoint by itself.
 
     Attributes:
-        name: What a person gave.
+        name: The name that the user gave.
         trained: The network of the best epoch, or of the checkpoint.
         report: ``report.json``, of a folder.
         history: The epochs, of a folder.
@@ -50,10 +50,10 @@ class Subject:
 
 
 def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
-    """Read what a run's folder, a checkpoint's path or the name of a shipped model stands for.
+    """Read a run's folder, a checkpoint or a shipped network.
 
     Raises:
-        UserError: The folder is not a finished run's, or not as a run leaves it.
+        UserError: The folder is not that of a finished run, or is damaged.
         CheckpointError: The file is no checkpoint, or names a class that is not trusted.
     """
     path = pretrained.checkpoint_of(name)
@@ -80,9 +80,9 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
 
 
 def _content(folder: Path, name: str) -> bytes:
-    """Return what a file holds, cut off where no run writes so much; nothing if it is elsewhere."""
+    """Return the content of a file, up to ``MOST_BYTES``; empty if it is outside the folder."""
     file = (folder / name).resolve()
-    if not (file.is_file() and file.is_relative_to(folder.resolve())):  # a stranger's link
+    if not (file.is_file() and file.is_relative_to(folder.resolve())):  # a link to elsewhere
         return b""
     with file.open("rb") as opened:
         return opened.read(MOST_BYTES)
@@ -96,10 +96,10 @@ def page(
     Args:
         subjects: One or several, trained on the same data.
         data_root: The folder of the images, or the one above it; None for the default.
-        trust: Data modules that may be imported, beside those of this project.
+        trust: Data modules of other packages that may be imported.
 
     Raises:
-        UserError: They were trained on different data.
+        UserError: The subjects were trained on different data.
     """
     facts = subjects[0].trained.facts
     if len({(one.trained.facts.name, one.trained.facts.classes) for one in subjects}) > 1:
@@ -115,11 +115,11 @@ def page(
 
 
 def draw(subject: Subject, evaluation: Evaluation, images: Tensor) -> dict[str, bytes]:
-    """Return the figures that there can be of a subject, as PNG, by their names.
+    """Return the figures of a subject, as PNG, by their names.
 
     Args:
         subject: The run or checkpoint.
-        evaluation: What its network said of the test images.
+        evaluation: Its network's answers for the test images.
         images: The test images, ``uint8 [N, 1, side, side]``.
     """
     return {**drawn(subject.trained, evaluation, images, subject.history), **subject.pictures}
@@ -130,14 +130,14 @@ def render(
     evaluations: Sequence[Evaluation],
     pictures: Sequence[dict[str, bytes]],
 ) -> str:
-    """Return the page of subjects that have been evaluated and drawn.
+    """Return the page of evaluated and drawn subjects.
 
-    What is wrong in a stranger's ``report.json`` may raise anything here.
+    A wrong ``report.json`` may raise anything here.
 
     Args:
         subjects: One or several, trained on the same data.
-        evaluations: Of each, on the same test images.
-        pictures: Of each, what :func:`draw` returns.
+        evaluations: The evaluation of each, on the same test images.
+        pictures: The result of ``draw`` for each.
     """
     right = [evaluation.right for evaluation in evaluations]
     return filled(
@@ -156,12 +156,12 @@ def filled(template: str, **values: Any) -> str:
     )
     environment.filters |= {"shown": shown, "link": for_link, "yaml": OmegaConf.to_yaml}
     environment.filters["embedded"] = embedded
-    environment.globals["nan"] = math.nan  # which report.json has as null
+    environment.globals["nan"] = math.nan  # null in report.json
     return environment.get_template(template).render(**values)
 
 
 def embedded(png: bytes) -> str:
-    """Return a picture as an address that holds it whole."""
+    """Return a picture as a data URL."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
@@ -182,7 +182,7 @@ def _describe(
 
 
 def _class(evaluation: Evaluation, facts: Facts, number: int) -> dict[str, Any]:
-    """Return what the page says of the images of a class."""
+    """Return the page's entry for a class."""
     counts = evaluation.confusion[number].tolist()
     count, right = sum(counts), counts[number]
     counts[number] = 0

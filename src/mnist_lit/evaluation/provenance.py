@@ -1,4 +1,4 @@
-"""Where a run comes from: enough to make it again."""
+"""The provenance of a run: enough to repeat it."""
 
 import platform
 import re
@@ -17,13 +17,13 @@ from mnist_lit.text import masked
 
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("mnist-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
-# What a checkout adds to a commit: code and config, not what lies beside them or runs leave there.
+# Changes of a checkout that count: code and config, but no files of runs.
 CODE = ("*.py", "*.yaml", "*.c", "*.toml")
 OF_RUNS = (":(exclude,glob)**/.hydra/**", ":(exclude,glob)**/multirun.yaml")
 
 
 def provenance(command: str | None) -> dict[str, Any]:
-    """Return what a run that starts now comes from: entries of ``report.json``.
+    """Return the provenance of a run that starts now, as entries of ``report.json``.
 
     ``command`` that trains the same anew, None for a call from Python; ``date``, with the offset
     from UTC; ``git_commit`` of the checkout that the code runs from, marked if it was changed, None
@@ -39,7 +39,7 @@ def provenance(command: str | None) -> dict[str, Any]:
 
 
 def override(key: str, path: Path) -> str:
-    """Return an override of Hydra's, whatever characters the path has."""
+    """Return a Hydra override with a path, quoted if its characters need it."""
     text = str(path)
     if not re.fullmatch(r"[\w.+-]*/[\w./+-]*", text, re.ASCII):  # without a slash 1_0 is a number
         text = QuotedString(text, Quote.double).with_quotes()
@@ -47,11 +47,11 @@ def override(key: str, path: Path) -> str:
 
 
 def flat(plain: Any, key: str = "") -> dict[str, Any]:
-    """Return a config by keys as ``model.blocks.0.channels``; no password is in it.
+    """Return a config by keys as ``model.blocks.0.channels``, with masked passwords.
 
     Args:
         plain: Mappings, lists and values.
-        key: What all keys begin with.
+        key: Prefix of all keys.
     """
     if isinstance(plain, str) or plain in ({}, []):
         return {key: masked(str(plain))}
@@ -66,8 +66,8 @@ def flat(plain: Any, key: str = "") -> dict[str, Any]:
 
 
 def write(run_dir: Path) -> None:
-    """Write ``packages.txt`` and, of a changed checkout, ``changes.diff`` into a run's folder."""
-    # By the names of folders: to read the metadata in them takes as long as to read the images.
+    """Write ``packages.txt`` and, for a changed checkout, ``changes.diff`` to a run's folder."""
+    # From the names of folders, because reading the metadata takes as long as reading the images.
     folders = {file.stem for place in sys.path for file in Path(place).glob("*.dist-info")}
     packages = ["==".join(name.replace("_", "-").rsplit("-", 1)) + "\n" for name in folders]
     write_text(run_dir / "packages.txt", "".join(sorted(packages, key=str.lower)))
@@ -76,17 +76,17 @@ def write(run_dir: Path) -> None:
 
 
 def _changes() -> str:
-    """Return the names of new files of code, and the difference of the others from the commit."""
+    """Return the names of new code files, and the diff of the others to the commit."""
     new = _git("ls-files", "--others", "--exclude-standard", "--", *CODE, *OF_RUNS)
     names = [f"new file, not in this difference: {name}" for name in new.splitlines()]
     return "\n".join([*names, _git("diff", "HEAD")]).strip("\n")
 
 
 def _git(*arguments: str) -> str:
-    """Return what git says of the checkout of this code; nothing where it has none."""
+    """Return git's output for the checkout of this code; empty without a checkout."""
     options: Any = {"cwd": PACKAGE.parents[1], "capture_output": True, "check": True}
     try:
-        # A package installed somewhere below a checkout of another project is not of that commit.
+        # A package installed inside the checkout of another project does not belong to its commit.
         subprocess.run(["git", "ls-files", "--error-unmatch", PACKAGE / "cli.py"], **options)
         done = subprocess.run(["git", "-c", "core.quotePath=off", *arguments], **options)
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""What a run says of itself: on the console and in ``report.json``."""
+"""The report of a run: on the console and in ``report.json``."""
 
 import json
 import textwrap
@@ -35,11 +35,11 @@ def content(
     and ``val_metrics`` are of the best epoch. A class without test images has the accuracy None.
 
     Args:
-        config: Of the run.
-        facts: Of the images.
+        config: The config of the run.
+        facts: The facts of the images.
         history: The epochs.
-        evaluation: The best epoch's weights on the test images; None of a run that does not test.
-        metrics: Taken of the test images, by name; none without an evaluation.
+        evaluation: The best epoch's answers for the test images; None without a test.
+        metrics: Metrics for the test images, by name; not computed without an evaluation.
         checks: The requirements that were known before training.
         known: The other entries: ``parameters``, ``wall_seconds``, ``device``, ``operations`` and
             ``precision``, the ``config`` by keys, and where the run comes from.
@@ -66,7 +66,7 @@ def content(
         "val_metrics": dict(best.metrics),
         "last_val_metrics": dict(last.metrics),
         "test_metrics": test_metrics,
-        # None where there is no evaluation.
+        # None without an evaluation.
         **{f"test_{name}": getattr(evaluation, name, None) for name in TOLD},
         "requirements": {check.name: asdict(check) for check in checks},
         "passed": all(check.passed for check in checks),
@@ -80,7 +80,7 @@ def content(
 
 
 def text(report: Mapping[str, Any]) -> str:
-    """Lay the report out for a terminal: final evaluation, results, requirements check."""
+    """Return the report as text for a terminal: evaluation, results, requirements."""
     lines = [
         *_test_lines(report),
         "-" * 50,

@@ -1,4 +1,4 @@
-"""The budget of a run: what must hold before training, and what after it."""
+"""The requirements of a run: checks before training, and after it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropou
 
 @dataclass(frozen=True)
 class Check:
-    """One requirement and how a run stands to it.
+    """One requirement and its result for a run.
 
     Attributes:
         name: Its key in the config and in ``report.json``.
-        title: Its wording for a person.
-        limit: What was asked for.
-        value: What the run has.
-        passed: Whether that is enough.
+        title: Its text for a person.
+        limit: The required value.
+        value: The value of the run.
+        passed: Whether the run meets it.
     """
 
     name: str
@@ -33,14 +33,14 @@ class Check:
     passed: bool
 
     def line(self) -> str:
-        """Say it in one line for the report's check block."""
+        """Return its line in the report."""
         found = "" if isinstance(self.value, bool) else f" ({shown(self.value)})"
         mark, verdict = ("✓", "PASS") if self.passed else ("✗", "FAIL")
         return f"{mark} {self.title}: {verdict}{found}"
 
 
 def shown(value: Any) -> str:
-    """Return a limit, or what a run has, as a person reads it."""
+    """Return a limit or a value as text for a person."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -74,7 +74,7 @@ def check_before(network: nn.Module, epochs: int, limits: Requirements) -> list[
 
 
 def check_accuracy(accuracy: float, limits: Requirements) -> list[Check]:
-    """Check the best validation accuracy, a share from 0 to 1, if one is asked for."""
+    """Check the best validation accuracy, a share from 0 to 1, if there is a limit."""
     least = limits.min_val_accuracy
     if least is None:
         return []
@@ -83,7 +83,7 @@ def check_accuracy(accuracy: float, limits: Requirements) -> list[Check]:
 
 
 def refuse(checks: Iterable[Check]) -> None:
-    """Raise :class:`UserError` naming every check that failed, if one did."""
+    """Raise ``UserError`` with all failed checks, if there is one."""
     failed = [check for check in checks if not check.passed]
     words = [f"requirements.{c.name}={c.limit}, but this run has {c.value}" for c in failed]
     if failed:

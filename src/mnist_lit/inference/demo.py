@@ -1,4 +1,4 @@
-"""A local page on which to draw a digit and watch a network read it."""
+"""A local page to draw digits on, which a network reads."""
 
 import base64
 import html
@@ -24,11 +24,11 @@ from mnist_lit.inference.predict import boxed, montage, predict
 SEEN = 8  # screen pixels for each of the 28
 HINT = "Draw a digit or a number, or give a picture of one."
 UPLOAD = 20_000_000  # bytes of a picture, at most
-BODY = UPLOAD + 1_000_000  # bytes of a request, at most: a picture and what goes with it
-KEPT = 120  # seconds that a picture lies in the temporary folder
-ROOM = 200_000_000  # bytes of pictures in it, at most
-SWEEP = 5  # seconds between looks into it
-SESSIONS = 20  # pages whose latest picture is remembered
+BODY = UPLOAD + 1_000_000  # bytes of a request, at most: a picture and its headers
+KEPT = 120  # seconds that a picture stays in the temporary folder
+ROOM = 200_000_000  # bytes of pictures in that folder, at most
+SWEEP = 5  # seconds between removals of old pictures
+SESSIONS = 20  # open pages that keep their latest picture
 EVERYWHERE = ("0.0.0.0", "[::]")
 PAPER = Path(__file__).with_name("paper.html")  # with paper.js beside it
 
@@ -37,15 +37,15 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
     """Make the page, a ``gradio.Blocks``.
 
     Args:
-        model: The one that is picked at first: of the package, or a checkpoint.
-        trust: Classes that a checkpoint may name, beside those of this project.
+        model: The network selected first: a name of the package, or a checkpoint.
+        trust: Classes of other packages that a checkpoint may name.
 
     Raises:
         MissingPackageError: Gradio is not installed.
         CheckpointError: There is no such model.
     """
     gr = need("gradio", "demo")
-    with suppress(MissingPackageError):  # Gradio opens a picture before it is read here
+    with suppress(MissingPackageError):  # Gradio opens a picture before `read` does
         need("pillow_heif", "pictures").register_heif_opener()
     networks = {name: pretrained.load(name, trust=trust) for name in (model, *pretrained.names())}
     with gr.Blocks(title="mnist-lit", analytics_enabled=False) as page:
@@ -60,8 +60,8 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                 picture = gr.Image(
                     label="or a picture of digits",
                     type="filepath",
-                    image_mode=None,  # any other would be decoded here, whatever its size
-                    # A digit must not be mirrored; a telephone has its better camera at the back.
+                    image_mode=None,  # with another mode Gradio would decode it, whatever its size
+                    # A digit must not be mirrored. A telephone's rear camera is the better one.
                     webcam_options=gr.WebcamOptions(
                         mirror=False, constraints={"video": {"facingMode": "environment"}}
                     ),
@@ -78,13 +78,13 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                     label="Probabilities of one digit", num_top_classes=10, elem_id="probabilities"
                 )
                 boxes = gr.Image(label="Where it found them", elem_id="boxes", **given)
-        latest = gr.State()  # the drawing or the picture, for another network to read
+        latest = gr.State()  # the drawing or picture, to be read again by another network
         outputs = [latest, words, probabilities, seen, boxes]
 
         def answer(content: bytes | None, name: str) -> tuple[Any, ...]:
             return content, *read(content, networks[name])
 
-        # Of the drawings that come while one is being read only the newest matters.
+        # While a drawing is read, only the newest of the following ones is kept.
         live: Any = {"outputs": outputs, "show_progress": "hidden", "trigger_mode": "always_last"}
         paper.input(lambda drawing, name: answer(decode(drawing), name), [paper, choice], **live)
         picture.change(lambda path, name: answer(uploaded(path), name), [picture, choice], outputs)
@@ -93,9 +93,10 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
 
 
 def read(picture: bytes | None, network: Trained) -> tuple[Any, ...]:
-    """Return what the page shows of a picture file.
+    """Read a picture file; return the outputs of the page.
 
-    Words, the probabilities of one digit, what the network saw, and the picture with boxes.
+    These are the text, the probabilities of one digit, the network's input, and the picture with
+    boxes.
 
     Raises:
         PictureError: It cannot be decoded.
@@ -119,15 +120,15 @@ def read(picture: bytes | None, network: Trained) -> tuple[Any, ...]:
 
 
 def decode(drawing: str) -> bytes:
-    """Return the file that a data URL holds."""
+    """Return the file in a data URL."""
     return base64.b64decode(drawing.partition(",")[2])
 
 
 def uploaded(path: str | None) -> bytes | None:
-    """Read a picture that Gradio has put into the temporary folder.
+    """Read a picture that Gradio has saved in the temporary folder.
 
     Raises:
-        PictureError: It lies elsewhere; Gradio lets some of those through.
+        PictureError: The path is elsewhere; Gradio accepts some such paths.
     """
     if path is None:
         return None
@@ -137,21 +138,21 @@ def uploaded(path: str | None) -> bytes | None:
 
 
 class Guard:
-    """Refuses what Gradio carries out for pages of other places, and what would fill the disk.
+    """Refuses requests of other sites' pages, and uploads that would fill the disk.
 
-    Gradio's own check keeps another page from reading an answer, but not from sending pictures; its
-    ``max_file_size`` bounds a file, but neither a body of many files nor their sum.
+    Gradio's own check prevents another site from reading an answer, but not from sending pictures.
+    Its ``max_file_size`` limits one file, but neither a request with many files nor their sum.
 
     Args:
-        app: What is guarded, an ASGI application.
+        app: The ASGI application to guard.
     """
 
     def __init__(self, app: Any) -> None:
         self.app = app
-        self.held = 0  # bytes of uploads that may lie in the temporary folder
+        self.held = 0  # bytes of uploads that may still be in the temporary folder
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on, or answer it."""
+        """Pass a request to the application, or refuse it."""
         headers = {name: text.decode("latin-1") for name, text in scope.get("headers", ())}
         origin = headers.get(b"origin")
         size = int(headers.get(b"content-length", "0"))
@@ -170,7 +171,7 @@ class Guard:
                 get_running_loop().call_later(KEPT + 2 * SWEEP, self._release, upload)
             return
         while (await receive()).get("more_body"):
-            pass  # a browser that is cut off while it sends shows no answer
+            pass  # a browser shows the answer only if it could send everything
         from starlette.responses import PlainTextResponse
 
         refusal = PlainTextResponse(f"{words}\n", status, {"connection": "close"})
@@ -183,42 +184,42 @@ class Guard:
 def serve(
     model: str, host: str, port: int | None, trust: tuple[str, ...] = (), browser: bool = False
 ) -> None:
-    """Serve the page until Ctrl-C, or until the process is asked to end.
+    """Serve the page until Ctrl-C or SIGTERM.
 
-    It answers requests for ``localhost``, this machine's own addresses 127.0.0.1 and ::1, and the
-    host; of 0.0.0.0 and :: those for any name. Pictures lie in a temporary folder of its own for
-    two minutes, 200 MB of them at most, and it goes at the end.
+    It answers requests with the host name ``localhost``, 127.0.0.1, ::1 or ``host``; with any name
+    if ``host`` is 0.0.0.0 or ::. Pictures stay in a separate temporary folder for two minutes, at
+    most 200 MB of them; the folder is removed at the end.
 
     Args:
-        model: The one that is picked at first: of the package, or a checkpoint.
+        model: The network selected first: a name of the package, or a checkpoint.
         host: The address to listen at.
-        port: None for the first free one from 7860.
-        trust: Classes that a checkpoint may name, beside those of this project.
-        browser: Open the page in a browser.
+        port: The port; None for the first free one from 7860.
+        trust: Classes of other packages that a checkpoint may name.
+        browser: Whether to open the page in a browser.
 
     Raises:
         MissingPackageError: Gradio is not installed.
-        UserError: The address is not to be had.
+        UserError: The address is not available.
     """
     name = host.strip("[]")
     family = socket.AF_INET6 if ":" in name else socket.AF_INET
-    try:  # Gradio would try a hundred ports of a wrong host, 5 s each
+    try:  # for a wrong host Gradio would try a hundred ports, 5 s each
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((name, port or 0))
-    except (OSError, OverflowError, ValueError) as error:  # ValueError: a name that cannot be one
+    except (OSError, OverflowError, ValueError) as error:  # ValueError: an invalid name
         place = f"--host {host}, --port {port or 'any'}"
         raise UserError(f"{place}: cannot be opened: {reason(error)}; give another") from None
-    host = f"[{name}]" if ":" in name else name  # as it stands in an address
-    # Gradio asks its page for an answer when it starts, through the proxy that these would name.
+    host = f"[{name}]" if ":" in name else name  # as in a URL
+    # At its start Gradio requests its own page, which must not go through a proxy.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"
     with (
         tempfile.TemporaryDirectory(prefix="mnist-lit-demo-", ignore_cleanup_errors=True) as folder,
         Path(os.devnull).open("w") as nowhere,
-        # Gradio prints a traceback of each nonsense; who sent it is answered.
+        # Gradio prints a traceback for each invalid request; the sender gets an answer.
         redirect_stderr(nowhere),
     ):
-        # Gradio reads its own when it is imported; some of its uploads lie where Python's are.
+        # Gradio reads its variable on import; some of its uploads go to Python's folder.
         tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = folder
         page = build(model, trust)
         _launch(page, host, port)
@@ -239,8 +240,8 @@ def _launch(page: Any, host: str, port: int | None) -> None:
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    # A page elsewhere could have its own name resolved to this machine. Who listens everywhere
-    # means others to come, by names that only they and a proxy know.
+    # Another site could let its own name resolve to this machine. With all addresses, users come
+    # from other machines or a proxy, by unknown names.
     names = ["*"] if host in EVERYWHERE else [host, "localhost", "127.0.0.1", "[::1]"]
     guards = [Middleware(TrustedHostMiddleware, allowed_hosts=names), Middleware(Guard)]
     page.launch(
@@ -252,7 +253,7 @@ def _launch(page: Any, host: str, port: int | None) -> None:
         show_error=True,
         max_file_size=UPLOAD,
         state_session_capacity=SESSIONS,
-        # Only fonts of the machine: the page needs no network.
+        # Only local fonts: the page needs no network.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         footer_links=[],
         run_history=False,
@@ -262,7 +263,7 @@ def _launch(page: Any, host: str, port: int | None) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove pictures that are too old: Gradio's ``delete_cache`` forgets those cut off midway."""
+    """Remove old pictures; Gradio's ``delete_cache`` misses interrupted uploads."""
     for path in folder.rglob("*"):
         with suppress(OSError):  # Gradio removes some too
             if path.is_file() and time.time() - path.stat().st_ctime > KEPT:

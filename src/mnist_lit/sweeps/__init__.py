@@ -1,1 +1,1 @@
-"""Sweeps and searches: many trainings, and what they came to."""
+"""Sweeps and searches: many trainings, and their results."""

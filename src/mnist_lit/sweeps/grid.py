@@ -1,4 +1,4 @@
-"""``python train.py -m``: every combination of the values given, each a job in its own folder."""
+"""``python train.py -m``: a job in its own folder for every combination of the values."""
 
 import json
 import math
@@ -25,21 +25,22 @@ from mnist_lit.text import show
 from mnist_lit.training.hydra import build_run, free, is_named, parsed
 from mnist_lit.training.rundir import ERROR, JOB, OURS
 
-# Launchers whose jobs may have several processes: theirs is started with a command of its own.
+# Launchers that start each job by its own command, so that a job may have several processes.
 SEVERAL = ("Processes", "SlurmLauncher")
 MOST = 10_000  # jobs of a sweep, and values of a key
 
 
 class Grid:
-    """Runs every combination of the values given; the same command again goes on.
+    """Runs every combination of the values; the same command resumes it.
 
-    A job is known by its config, whatever its number: a finished one is kept, a stopped one goes
-    on from its last epoch, a failed one begins anew, and a grid may grow. Jobs fail alone.
+    The config identifies a job, not its number: a finished job is kept, a stopped one is resumed
+    after its last epoch, a failed one starts again, and a grid may grow. If a job fails, the others
+    continue.
 
     Args:
-        config: What Hydra composed for the sweep.
-        loader: Composes the jobs.
-        launcher: Runs them.
+        config: The config that Hydra composed for the sweep.
+        loader: Composes the config of each job.
+        launcher: Runs the jobs.
     """
 
     def __init__(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
@@ -48,7 +49,7 @@ class Grid:
         self.composed: dict[tuple[str, ...], DictConfig] = {}
 
     def run(self, given: Mapping[str, Override]) -> None:
-        """Check all jobs, run those that are to be run, and write what they came to.
+        """Check all jobs, run the unfinished ones, and write the results.
 
         Args:
             given: The overrides by their keys.
@@ -72,7 +73,7 @@ class Grid:
         try:
             if words:
                 self.launcher.launch(words, initial_job_idx=0)
-        except Exception as error:  # of a launcher, as when one of its workers is killed
+        except Exception as error:  # from a launcher, for example if one of its workers is killed
             show(f"error: hydra/launcher: {reason(error)}")
         finally:
             from mnist_lit.sweeps import results
@@ -115,7 +116,7 @@ class Grid:
         return list(planned.values())
 
     def _composed(self, overrides: Sequence[str], place: int) -> DictConfig:
-        """Compose a job; Hydra composes one of those that differ in their seed alone."""
+        """Compose the config of a job; only once for jobs that differ only in the seed."""
         others = tuple(word for word in overrides if not word.startswith("seed="))
         named = "override_dirname" in str(OmegaConf.to_container(self.config.hydra.sweep))
         if named or others not in self.composed:
@@ -129,7 +130,7 @@ class Grid:
         return composed
 
     def _place(self, composed: DictConfig, number: int, root: Path) -> Path:
-        """Return where a new job lies in the sweep's folder."""
+        """Return the place of a new job in the sweep's folder."""
         with flag_override(composed.hydra, "readonly", False):
             composed.hydra.job.num = composed.hydra.job.id = number
         given, sweep = composed.hydra.sweep.subdir, root.resolve()
@@ -143,7 +144,7 @@ class Grid:
         return folder.relative_to(sweep)
 
     def _checked(self, composed: DictConfig) -> dict[str, Any]:
-        """Return what makes a job this one; of jobs that differ in seeds alone one is built."""
+        """Return the identity of a job; of jobs that differ only in seeds, only one is built."""
         config = parsed(composed)
         setting = _key(flat(config.model_dump(exclude={"seed": True, "data": {"split_seed"}})))
         if setting not in self.built:
@@ -176,7 +177,7 @@ def combinations(given: Iterable[Override]) -> list[list[str]]:
     if (number := math.prod(map(len, choices))) > MOST:
         words = " ".join(str(one.input_line) for one in given if one.is_sweep_override())
         raise ConfigError(f"{words}: these are {number:,} jobs; at most {MOST:,} are possible")
-    # A job's place in the grid, which is not that among the jobs that are still to be run.
+    # A job's place in the whole grid, not among the unfinished jobs.
     return [
         [word.replace("${hydra:job.num}", str(place)) for word in words]
         for place, words in enumerate(product(*choices))
@@ -193,7 +194,7 @@ def values(given: Override) -> list[str]:
         words = "a grid needs values to choose from; an interval needs hparams_search="
         raise ConfigError(f"{given.input_line}: {words}")
     sweep: Any = given.value()
-    # A range that is shuffled would be made whole.
+    # Iterating over a shuffled range would first make all its values.
     each = sweep.range() if given.is_range_sweep() else given.sweep_iterator()
     number = len(list(islice(each, MOST + 1)))
     if not 0 < number <= MOST:
@@ -203,14 +204,14 @@ def values(given: Override) -> list[str]:
 
 
 def _prepared(sweep: Path, one: Job) -> list[str] | None:
-    """Make a job's folder ready; returns what it is launched with, None if it is not to be run.
+    """Prepare a job's folder; returns the overrides to launch it with, None if it must not run.
 
-    What a job that begins anew has left goes to a folder beside its own.
+    If a job starts again, its old files are moved to a folder beside its own.
     """
     if one.state not in ("waiting", "stopped", "failed"):
         return None
     (one.folder / OURS).mkdir(parents=True, exist_ok=True)
-    # Another sweep may train the job since its state was told, or have ended it.
+    # Since the state was read, another sweep may have started or finished the job.
     with suppress(Timeout), FileLock(one.folder / OURS / "lock", timeout=0):
         if one.report:
             return None
@@ -221,7 +222,7 @@ def _prepared(sweep: Path, one: Job) -> list[str] | None:
             places = (one.folder.with_name(f"{one.folder.name}-old-{n}") for n in count(1))
             aside = next(place for place in places if not place.exists())
             aside.mkdir()
-            # Its record and the lock stay. The error goes last: without it nothing has failed.
+            # Its record and lock stay. The error goes last, because it marks the job as failed.
             for left in [*one.folder.iterdir(), one.folder / ERROR]:
                 if left.name not in (OURS, JOB) and left.exists():
                     left.rename(aside / left.name)

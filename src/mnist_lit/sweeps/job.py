@@ -1,7 +1,6 @@
-"""The jobs of a sweep or a search: trainings in folders of their own, and how each stands.
+"""The jobs of a sweep or a search: trainings in their own folders, and their states.
 
-What makes it this job is in ``job.json``; how it stands is told from what the run left beside it.
-Imports nothing heavy.
+``job.json`` identifies a job; the files of its run show its state. Imports nothing heavy.
 """
 
 import json
@@ -22,8 +21,8 @@ from mnist_lit.training import rundir
 from mnist_lit.validation import validated
 
 CONFIG = "multirun.yaml"
-WRITTEN = (CONFIG, "results.csv", "results.html")  # into the folder of a sweep
-OURS = "hydra_plugins.mnist_lit_sweeps.Sweep"  # stands in every CONFIG of this project's
+WRITTEN = (CONFIG, "results.csv", "results.html")  # files in the folder of a sweep
+OURS = "hydra_plugins.mnist_lit_sweeps.Sweep"  # in every CONFIG of this project
 MISSED = "missed requirements"
 
 
@@ -52,20 +51,20 @@ class Job:
         write_text(self.folder / rundir.JOB, json.dumps(kept, indent=1) + "\n")
 
     def words(self, sweep: Path) -> list[str]:
-        """Return what the job is launched with, in the folder of its sweep."""
+        """Return the overrides that launch the job in its sweep's folder."""
         place = override("hydra.sweep.subdir", self.folder.relative_to(sweep))
         return [*self.overrides, override("hydra.sweep.dir", sweep), place]
 
     @property
     def report(self) -> dict[str, Any]:
-        """What the training came to, ``report.json``; empty of one that is not finished."""
+        """The content of ``report.json``; empty if the training is not finished."""
         file = self.folder / "report.json"
         found: dict[str, Any] = json.loads(file.read_bytes()) if file.is_file() else {}
         return found
 
     @property
     def state(self) -> str:
-        """How it stands, in a word; one that was killed is ``stopped``."""
+        """The state in one word; a killed job is ``stopped``."""
         if self.report:
             missed = not self.report["passed"] and self.config["requirements.enforce"]
             return MISSED if missed else "finished"
@@ -77,13 +76,13 @@ class Job:
 
     @property
     def error(self) -> str:
-        """Why it failed, in a line."""
+        """The reason of its failure in one line, or an empty string."""
         file = self.folder / rundir.ERROR
         return str(json.loads(file.read_bytes())) if file.is_file() else ""
 
     @property
     def why(self) -> str:
-        """Why there is no result, or it is not good enough."""
+        """The reason why the job failed, or the requirements that it missed."""
         if self.state != MISSED:
             return self.error
         checks = self.report["requirements"].values()
@@ -111,10 +110,10 @@ class Job:
 
 
 def read(folder: Path) -> Job:
-    """Return the job whose folder this is.
+    """Return the job of a folder.
 
     Raises:
-        ConfigError: It is not a job's.
+        ConfigError: The folder is not that of a job.
     """
     try:
         kept = json.loads((folder / rundir.JOB).read_bytes())
@@ -126,15 +125,15 @@ def read(folder: Path) -> Job:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """Return what makes a job this one and no other, by keys as ``optimizer.lr``."""
-    # Where a job lies, what it went on from and who watches it are not what it is.
+    """Return the identity of a job: config values by keys as ``optimizer.lr``."""
+    # Output folder, checkpoint and loggers are not part of it.
     return flat(config.model_dump(exclude={"run_dir", "ckpt_path", "logger"}))
 
 
 def jobs(sweep: Path) -> list[Job]:
     """Return the jobs of a sweep in the order of their numbers.
 
-    A sweep within it has jobs of its own.
+    The jobs of a sweep inside this one are left out.
     """
     inner = [file.parent for file in sweep.glob(f"*/**/{CONFIG}")]
     folders = [file.parent for file in sweep.glob(f"*/**/{rundir.JOB}")]
@@ -143,14 +142,14 @@ def jobs(sweep: Path) -> list[Job]:
 
 
 def write_config(sweep: Path, config: DictConfig) -> None:
-    """Write the config of a sweep into its folder, which the config then names."""
+    """Write the config of a sweep, with its folder, into that folder."""
     with flag_override(config.hydra, "readonly", False):
         config.hydra.sweep.dir = str(sweep)
     write_text(sweep / CONFIG, OmegaConf.to_yaml(config))
 
 
 def refuse_others(sweep: Path, names: Iterable[str] = WRITTEN) -> None:
-    """Raise :class:`ConfigError` if a folder has one of the names, and is no sweep of ours."""
+    """Raise ``ConfigError`` if a folder has one of the names but is no sweep of this project."""
     there, config = [name for name in names if (sweep / name).exists()], sweep / CONFIG
     if there and not (config.is_file() and OURS in config.read_text(errors="replace")):
         raise ConfigError(f"{sweep / there[0]}: not of a sweep; give another hydra.sweep.dir")

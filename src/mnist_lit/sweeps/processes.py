@@ -1,4 +1,4 @@
-"""``hydra/launcher=processes``: every job of a sweep is a ``python train.py`` of its own."""
+"""``hydra/launcher=processes``: each job of a sweep is its own ``python train.py`` process."""
 
 import os
 import signal
@@ -30,26 +30,26 @@ ENDS_WITH_STDIN = "+hydra.callbacks.sweep._target_=mnist_lit.sweeps.processes.En
 
 
 class EndsWithStdin(Callback):
-    """Ends a job as by SIGTERM when its standard input ends, for then its sweep has gone."""
+    """Ends a job by SIGTERM when its standard input closes, because its sweep has ended."""
 
     def __init__(self) -> None:
         if rundir.is_first():
             threading.Thread(target=self._wait, daemon=True).start()
 
     def _wait(self) -> None:
-        os.read(0, 1)  # nothing is ever written to it
+        os.read(0, 1)  # the sweep never writes to it
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Processes(Launcher):
     """Runs jobs as processes of this machine, several at a time.
 
-    What a job prints goes to ``output.log`` in its folder. When the sweep ends, so do its jobs.
+    The output of a job goes to ``output.log`` in its folder. When the sweep ends, its jobs end.
 
     Args:
-        n_jobs: How many run at the same time; None for one a GPU or, without any, one a core.
-        devices: ``CUDA_VISIBLE_DEVICES`` of each of them in turn, as ``[0, 1]`` or ``["0,1",
-            "2,3"]``; None for all that there are, if ``n_jobs`` is None too.
+        n_jobs: Number of jobs at the same time; None for one per GPU or, without a GPU, per core.
+        devices: ``CUDA_VISIBLE_DEVICES`` of the jobs in turn, as ``[0, 1]`` or ``["0,1", "2,3"]``;
+            None for all GPUs, if ``n_jobs`` is None too.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Processes(Launcher):
 
     @cached_property
     def n_jobs(self) -> int:
-        """How many jobs run at the same time; each takes a slot."""
+        """The number of jobs at the same time; each takes a slot."""
         devices = self.devices
         if self.wanted is None and devices is None:
             import torch
@@ -77,7 +77,7 @@ class Processes(Launcher):
         return number
 
     def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
-        """Keep what jobs are started with."""
+        """Keep the config of the sweep."""
         self.config = config
 
     def launch(
@@ -91,7 +91,7 @@ class Processes(Launcher):
 
     @contextmanager
     def pool(self) -> Iterator[ThreadPoolExecutor]:
-        """Yield a thread for each slot; when something goes wrong all jobs end after their step."""
+        """Yield a pool with a thread per slot; an exception ends all jobs after their step."""
         pool = ThreadPoolExecutor(self.n_jobs)
         try:
             yield pool
@@ -104,10 +104,10 @@ class Processes(Launcher):
             pool.shutdown(cancel_futures=True)
 
     def train(self, number: int, overrides: Sequence[str]) -> float:
-        """Run a job in a process of its own, when a slot is free; return what it came to.
+        """Run a job in its own process when a slot is free; return the value of its objective.
 
         Raises:
-            RunError: It has not ended well.
+            RunError: The job has failed.
         """
         said = [word for word in overrides if word.startswith("hydra.sweep.")]
         places = {one.key_or_group: one for one in OverridesParser.create().parse_overrides(said)}
@@ -126,11 +126,11 @@ class Processes(Launcher):
                 subprocess.Popen(
                     [*self._program(), *words],
                     env=environment,
-                    # Its end tells the job that the sweep is gone, even by kill -9.
+                    # It closes when the sweep ends, even by kill -9, and the job notices.
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C comes here alone, and is handed on
+                    start_new_session=True,  # only this process gets Ctrl-C, and stops the jobs
                 ) as process,
             ):
                 self.running.add(process)
@@ -158,10 +158,10 @@ class Processes(Launcher):
 
 
 def came_to(folder: Path, code: int) -> float:
-    """Return what the job came to whose process has ended, with an exit code.
+    """Return the value of a job's objective, after its process ended with an exit code.
 
     Raises:
-        RunError: It has not ended well.
+        RunError: The job has failed.
     """
     ended = job.read(folder)
     if ended.report:

@@ -1,4 +1,4 @@
-"""What the jobs of a sweep came to: a table, ``results.csv`` and ``results.html`` in its folder."""
+"""The results of a sweep: a table, ``results.csv`` and ``results.html`` in its folder."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ from mnist_lit.files import write_text
 from mnist_lit.sweeps.job import Job, jobs
 from mnist_lit.text import for_csv, for_terminal
 
-# Jobs that differ in these alone are the same setting, repeated.
+# Jobs that differ only in these are repetitions of one setting.
 REPEATS = ("seed", "data.fold", "data.split_seed")
 COLUMNS = (
     *("best_val_accuracy", "last_val_accuracy", "best_val_loss", "test_accuracy"),
@@ -42,16 +42,17 @@ def publish(
     drawn: Mapping[str, bytes],
     after: Sequence[str],
 ) -> str:
-    """Write ``results.csv`` and ``results.html`` into a folder; return what is printed of them.
+    """Write ``results.csv`` and ``results.html`` into a folder; return the text to print.
 
     Args:
-        folder: Of a sweep or a search.
-        title: Of the page.
-        lines: What stands above the tables.
-        tables: Rows by their titles, heads first. A cell is a text or a command (a tuple of one).
-        rows: All jobs or trials, heads first. The first value of each is its folder.
-        drawn: Pictures by their titles, as PNG.
-        after: What is printed after the first table.
+        folder: The folder of a sweep or a search.
+        title: Title of the page.
+        lines: Lines above the tables.
+        tables: Rows by the title of the table, heads first. A cell is a text, or a tuple of one
+            command.
+        rows: All jobs or trials, heads first. The first value of each row is the folder.
+        drawn: Figures by their titles, as PNG.
+        after: Lines to print after the first table.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(map(for_csv, row) for row in rows)
@@ -78,19 +79,19 @@ def worth(value: float, key: str) -> str:
 
 
 def short(value: Any) -> str:
-    """Return a value as a person reads it."""
+    """Return a value as text for a person."""
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _link(folder: Path, place: str) -> Any:
-    """Return a cell that leads to the page in a folder, or to the folder, if it is here."""
+    """Return a cell with a link to the page in a folder, or to the folder, if it exists."""
     found = [to for to in (f"{place}/report.html", place) if (folder / to).exists()]
     return {"to": found[0], "text": place} if found else place
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The finished jobs that differ in seed or fold alone.
+    """The finished jobs that differ only in seed or fold.
 
     Attributes:
         varied: What the sweep varies beside these, as ``{"optimizer": "sgd"}``.
@@ -104,7 +105,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """What sets it apart."""
+        """Its varied overrides."""
         return " ".join(f"{k}={v}" for k, v in self.varied.items()) or "all jobs"
 
 
@@ -189,7 +190,7 @@ def epochs(found: Sequence[Setting]) -> Figure:
     axes.set_yscale("log", nonpositive="mask")
     for place, setting in enumerate(found[:SHOWN]):
         for one in setting.jobs:
-            with suppress(CheckpointError):  # somebody has removed it
+            with suppress(CheckpointError):  # the checkpoint has been removed
                 kept = read_file(one.folder / "checkpoints" / "last.ckpt")
                 rows = History.of(kept["callbacks"]["History"]).validated
                 wrong = [100 * (1 - row.val_accuracy) for row in rows]

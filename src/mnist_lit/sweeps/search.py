@@ -28,23 +28,23 @@ from mnist_lit.text import masked, show
 from mnist_lit.training.hydra import build_run
 from mnist_lit.training.resume import differing, options_of
 
-HOPELESS = 3  # trials of which none succeeds
+HOPELESS = 3  # failed trials without a success, which end the search
 REPORT = "mnist_lit.sweeps.study.ReportTrial"  # a callback of every training
 
 
 class Search:
     """A search that can be killed, repeated, and helped by other machines.
 
-    Its keys are ``search.*``. The trials are kept in a database. Of one that is killed the
-    parameters are tried again; one that fails is listed, and the search goes on.
+    Its keys are ``search.*``. A database has the trials. A killed trial is repeated with the same
+    parameters. A failed trial is listed, and the search continues.
 
     Args:
-        config: What Hydra composed for the sweep.
-        loader: Composes the trainings.
-        launcher: Runs them; of processes alone.
+        config: The config that Hydra composed for the sweep.
+        loader: Composes the config of each training.
+        launcher: Runs the trainings; it must be ``processes``.
 
     Raises:
-        ConfigError: The launcher is another.
+        ConfigError: It is another launcher.
     """
 
     def __init__(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher) -> None:
@@ -57,7 +57,7 @@ class Search:
         self.succeeded: list[bool] = []  # of each trial that has ended here
 
     def run(self, given: Mapping[str, Override]) -> None:
-        """Run trials until the study has enough of them, and write what they came to.
+        """Run trials until the study has enough of them, and write the results.
 
         Args:
             given: The overrides by their keys.
@@ -109,10 +109,10 @@ class Search:
                 raise RunError(f"the trials have all failed; {words}")
 
     def _belong(self) -> None:
-        """See that the trials of the study differ only in what is searched.
+        """Check that the trials of the study differ only in the searched keys.
 
         Raises:
-            ConfigError: It was begun with other options.
+            ConfigError: The study was started with other options.
         """
         options = {
             **options_of(self.base),
@@ -138,14 +138,14 @@ class Search:
                     raise ConfigError(f"{at}: {words}; give another name") from None
 
     def _again(self) -> list[str]:
-        """Return the words that train a trial again, but for its parameters."""
+        """Return the command that trains a trial again, without its parameters."""
         of_the_search = ("hparams_search=", "search.", "hydra")
         said = [word for word in self.fixed if not word.startswith(of_the_search)]
         named = any(word.startswith("data=") for word in said)
         return ["python", "train.py", *said, *([] if named else ["data=mnist_holdout"])]
 
     def _space(self, given: Mapping[str, Override]) -> tuple[list[str], dict[str, Any]]:
-        """Tell what is fixed from what is searched."""
+        """Split the overrides into fixed ones and the search space."""
         written = OmegaConf.to_yaml(self.config.search)
         if masked(written) != written:
             words = "give a password on the command line, or as ${oc.env:NAME}; files are copied"
@@ -168,9 +168,9 @@ class Search:
         return config
 
     def _train_all(self) -> None:
-        """Train as many trials at a time as the launcher has slots, and give signs of life.
+        """Train as many trials at a time as the launcher has slots, and send heartbeats.
 
-        What is being trained when the search is stopped is tried again by the same command.
+        If the search is stopped, the same command repeats the running trials.
         """
         deadline = time.monotonic() + (self.search.timeout or math.inf)
         try:
@@ -237,7 +237,7 @@ class Search:
             one.write()
             node = f"callbacks.search={{{report}, earlier: {came_to}}}"
             came_to.append(self.launcher.train(trial.number, [*one.words(self.folder), node]))
-            # The trial's own attributes are those of when it began.
+            # The attributes of `trial` are from its start; the study has the current ones.
             pruned = self.study.trials[trial.number].user_attrs.get("pruned")
             if pruned is not None:
                 raise TrialPruned(pruned)
@@ -245,7 +245,7 @@ class Search:
 
 
 def distribution(given: Override) -> distributions.BaseDistribution:
-    """Translate a sweep of Hydra's grammar to Optuna's: interval, range or choice."""
+    """Translate Hydra's interval, range or choice sweep to a distribution of Optuna."""
     sweep: Any = given.value()
     log = "log" in getattr(sweep, "tags", ())
     if given.is_interval_sweep():

@@ -1,4 +1,4 @@
-"""The study of a search: its trials in a database, in Optuna's terms, and what they came to.
+"""The Optuna study of a search: its trials in a database, and their results.
 
 Akiba et al., Optuna: A next-generation hyperparameter optimization framework, 2019.
 """
@@ -24,39 +24,39 @@ from mnist_lit.evaluation import figures
 from mnist_lit.sweeps.results import publish, short, worded, worth
 from mnist_lit.text import masked
 
-# Seconds between signs of life, and without one until a trial counts as killed.
+# Seconds between heartbeats, and without one until a trial counts as killed.
 BEAT, STALE = 15, 60
-SHOWN = 10  # of the best trials
+SHOWN = 10  # best trials in the table
 
 
 @contextmanager
 def opened_study(
     search: Search, steps: int, begun: bool = False
 ) -> Iterator[tuple[optuna.Study, RDBStorage]]:
-    """Yield the study that a search keeps its trials in, and its storage.
+    """Yield the study of a search, and its storage.
 
     Args:
         search: The keys of the search.
-        steps: How many values a trial reports.
-        begun: Whether the storage has to be there; else it is made if it is new.
+        steps: Number of values that a trial reports.
+        begun: Whether the storage must exist; else it is made if needed.
 
     Raises:
-        ConfigError: The storage cannot be reached, or no longer.
+        ConfigError: The storage cannot be reached, now or later.
     """
-    # A line for every trial comes from the search.
+    # The search itself prints a line for every trial.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # A rate that rises for a third of the epochs says little in the first of them.
+    # In the first epochs, while the learning rate rises, an accuracy predicts little.
     spared = max(2, steps // search.repeats // 4)
     pruners: dict[str, Any] = {
         "none": optuna.pruners.NopPruner,
         "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=spared),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=2, max_resource=steps),
     }
-    # A connection that is kept would go on with a file that has been removed.
+    # A pooled connection would keep using a file that has been removed.
     file = {"connect_args": {"timeout": 60}, "poolclass": NullPool}
     url = search.storage
     with warnings.catch_warnings():
-        # Optuna says both of its own interface: that of heartbeats is experimental.
+        # Optuna warns about its own heartbeats, which are experimental.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with")
         try:
@@ -81,28 +81,28 @@ def opened_study(
             finally:
                 storage.remove_session()
                 storage.engine.dispose()
-        except (SQLAlchemyError, StorageInternalError, ImportError) as error:  # or of its driver
+        except (SQLAlchemyError, StorageInternalError, ImportError) as error:  # ImportError: driver
             words = f"search.storage={url}: cannot be used: {reason(error.__cause__ or error)}"
             raise ConfigError(masked(words)) from None
 
 
 class ReportTrial(pl.Callback):
-    """Report every epoch's validation accuracy to a search, and stop when it says so.
+    """Reports every epoch's validation accuracy to a search, and stops if the trial is pruned.
 
-    Of a trial that trains several times the value reported is the mean of those that have ended
-    and of this one so far.
+    If a trial has several trainings, the reported value is the mean of the finished ones and of the
+    current epoch.
 
     Args:
         search: The keys of the search.
         trial: The number of the trial.
-        earlier: What its trainings before this one came to.
+        earlier: The results of its earlier trainings.
     """
 
     def __init__(self, search: dict[str, Any], trial: int, earlier: list[float]) -> None:
         self.search, self.trial, self.earlier = Search(**search), trial, earlier
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report, and stop all processes of a training that is not worth going on with."""
+        """Report, and stop all processes of a training if its trial is pruned."""
         stop = False
         if trainer.is_global_zero:
             epochs = trainer.max_epochs or 1
@@ -119,44 +119,44 @@ class ReportTrial(pl.Callback):
 
 
 def trial_id(study: optuna.Study, storage: RDBStorage, number: int) -> int:
-    """Return what the storage calls the trial that a person knows by its number."""
+    """Return the id in the storage of a trial, given its number."""
     known = storage.get_study_id_from_name(study.study_name)
     return storage.get_trial_id_from_study_id_trial_number(known, number)
 
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials, without those that were killed and are tried again."""
+    """Return the trials, without killed ones that are repeated."""
     histories = map(RetryHeartbeatStaleTrialCallback.retry_history, study.trials)
     again = {number for history in histories for number in history}
     return [one for one in study.trials if one.number not in again]
 
 
 def begun(study: optuna.Study) -> int:
-    """Return how many trials have begun; one that is to be tried again has not."""
+    """Return the number of started trials, without those that wait for a repetition."""
     return sum(one.state is not TrialState.WAITING for one in counted(study))
 
 
 def take_back(study: optuna.Study, number: int) -> None:
-    """End a trial that no process trains any more; its parameters will be tried again."""
+    """End a trial that no process trains any more; it will be repeated."""
     if study.trials[number].state is TrialState.RUNNING:
         study.tell(number, state=TrialState.FAIL)
         RetryHeartbeatStaleTrialCallback()(study, study.trials[number])
 
 
 def count(study: optuna.Study) -> str:
-    """Say how many trials are in which state; one that was tried again is counted once."""
+    """Return the number of trials in each state; a repeated trial counts once."""
     states = [one.state.name.lower() for one in counted(study)]
     return ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states)) or "no trials"
 
 
 def best_first(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that have a value."""
+    """Return the trials with a value, best first."""
     done = study.get_trials(states=(TrialState.COMPLETE,))
     return sorted(done, key=lambda one: one.values, reverse=True)
 
 
 def shown(params: dict[str, Any]) -> str:
-    """Return parameters as a person reads them."""
+    """Return parameters as text for a person."""
     return " ".join(f"{name}={short(value)}" for name, value in params.items())
 
 
@@ -164,9 +164,9 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
     """Write ``results.csv`` and ``results.html`` into a search's folder; return the table as text.
 
     Args:
-        study: With its trials.
-        folder: Of the search.
-        command: The words that train a trial again, but for its parameters.
+        study: The study.
+        folder: The folder of the search.
+        command: The command that trains a trial again, without its parameters.
     """
     trials, kept = study.trials, {one.number for one in counted(study)}
     names = list(dict.fromkeys(name for one in trials for name in one.params))
@@ -212,9 +212,9 @@ def _figures(study: optuna.Study) -> dict[str, bytes]:
         ("Values of each parameter", draw.plot_slice),
         ("Epochs", draw.plot_intermediate_values),
     ):
-        # Of too few trials, or of equal values, Optuna raises several kinds.
+        # For too few trials or equal values, Optuna raises various exceptions.
         with warnings.catch_warnings(), suppress(Exception):
-            warnings.simplefilter("ignore")  # that these are experimental, and have few trials
+            warnings.simplefilter("ignore")  # about experimental plots and few trials
             axes: Any = plot(study)
             figure: Any = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
             figure.set_size_inches(9, 4.5)

@@ -1,1 +1,1 @@
-"""From a config to a trained network: Hydra, Lightning and the callbacks."""
+"""Training by a config: Hydra, Lightning and the callbacks."""

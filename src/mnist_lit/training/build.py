@@ -1,4 +1,4 @@
-"""From a config to the objects of a run: the one place where they are made, and checked."""
+"""Build and check all objects of a run from a config."""
 
 import os
 import traceback
@@ -37,24 +37,24 @@ from mnist_lit.training.console import quiet_lightning
 from mnist_lit.training.resume import options_of, resumed, start_from
 from mnist_lit.training.rundir import goes_on
 
-OF_A_RUN = ("accuracy", "loss", "errors", "rank")  # what validation logs as `val/NAME`
-SOME = 1000  # steps of an epoch, where their number is not known before the images are read
+OF_A_RUN = ("accuracy", "loss", "errors", "rank")  # numbers that validation logs as `val/NAME`
+SOME = 1000  # assumed steps of an epoch, if their number is unknown before the images are read
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is made of.
+    """The objects of a run.
 
     Attributes:
-        config: What it was made from.
-        data: Gives the batches.
-        facts: Of the images.
-        module: The network with all that trains it.
-        record: Keeps the epoch table.
-        best: Keeps the best epoch.
-        trainer: Has all callbacks, and no loggers yet.
+        config: The config.
+        data: The data module.
+        facts: The facts of the images.
+        module: The LightningModule.
+        record: The callback that keeps the epoch table.
+        best: The callback that keeps the best epoch.
+        trainer: The trainer, with all callbacks but no loggers yet.
         checks: The requirements that are known before training.
-        notes: What is to be said when the run starts.
+        notes: Lines to print when the run starts.
     """
 
     config: Config
@@ -70,7 +70,7 @@ class Run:
 
 @contextmanager
 def no_exit() -> Iterator[None]:
-    """Make an error of a class's ``sys.exit(0)``, by which a run would end as if all were well."""
+    """Turn ``sys.exit(0)`` of a class into an error: the run would seem to have succeeded."""
     try:
         yield
     except SystemExit as stop:
@@ -82,14 +82,14 @@ def no_exit() -> Iterator[None]:
 
 @no_exit()
 def prepare(config: Config) -> Run:
-    """Make everything that a run is made of, but the loggers, and check that it can be run.
+    """Build all objects of a run except the loggers, and check that it can be run.
 
-    Neither GPU nor a folder is touched, nor images, but those whose facts have to be read off them.
-    The weights are drawn from the config's seed.
+    This uses no GPU, writes nothing, and reads images only if their facts depend on them. The seed
+    of the config initialises the weights.
 
     Raises:
-        ConfigError: Something cannot be built.
-        UserError: It is over budget, and ``requirements.enforce`` is true.
+        ConfigError: An object cannot be built.
+        UserError: The run is over budget, and ``requirements.enforce`` is true.
         CheckpointError: ``ckpt_path`` or ``init_from`` is not a checkpoint that fits.
         DataError: The images whose facts are needed cannot be read.
     """
@@ -98,7 +98,7 @@ def prepare(config: Config) -> Run:
     check_loggers(config)
     data, facts = build_data(config)
     module = build_module(config, facts)
-    module.build_optimizer(_length(config, data))  # whether they can be built
+    module.build_optimizer(_length(config, data))  # a check that they can be built
     options, run_dir = options_of(config), Path(config.run_dir).resolve()
     record = RecordHistory([*config.logger], options)
     if config.ckpt_path is not None:
@@ -119,13 +119,13 @@ def prepare(config: Config) -> Run:
 
 
 def build_data(config: Config) -> tuple[pl.LightningDataModule, Facts]:
-    """Make the data module; return it with its facts, which say where its images come from.
+    """Build the data module; return it with its facts, completed by the source of the images.
 
-    No file is read yet, but those that facts have to be read off.
+    A file is read only if the facts depend on it.
 
     Raises:
-        ConfigError: It is no LightningDataModule, lacks a loader or its facts, or has too few
-            images for what is asked.
+        ConfigError: It is no LightningDataModule, has no facts or lacks a dataloader, or has too
+            few images.
     """
     data = build(config.data, "data", kind=pl.LightningDataModule, seed=config.seed)
     place = f"data={config.data['_target_']}"
@@ -142,10 +142,10 @@ def build_data(config: Config) -> tuple[pl.LightningDataModule, Facts]:
 
 
 def build_module(config: Config, facts: Facts = MNIST) -> LitClassifier:
-    """Make the network with all that trains it, weights drawn from the global seed.
+    """Build the LightningModule, with weights from the global random generator.
 
     Raises:
-        ConfigError: Something cannot be built, or is not of the kind that is expected.
+        ConfigError: An object cannot be built, or has the wrong class.
     """
     target = config.model["_target_"]
     named, _ = parameters(find(target, "model"))
@@ -177,10 +177,10 @@ def build_module(config: Config, facts: Facts = MNIST) -> LitClassifier:
 
 
 def build_metrics(config: Config, facts: Facts) -> dict[str, Metric]:
-    """Make the configured metrics, and see that each gives one number.
+    """Build the configured metrics, and check that each returns one number.
 
     Raises:
-        ConfigError: One is no metric of this kind.
+        ConfigError: A metric cannot be built, or does not return one number.
     """
     metrics = {}
     for name, node in config.metrics.items():
@@ -200,10 +200,10 @@ def build_metrics(config: Config, facts: Facts) -> dict[str, Metric]:
 
 
 def build_callbacks(config: Config) -> list[Callback]:
-    """Make the configured callbacks.
+    """Build the configured callbacks.
 
     Raises:
-        ConfigError: One cannot be built, or waits for what is never logged.
+        ConfigError: One cannot be built, or monitors a number that is never logged.
     """
     logged = [f"val/{name}" for name in (*OF_A_RUN, *config.metrics)]
     logged += ["train/loss", "train/accuracy_on_distorted", "lr"]
@@ -220,12 +220,12 @@ def build_callbacks(config: Config) -> list[Callback]:
 
 
 def check_loggers(config: Config) -> None:
-    """Hold the loggers against their signatures and look for their packages.
+    """Check the arguments of the loggers, and that their packages are installed.
 
-    They are not built yet: several open files or connections then.
+    They are not built yet, because some would open files or connections.
 
     Raises:
-        ConfigError: One does not take its arguments, or lacks its package.
+        ConfigError: A logger does not take its arguments, or its package is missing.
     """
     for name, node in config.logger.items():
         target = check(node, f"logger.{name}")
@@ -237,18 +237,18 @@ def check_loggers(config: Config) -> None:
 
 
 def build_loggers(config: Config, runs: Mapping[str, str]) -> list[Logger]:
-    """Make the configured loggers, which may open files and connections.
+    """Build the configured loggers, which may open files and connections.
 
     Args:
-        config: Of the run.
-        runs: Of Weights & Biases and MLflow those that go on, by names of loggers.
+        config: The config of the run.
+        runs: Resumed runs of Weights & Biases and MLflow, by names of loggers.
 
     Raises:
-        ConfigError: One cannot be built, or would replace a file that is not of this run.
+        ConfigError: One cannot be built, or would replace a file of another run.
     """
     loggers = []
     for name, node in config.logger.items():
-        # One of Weights & Biases or MLflow takes one of these arguments.
+        # The loggers of Weights & Biases and MLflow have one of these parameters.
         known = dict.fromkeys(("id", "run_id"), runs[name]) if name in runs else {}
         logger = build(node, f"logger.{name}", kind=Logger, **known)
         loggers.append(logger)
@@ -264,7 +264,7 @@ def build_loggers(config: Config, runs: Mapping[str, str]) -> list[Logger]:
 def build_trainer(
     config: Config, callbacks: list[Callback], data: pl.LightningDataModule
 ) -> pl.Trainer:
-    """Make Lightning's trainer, without loggers.
+    """Build Lightning's trainer, without loggers.
 
     Raises:
         ConfigError: Lightning does not take its arguments, or there are too few batches for its
@@ -284,16 +284,16 @@ def build_trainer(
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            log_every_n_steps=0,  # what is logged is logged once an epoch
-            # Ours share the images out themselves.
+            log_every_n_steps=0,  # everything is logged once per epoch
+            # These distribute the images themselves.
             use_distributed_sampler=not isinstance(data, ImagesDataModule),
         )
     cluster = getattr(trainer.strategy, "cluster_environment", None)
     alone = isinstance(cluster, LightningEnvironment) and "MASTER_ADDR" not in os.environ
-    # SLURM may start the jobs of a sweep in a cluster.
+    # SLURM starts the jobs of a sweep on a cluster.
     swept = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
     slurm = swept and str(HydraConfig.get().launcher._target_).endswith("SlurmLauncher")
-    if trainer.num_nodes > 1 and alone and not slurm:  # it would wait for ever
+    if trainer.num_nodes > 1 and alone and not slurm:  # it would wait forever
         raise ConfigError(
             f"trainer.num_nodes={trainer.num_nodes}: this is no cluster; start the same command on "
             "every node with srun or torchrun, or a sweep with hydra/launcher=submitit_slurm"
@@ -309,7 +309,7 @@ def build_trainer(
 
 
 def _length(config: Config, data: pl.LightningDataModule) -> int:
-    """Return how long the training is in units of ``module.interval``, in one process."""
+    """Return the length of the training in units of ``module.interval``, for one process."""
     options, epochs = config.trainer, config.trainer["max_epochs"]
     limit = options.get("limit_train_batches") or 1.0
     there = data.steps if isinstance(data, ImagesDataModule) else SOME

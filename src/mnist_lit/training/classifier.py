@@ -23,7 +23,7 @@ from mnist_lit.facts import MNIST, Facts
 from mnist_lit.targets import parameters
 
 Loss = Callable[..., Tensor]
-NEVER = 2**31  # epochs
+NEVER = 2**31  # epochs; more than any training has
 
 
 class LitClassifier(pl.LightningModule):
@@ -89,7 +89,7 @@ class LitClassifier(pl.LightningModule):
         self.batch_loss = (
             torch.compile(batch_loss, mode=compile_mode) if compile_mode else batch_loss
         )
-        # torchmetrics would leave out what is not a number.
+        # By default torchmetrics ignores NaN.
         self.val_loss = SumMetric(nan_strategy="disable")
         self.val_errors, self.val_count = SumMetric(), SumMetric()
         self.val_images = 0
@@ -121,7 +121,7 @@ class LitClassifier(pl.LightningModule):
 
     @contextmanager
     def _labelled(self, batch: Batch, batch_idx: int) -> Iterator[Batch]:
-        """Check labels in an epoch's first batch and where torch raises: a GPU waits for it."""
+        """Check labels in the first batch and if torch raises: the check makes a GPU wait."""
         images, labels = batch
         if batch_idx == 0:
             self.facts.check_labels(labels, len(images))
@@ -132,9 +132,9 @@ class LitClassifier(pl.LightningModule):
             raise
 
     def on_train_epoch_start(self) -> None:
-        """Make what the epoch draws depend on seed, epoch and process alone.
+        """Seed the random numbers of the epoch by seed, epoch and process alone.
 
-        A run resumed from a checkpoint then draws what an uninterrupted one does.
+        So a resumed run draws the same numbers as an uninterrupted one.
         """
         generator = torch.Generator().manual_seed(self.seed)
         epochs = torch.randint(2**62, (self.current_epoch + 1,), generator=generator)
@@ -146,7 +146,7 @@ class LitClassifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        # The scheduler changes it before the step's end.
+        # Read here, because the scheduler changes it before the end of the step.
         self.learning_rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         with self._labelled(batch, batch_idx) as (images, labels):
             loss_of = partial(self.loss, images=images) if self.loss_takes_images else self.loss
@@ -164,11 +164,11 @@ class LitClassifier(pl.LightningModule):
 
     @property
     def mean_train_accuracy(self) -> Tensor:
-        """The share of the epoch's images so far that were read right, as training saw them."""
+        """The training accuracy of the epoch so far, on the augmented images."""
         return self.train_correct / self.train_images
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch, validation included: loggers get one row of it.
+        """Log the epoch with its validation: loggers get one row per epoch.
 
         The learning rate is that of the last step.
 
@@ -180,16 +180,16 @@ class LitClassifier(pl.LightningModule):
         self.log("train/accuracy_on_distorted", self.mean_train_accuracy, sync_dist=True)
         self.log("lr", self.learning_rate, sync_dist=True)
         self.log_dict(self._validated, sync_dist=True)
-        # Lightning would step it only after the epoch's checkpoint has been written, and a run
-        # resumed from it would miss that step.
+        # Lightning would step it only after it has written the epoch's checkpoint, and a run
+        # resumed from that would miss the step.
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau) and self._validated:
             scheduler.step(self.trainer.callback_metrics["val/loss"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count errors and loss of a batch, in full precision whatever training runs in.
+        """Count errors and loss of a batch, always in full precision.
 
-        A checkpoint evaluated later, on any device, then gives the same count.
+        So a later evaluation of the checkpoint, on any device, gives the same count.
         """
         with self._labelled(batch, batch_idx) as (images, labels):
             dtype = next(self.network.parameters(), images).dtype
@@ -202,7 +202,7 @@ class LitClassifier(pl.LightningModule):
             metric.update(logits.softmax(dim=1), labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Log accuracy, loss and the rank of the epoch.
+        """Log accuracy, loss and ``val/rank``, the number that orders epochs.
 
         Raises:
             DivergedError: The loss is not a number.
@@ -210,11 +210,11 @@ class LitClassifier(pl.LightningModule):
         self._validated = self._counted("val")
         errors, loss = self._validated["val/errors"], self._validated["val/loss"]
         self._expect_a_number(loss, "validation loss")
-        # Every process has the same numbers; Lightning is told to average them, or would warn. In
-        # training the loggers get them at the epoch's end.
+        # All processes have the same numbers; without `sync_dist` Lightning would warn. In training
+        # the loggers get them at the end of the epoch.
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         self.log_dict(self._validated, logger=not fitting, sync_dist=True)
-        # Fewest errors first and, among equals, the lower loss: one number to order epochs by.
+        # Fewer errors are better and, among equals, a lower loss: one number that orders epochs.
         self.log("val/rank", errors + loss / (1 + loss), logger=False, sync_dist=True)
 
     def _expect_a_number(self, loss: Tensor, what: str) -> None:
@@ -224,7 +224,7 @@ class LitClassifier(pl.LightningModule):
             raise DivergedError(f"training diverged in {where}: {found}; try a lower optimizer.lr")
 
     def _counted(self, stage: str) -> dict[str, Tensor]:
-        """Return what the images of a stage came to, and begin anew."""
+        """Return the results of a stage, and reset the counts."""
         count, errors = self.val_count.compute(), self.val_errors.compute()
         self.val_images = int(count)
         values = {
@@ -248,7 +248,7 @@ class LitClassifier(pl.LightningModule):
         self.log_dict(self._counted("test"), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer and the scheduler and say when to step the latter."""
+        """Build the optimizer and the scheduler, and configure the steps of the scheduler."""
         optimizer, scheduler = self.build_optimizer(self._length)
         if scheduler is None:
             return optimizer
@@ -258,7 +258,7 @@ class LitClassifier(pl.LightningModule):
                 "scheduler": scheduler,
                 "interval": self.interval,
                 "monitor": "val/loss",
-                # One that waits for the loss is stepped here, after validation; by Lightning never.
+                # `on_train_epoch_end` steps a plateau scheduler; Lightning never does.
                 "frequency": NEVER if isinstance(scheduler, ReduceLROnPlateau) else 1,
             },
         }
@@ -267,10 +267,10 @@ class LitClassifier(pl.LightningModule):
         """Make the optimizer and the scheduler.
 
         Args:
-            length: Of the training, in units of ``interval``.
+            length: Length of the training, in units of ``interval``.
 
         Raises:
-            ConfigError: One of them refuses its arguments, or so short a training.
+            ConfigError: One of them refuses its arguments, or the training is too short for it.
         """
         if self.optimizer is None:
             raise ConfigError("optimizer: training needs one; make or load LitClassifier with it")
@@ -292,7 +292,7 @@ class LitClassifier(pl.LightningModule):
         return optimizer, scheduler
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume a training of another length, to which its schedule was not cut.
+        """Refuse to resume a training of another length: its schedule would not fit.
 
         Raises:
             CheckpointError: The schedule of the checkpoint has another number of steps.
@@ -345,7 +345,7 @@ class LitClassifier(pl.LightningModule):
 def batch_loss(
     network: nn.Module, loss: Loss, images: Float[Tensor, "b 1 h w"], labels: Integer[Tensor, " b"]
 ) -> tuple[Float[Tensor, ""], Int64[Tensor, ""]]:
-    """Return the loss of a batch and how many of its images were read right."""
+    """Return the loss of a batch and the number of right answers."""
     logits = network(images)
     return loss(logits, labels), (logits.detach().argmax(dim=1) == labels).sum()
 

@@ -1,4 +1,4 @@
-"""What a run says: on the console, and in ``run.log`` in its folder."""
+"""The output of a run: on the console, and in ``run.log`` in its folder."""
 
 import logging
 import sys
@@ -15,10 +15,10 @@ from mnist_lit.text import lines_for_terminal
 
 
 class _AboveTheBar(logging.Handler):
-    """Prints above the progress bar, where there is one."""
+    """Prints above the progress bar, if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A reader that has gone, as of `| head -1`, or a terminal ends no training.
+        # A closed pipe, as of `| head -1`, or terminal must not end the training.
         with suppress(OSError):
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
@@ -32,7 +32,7 @@ _log.propagate = False
 
 @rank_zero_only
 def say(text: str) -> None:
-    """Print a text and keep it; several processes say it once."""
+    """Print a text and log it; of several processes, only rank 0 does."""
     _log.info("%s", lines_for_terminal(text))
 
 
@@ -48,27 +48,27 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def kept(file: Path) -> Iterator[None]:
-    """Keep what is said, Lightning's and Python's warnings, and the traceback of a failure.
+    """Log the output, warnings of Lightning and Python, and the traceback of a failure.
 
     Raises:
         OSError: The file cannot be written.
-        RunError: Instead of an exception that is no mistake of a user's.
+        RunError: Replaces any exception that is no ``UserError``.
     """
     handler = logging.FileHandler(file, encoding="utf-8")
     # A full disk matters no more than what is said of it.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
     lightning, warned = logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")
-    console = logging.StreamHandler()  # captured warnings would not be seen otherwise
+    console = logging.StreamHandler()  # otherwise captured warnings would not be printed
     warned.addHandler(console)
-    warned.propagate = False  # Hydra prints what comes to the root
+    warned.propagate = False  # Hydra prints records of the root logger
     logging.captureWarnings(True)
     for source in (_log, lightning, warned):
         source.addHandler(handler)
     try:
         yield
     except BaseException as error:
-        stopped = isinstance(error, StoppedError)  # which is no failure
-        failure = logging.Logger("mnist_lit.failure")  # for the file alone
+        stopped = isinstance(error, StoppedError)  # no failure
+        failure = logging.Logger("mnist_lit.failure")  # only for the file
         failure.addHandler(handler)
         failure.error(str(error) if stopped else "The run failed:", exc_info=not stopped)
         if isinstance(error, UserError) or not isinstance(error, Exception):

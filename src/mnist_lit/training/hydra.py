@@ -1,11 +1,11 @@
-"""``python train.py`` and ``mnist-lit train``: Hydra around :func:`mnist_lit.training.train.train`.
+"""``python train.py`` and ``mnist-lit train``: Hydra around ``mnist_lit.training.train.train``.
 
-:func:`main` starts Hydra, which composes the config and calls :class:`BuildFirst`. That builds the
-run and claims its folder. Hydra then writes ``.hydra/`` there and calls ``task``, which trains what
-was built. A job of a sweep is composed by its launcher; ``train`` builds it.
+``main`` starts Hydra, which composes the config and calls ``BuildFirst``. That builds the run and
+claims its folder. Hydra then writes ``.hydra/`` there and calls ``task``, which trains the run. The
+launcher of a sweep composes its jobs; ``train`` builds them.
 
-What needs torch is imported when it is called: ``--help`` and a mistake in a key of ours are
-answered before torch is loaded.
+Modules that need torch are imported where they are used: ``--help`` and the message about a
+misspelt key need no torch.
 """
 
 import os
@@ -43,34 +43,34 @@ from mnist_lit.training import rundir
 if TYPE_CHECKING:
     from mnist_lit.training.build import Run
 
-# What is built takes any argument of its signature, without a `+` on the command line; keys of
-# ours stay closed.
+# These groups accept any argument of their targets, without a `+` on the command line; other keys
+# stay closed.
 OPEN = (
     *("model", "module", "optimizer", "scheduler", "loss", "metrics", "data"),
     *("augmentation", "trainer", "callbacks", "logger", "recipe"),
 )
 STORAGE = "MNIST_LIT_STORAGE"  # the environment variable of a search's storage
 MNIST = "mnist_lit.data.mnist.MNISTDataModule"
-AUTO = "auto"  # as ckpt_path: from the last epoch in the run's folder, if there is one
-BUILT: list["Run"] = []  # by BuildFirst, for the task that follows; a sweep's job has none
-# Last on every command line, so that no file or override takes out what builds and checks a run.
+AUTO = "auto"  # as ckpt_path: resume from the last epoch in the run's folder, if there is one
+BUILT: list["Run"] = []  # by BuildFirst, for `task`; empty for a sweep's job
+# Last on every command line, so that no file or override removes the callback that builds a run.
 BUILD_FIRST = f"++hydra.callbacks={{build: {{_target_: {__name__}.BuildFirst}}}}"
 LOADING = "loading the config and PyTorch …"
 
 
 def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[str] = ()) -> None:
-    """Train what the command line says; exits with 1 after a mistake or a missed requirement.
+    """Train by the command line; exits with 1 after a mistake or a missed requirement.
 
     Args:
         conf: The folder of the YAML files.
-        arguments: Instead of those that the process was started with.
-        beside: More of them, which nobody typed.
+        arguments: The arguments; None for those of the process.
+        beside: More arguments, which the user did not type.
     """
     given = list(sys.argv)
     own = given[1:] if arguments is None else list(arguments)
     # Classes of the user's are importable from the folder in which training is started.
     sys.path.append("")
-    BUILT.clear()  # of a run that was checked in this process and not started
+    BUILT.clear()  # of a run that this process has checked but not started
 
     def task(cfg: DictConfig) -> float:
         in_a_sweep = HydraConfig.get().mode is RunMode.MULTIRUN
@@ -85,9 +85,9 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         return result.objective
 
     with errors_as_lines():
-        # Lightning has a handler of its own beside it while it trains.
+        # While it trains, Lightning adds its own handler.
         signal.signal(signal.SIGTERM, _stop)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
             signal.signal(signal.SIGHUP, _hang_up)
         if "${" in str(Path.cwd()):
             raise ConfigError(f"{Path.cwd()}: Hydra reads `${{` in a folder's name; go to another")
@@ -100,16 +100,16 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         # Hydra takes -m only before what is to be varied.
         many = [word for word in own if word in ("-m", "--multirun")]
         others = [word for word in own if word not in many]
-        # argparse takes overrides in one row, without options between them.
+        # argparse needs all overrides in a row, without options between them.
         rows = [n for n, word in enumerate(others, 1) if word[:1] != "-" and {*"=~"} & {*word}]
         others.insert(max(rows, default=0), BUILD_FIRST)
         sys.argv = [given[0], *many, *beside, *others]
-        launch = hydra.main(str(conf.resolve()), "config", "1.3")  # the version it behaves as
+        launch = hydra.main(str(conf.resolve()), "config", "1.3")  # the version of behaviour
         try:
             launch(task)()
         except UserError:
             raise
-        except (TypeError, ValueError) as error:  # as of a key where a list has none
+        except (TypeError, ValueError) as error:  # for example a key in a list
             words = f"cannot be composed ({reason(error)}); --help lists the choices"
             raise ConfigError(f"{shlex.join(own)}: {words}") from None
 
@@ -134,7 +134,7 @@ def _for_itself(folder: Path) -> Iterator[None]:
 
 
 def _stop(*_: Any) -> None:
-    # No Exception, which an import on trial would swallow.
+    # SystemExit, because `except Exception` around an optional import would catch other errors.
     raise SystemExit("error: stopped" if rundir.is_first() else 1)
 
 
@@ -142,16 +142,16 @@ def _hang_up(*_: Any) -> None:
     for stream in (1, 2):
         try:
             os.write(stream, b"")
-        except OSError:  # the terminal has gone, and what is said ends no training
+        except OSError:  # the terminal has gone; output must not raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     signal.raise_signal(signal.SIGTERM)
 
 
 def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
-    """Let ``ckpt_path=FOLDER``, or ``latest``, go on in that folder with the options it has.
+    """Let ``ckpt_path=FOLDER``, or ``latest``, resume in that folder, with the run's options.
 
     Raises:
-        ConfigError: There is nothing to go on with.
+        ConfigError: There is nothing to resume.
     """
     given = [word for word in arguments if word.startswith("ckpt_path=")]
     if not given:
@@ -177,7 +177,7 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
 
 
 def _hidden(word: str) -> str:
-    """Put a storage's address with a password where no file and no list of processes shows it."""
+    """Move the URL of a storage with a password to a variable, which no file or `ps` shows."""
     key, _, address = word.partition("=")
     if key != "search.storage" or masked(address) == address:
         return word
@@ -187,12 +187,12 @@ def _hidden(word: str) -> str:
 
 @contextmanager
 def _reserved(config: DictConfig) -> Iterator[Path]:
-    """Yield the folder of a run; one that nobody has named is made, and goes if the run is refused.
+    """Yield the folder of a run; an unnamed one is made, and removed if the run is refused.
 
-    The other processes of a training have the folder of the first.
+    All processes of a training have the folder of the first.
     """
     store = None
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes know nothing of each other
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's processes do not know each other yet
         from torch.distributed.rendezvous import rendezvous
 
         store = next(rendezvous("env://"))[0]
@@ -209,12 +209,12 @@ def _reserved(config: DictConfig) -> Iterator[Path]:
         config.hydra.run.dir = str(folder)
         begun = (folder / rundir.HYDRAS / "overrides.yaml").is_file()
         if not rundir.is_first() or (begun and goes_on):
-            config.hydra.output_subdir = None  # the options with which a run began stay
+            config.hydra.output_subdir = None  # keeps the options of the first start
     try:
         yield folder
     except BaseException:
         for path in made:
-            with suppress(OSError):  # something lies there
+            with suppress(OSError):  # the folder is not empty
                 path.rmdir()
         raise
     if rundir.is_first() and store is not None:
@@ -260,9 +260,9 @@ def compose(*overrides: str) -> DictConfig:
             exist.
         ConfigError: An override changes a part that is not chosen.
     """
-    own = Path("conf").resolve()  # beside the shipped files, as `mnist-lit train` takes it
+    own = Path("conf").resolve()  # besides the shipped files, as with `mnist-lit train`
     beside = [f"hydra.searchpath=[file://{own}]"] if own.is_dir() else []
-    # A program of Hydra's that calls this has a state of its own, which it gets back.
+    # A Hydra program that calls this keeps its own state, which is restored below.
     theirs, base = GlobalHydra.instance().hydra, version.getbase()
     GlobalHydra.instance().clear()
     try:
@@ -293,7 +293,7 @@ class BuildFirst(Callback):
                 last = Path(config.hydra.run.dir).expanduser() / "checkpoints" / "last.ckpt"
                 with flag_override(config, "readonly", False):
                     config.ckpt_path = str(last) if last.is_file() else None
-                if not last.is_file():  # a run that was killed in its first epoch begins anew
+                if not last.is_file():  # a run that was killed in its first epoch starts again
                     with suppress(OSError):
                         last.with_name("best.ckpt").rename(last.with_name("best.ckpt.old"))
             if not config.hydra.run.dir:
@@ -309,7 +309,7 @@ class BuildFirst(Callback):
 
 
 def parsed(config: DictConfig) -> Config:
-    """Return what Hydra composed, its own ``hydra`` node included, checked without torch.
+    """Check a config that Hydra composed, with its ``hydra`` node, without torch.
 
     Raises:
         ConfigError: It cannot be run.
@@ -330,13 +330,13 @@ def parsed(config: DictConfig) -> Config:
 
 
 def build_run(config: DictConfig) -> "Run":
-    """Build all that a run is made of; nothing is written.
+    """Build all objects of a run; nothing is written.
 
     Args:
-        config: What Hydra composed, its own ``hydra`` node included.
+        config: The config that Hydra composed, with its ``hydra`` node.
 
     Raises:
-        UserError: It cannot be run.
+        UserError: The config cannot be run.
     """
     from mnist_lit.training.build import prepare
 
@@ -349,12 +349,12 @@ def _on_mnist(value: Any, *, _root_: DictConfig) -> Any:
 
 
 def _unclipped(*, _root_: DictConfig) -> bool:
-    """Say whether gradients are left as they are."""
+    """Return whether gradients are not clipped."""
     return OmegaConf.select(_root_, "trainer.gradient_clip_val") is None
 
 
 def _shared_dir(form: str = "path", *, _root_: DictConfig) -> str:
-    """Return the folder of the sweep or, of a single run, its own; quoted where form is `url`."""
+    """Return the folder of the sweep or of the single run, quoted if ``form`` is ``url``."""
     folder = str(_root_.run_dir)
     if rundir.in_a_sweep():
         folder = str(Path(HydraConfig.get().sweep.dir).resolve())
@@ -362,7 +362,7 @@ def _shared_dir(form: str = "path", *, _root_: DictConfig) -> str:
 
 
 def _register() -> None:
-    """Tell Hydra what ``conf/config.yaml`` takes from here: the open nodes and three resolvers."""
+    """Register the open nodes and the resolvers that ``conf/config.yaml`` uses."""
     opened = OmegaConf.create()
     for key in OPEN:
         OmegaConf.update(opened, key, OmegaConf.create({}, flags={"struct": False}))

@@ -1,4 +1,4 @@
-"""Weights and trainings that a run takes over from another."""
+"""Initial weights from a checkpoint, and resuming a training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +14,14 @@ from mnist_lit.evaluation.provenance import flat
 
 
 def start_from(model: str, network: nn.Module) -> str:
-    """Copy into a network what a trained one has of the same name and shape; returns a line on it.
+    """Copy tensors of the same name and shape into a network; returns a line about them.
 
     Args:
         model: A name of the package, a run's folder, or the path of a checkpoint or safetensors.
-        network: Gets the weights.
+        network: The network that gets the weights.
 
     Raises:
-        CheckpointError: There is no such checkpoint, or nothing of it fits.
+        CheckpointError: There is no such checkpoint, or no tensor of it fits.
     """
     try:
         theirs = weights(read_file(checkpoint_of(model)))
@@ -42,10 +42,10 @@ def start_from(model: str, network: nn.Module) -> str:
 
 
 def options_of(config: Config) -> dict[str, Any]:
-    """Return what decides the course of a training, by keys as ``optimizer.lr``.
+    """Return the options that affect the result of a training, by keys as ``optimizer.lr``.
 
-    Loggers, the progress bar, the budget, where the images lie, how many are validated at a time
-    and what it is computed on may differ when a run is resumed; they are left out.
+    A resumed run may have other loggers, another progress bar, budget, folder of images, batch size
+    of validation and device; these options are left out.
     """
     free: Any = {
         **dict.fromkeys(("logger", "requirements", "ckpt_path", "run_dir", "recipe"), True),
@@ -58,7 +58,7 @@ def options_of(config: Config) -> dict[str, Any]:
 
 
 def differing(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
-    """Say in which options two trainings differ, the first three of them; nothing if in none."""
+    """Return a message with the first three differing options; empty if there are none."""
     differ = [
         f"{key} is {here.get(key)} here and {there.get(key)} there"
         for key in sorted({*there, *here})
@@ -69,15 +69,15 @@ def differing(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
 
 
 def resumed(ckpt_path: str, options: Mapping[str, Any]) -> tuple[Path, dict[str, str]]:
-    """Return the checkpoint from which a training goes on as it began, and its loggers' runs.
+    """Return the checkpoint to resume from, and the runs of its loggers.
 
     Args:
         ckpt_path: The ``last.ckpt`` to resume from, or the folder of its run.
-        options: Of the run that resumes it.
+        options: The options of this run.
 
     Raises:
-        CheckpointError: There is none, it was trained with other options, or is no ``last.ckpt``
-            of a run.
+        CheckpointError: There is no checkpoint, it was trained with other options, or is no
+            ``last.ckpt`` of a run.
     """
     path = Path(ckpt_path).expanduser()
     checkpoint = path / "checkpoints" / "last.ckpt" if path.is_dir() else path

@@ -1,4 +1,4 @@
-"""The folder of a run: which process has it, and why a run in it failed.
+"""The folder of a run: its lock, and the error of a failed run.
 
 Imports nothing heavy.
 """
@@ -19,30 +19,30 @@ from mnist_lit.errors import ConfigError, StoppedError, line
 from mnist_lit.files import UNFINISHED, write_text
 from mnist_lit.text import show
 
-OURS = ".mnist-lit"  # a folder in that of a run, made before anything else; it holds the lock
-ERROR = f"{OURS}/error.json"  # the line that says why a run failed
-# What a run writes beside it, and what Hydra writes for it first.
+OURS = ".mnist-lit"  # the first thing that is made in a run's folder; it holds the lock
+ERROR = f"{OURS}/error.json"  # one line: why the run failed
+# The other files of a run; Hydra writes its own first.
 WRITTEN = (
     *("checkpoints", "figures", "tensorboard", "wandb", "mlflow.db", "metrics.csv", "hparams.yaml"),
     *("report.html", "report.json", "run.log", "packages.txt", "changes.diff", f"{UNFINISHED}*"),
 )
 HYDRAS = ".hydra"
-JOB = "job.json"  # in the folder of a sweep's job: what makes it this job
+JOB = "job.json"  # in the folder of a sweep's job: its identity
 
 
 def is_running(folder: Path) -> bool:
-    """Say whether a process trains there now; one that was killed does not."""
+    """Return whether a process trains there now; a killed one does not."""
     try:
         if (folder / OURS).is_dir():
             with FileLock(folder / OURS / "lock", timeout=0):
                 pass
-    except OSError as error:  # or something that is no lock of ours; to claim it says what
+    except OSError as error:  # also if it is no lock file; `claim` then gives the reason
         return isinstance(error, Timeout)
     return False
 
 
 def in_a_sweep() -> bool:
-    """Say whether this run is a job of a sweep."""
+    """Return whether this run is a job of a sweep."""
     return HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
 
 
@@ -65,13 +65,13 @@ def announced(folder: Path) -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Say whether this is the first process of a training, or the only one."""
+    """Return whether this is the first process of a training, or the only one."""
     ranks = ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
 def goes_on(folder: Path, ckpt_path: str | None) -> bool:
-    """Say whether a run is resumed in its own folder."""
+    """Return whether a run is resumed in its own folder."""
     begun = Path(ckpt_path or "").resolve()
     here = folder.resolve()
     return bool(ckpt_path) and begun in (here, here / "checkpoints" / "last.ckpt")
@@ -80,15 +80,15 @@ def goes_on(folder: Path, ckpt_path: str | None) -> bool:
 def claim(
     folder: Path, ckpt_path: str | None = None, key: str = "run_dir"
 ) -> AbstractContextManager[Any]:
-    """Make the folder of a run, which ``key`` names, and lock it until the context is left.
+    """Make the folder of a run, and lock it until the context is left; ``key`` is for messages.
 
-    The process that has it may claim it again. Of several processes of a run the first claims.
+    The process that has the lock may claim it again. Only the first process of a run locks it.
 
     Raises:
-        ConfigError: Another process trains there, the run is finished, another run or a file lies
-            there that this one would replace, or it cannot be made.
+        ConfigError: Another process trains there, the run is finished, the folder has another run
+            or a file that this run would replace, or it cannot be made.
     """
-    # The system takes it from a process that dies. A process has one a folder, which counts.
+    # The system releases the lock of a dead process. A process has one counting lock per folder.
     lock = FileLock(folder.resolve() / OURS / "lock", timeout=0, is_singleton=True)
     if lock.is_locked or not is_first():
         return lock.acquire() if lock.is_locked else nullcontext()
@@ -107,7 +107,7 @@ def claim(
 
 
 def _refuse_others(folder: Path, key: str) -> None:
-    """Raise if something would be lost there; of a run that is trained now, to lock it says so."""
+    """Raise if the run would replace files there. A running one is left to the lock."""
     if is_running(folder):
         return
     ours = (folder / OURS).is_dir()
@@ -118,7 +118,7 @@ def _refuse_others(folder: Path, key: str) -> None:
         resume = shlex.quote(f"ckpt_path={folder}")
         words = f"give another folder, or go on with that run: {resume}"
         raise ConfigError(f"{key}={folder}: another run lies there; {words}")
-    # From Python a run may have the folder of another program of Hydra's.
+    # From Python, a run may use the folder of another Hydra program.
     names = WRITTEN if key == "run_dir" else (HYDRAS, *WRITTEN)
     theirs = [path.name for name in names for path in folder.glob(name)]
     if theirs and not ours:
@@ -128,7 +128,7 @@ def _refuse_others(folder: Path, key: str) -> None:
 
 @contextmanager
 def recorded(folder: Path, ckpt_path: str | None = None) -> Iterator[None]:
-    """Claim the folder of a run, which it gives up; if the run fails, keep why."""
+    """Claim the folder of a run, and release it at the end; write the error of a failed run."""
     with claim(folder, ckpt_path) as lock:
         try:
             if lock is not None:
@@ -136,9 +136,9 @@ def recorded(folder: Path, ckpt_path: str | None = None) -> Iterator[None]:
             yield
         except Exception as error:
             if lock is not None and not isinstance(error, StoppedError):
-                with suppress(OSError):  # a full disk, which the error tells of
+                with suppress(OSError):  # a full disk; the error says so
                     write_text(folder / ERROR, json.dumps(line(error)))
             raise
         finally:
             if lock is not None:
-                lock.release(force=True)  # also what was claimed before Hydra wrote its files
+                lock.release(force=True)  # also the claim from before Hydra wrote its files

@@ -1,4 +1,4 @@
-"""A run: trained, reloaded at its best epoch, tested and reported."""
+"""A run: training, reload of the best epoch, test and report."""
 
 import re
 import shlex
@@ -90,7 +90,7 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
 
 @contextmanager
 def _folder(run: Run) -> Iterator[Path]:
-    """Have the folder of a run to oneself, and keep in it what is said."""
+    """Lock the folder of a run, and keep its output there."""
     run_dir = Path(run.config.run_dir).resolve()
     first = run.trainer.is_global_zero
     with (
@@ -106,14 +106,14 @@ def _folder(run: Run) -> Iterator[Path]:
 
 @contextmanager
 def _stoppable(run: Run, command: str | None) -> Iterator[None]:
-    """Say of a run that is stopped how it goes on."""
+    """Turn a stop into an error that says how to resume the run."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):  # the second is Lightning's way out after either
+    except (KeyboardInterrupt, SystemExit):  # Lightning raises SystemExit after both
         if not run.trainer.is_global_zero:
             raise SystemExit(1) from None
         epochs, folder = run.trainer.max_epochs or 0, Path(str(run.best.dirpath))
-        epoch = min(run.trainer.current_epoch + 1, epochs)  # after the last one it is counted on
+        epoch = min(run.trainer.current_epoch + 1, epochs)  # after the last epoch it is one more
         program = "mnist-lit train" if str(command).startswith("mnist-lit") else "python train.py"
         resume = shlex.quote(provenance.override("ckpt_path", folder.parent))
         further = f"; to go on: {program} {resume}"
@@ -137,7 +137,7 @@ def _loggers(run: Run, config: dict[str, Any]) -> Iterator[None]:
 
 
 def _computed_on(run: Run) -> dict[str, Any]:
-    """Return what is trained on what, and with which operations: those in C, or torch's."""
+    """Return parameters, device, operations (in C, or torch's) and precision of a training."""
     network, device = run.module.network, run.trainer.strategy.root_device
     in_c = isinstance(network, CompactCNN) and device.type == "cpu"
     described, many = devices.describe(device), run.trainer.world_size
@@ -150,7 +150,7 @@ def _computed_on(run: Run) -> dict[str, Any]:
 
 
 def _introduce(run: Run, run_dir: Path, about: Mapping[str, Any]) -> None:
-    """Say what is trained, on what and where."""
+    """Print the network, the device and the folder of a training."""
     config, network = run.config, run.module.network
     say(summary.table(network, config.name, run.facts.side, config.requirements.max_parameters))
     for note in run.notes:
@@ -162,9 +162,9 @@ def _introduce(run: Run, run_dir: Path, about: Mapping[str, Any]) -> None:
 
 
 def _fit(run: Run) -> float:
-    """Train; returns how many seconds that took, validation and checkpoints included.
+    """Train; returns the seconds, with validation and checkpoints.
 
-    Of a resumed run the epochs before count too.
+    For a resumed run, the earlier epochs count too.
     """
     started = time.perf_counter()
     run.trainer.fit(run.module, run.data, ckpt_path=run.config.ckpt_path, weights_only=True)
@@ -189,7 +189,7 @@ def _log_test(run: Run, outcome: dict[str, Any]) -> None:
     tested |= outcome["test_metrics"]
     with optional("the test's numbers in the loggers"):
         for logger in run.trainer.loggers:
-            if run.config.test and not isinstance(logger, CSVLogger):  # whose rows are epochs
+            if run.config.test and not isinstance(logger, CSVLogger):  # its rows are epochs
                 numbers = {f"test/{name}": value for name, value in tested.items()}
                 logger.log_metrics(numbers, run.trainer.global_step)
             logger.save()
@@ -216,17 +216,17 @@ def _draw(
 
 @contextmanager
 def optional(what: str) -> Iterator[None]:
-    """Say in a line that something of a trained network could not be made; the result stays."""
+    """Turn an exception in optional output into a warning; the training stays valid."""
     try:
         yield
-    except Exception as error:  # of matplotlib, a template, a logger or its server
+    except Exception as error:  # from matplotlib, a template, a logger or its server
         say(f"warning: {what} could not be made: {line(error)}")
 
 
 def _next(run: Run, run_dir: Path) -> str:
-    """Return commands that can be pasted."""
+    """Return the next commands, ready to paste."""
     place, data, page_of_it = shown(run_dir), run.config.data, ""
-    # No name of a shipped network, and no option.
+    # Must not look like the name of a shipped network or an option.
     place = shlex.quote(place if re.match(r"[^-].*/", place) else f"./{place}")
     if (run_dir / "report.html").is_file():
         page_of_it = f"  open {place}/report.html in a browser\n"
@@ -239,6 +239,6 @@ def _next(run: Run, run_dir: Path) -> str:
 
 
 def shown(path: Path) -> str:
-    """Return a path as short as it can be given here."""
+    """Return a path, relative to the working folder if it is inside."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

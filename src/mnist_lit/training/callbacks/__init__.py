@@ -1,1 +1,1 @@
-"""What happens beside the steps of a training, a Lightning callback each."""
+"""Lightning callbacks of a training."""

@@ -19,7 +19,7 @@ class MovingAverage(WeightAveraging):
     that the random initialisation does not linger in the average.
 
     Args:
-        decay: How much of the average each step keeps, once warmed up.
+        decay: Share of the average that each step keeps, after the warm-up.
     """
 
     def __init__(self, decay: Probability = 0.999) -> None:
@@ -27,7 +27,7 @@ class MovingAverage(WeightAveraging):
         self.decay = decay
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the average beside the weights; Lightning makes it before it moves them."""
+        """Move the average to the device: Lightning makes it before it moves the weights."""
         assert self._average_model is not None
         self._average_model.to(pl_module.device)
         pairs = list(zip(_state(self._average_model.module), _state(pl_module), strict=True))
@@ -40,8 +40,8 @@ class MovingAverage(WeightAveraging):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Update the average if the optimizer has made a step.
 
-        Lightning's own update looks every parameter up again and asks the device how many updates
-        there were, which makes a GPU wait.
+        Lightning's own update collects all parameters again, and reads the number of updates from
+        the device, which makes a GPU wait.
         """
         if trainer.global_step == self._latest_update_step:
             return
@@ -52,7 +52,7 @@ class MovingAverage(WeightAveraging):
         average(self._averages, self._weights, before)
         for count, steps in self._counters:
             count.copy_(steps)
-        # Lightning's own counter, by which it tells whether there is an average to validate.
+        # Lightning validates the average only if its own counter is above 0.
         self._average_model.n_averaged += 1
 
 

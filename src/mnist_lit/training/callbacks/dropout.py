@@ -1,4 +1,4 @@
-"""Dropout that is there for the first epochs only, as a Lightning callback."""
+"""Dropout only in the first epochs, as a Lightning callback."""
 
 from typing import Annotated
 
@@ -8,14 +8,14 @@ from torch import nn
 
 
 class EarlyDropout(pl.Callback):
-    """Let the probability of every dropout fall linearly to 0, and train on without.
+    """Reduce the probability of every dropout linearly to 0, then train without dropout.
 
-    For networks that underfit: dropout keeps their first steps from following single batches, and
-    later costs capacity which they do not have (Liu, Xu, Jin, Shen and Darrell, Dropout Reduces
+    This is for networks that underfit: early dropout reduces the variance of the gradients between
+    batches, but later it costs capacity (Liu, Xu, Jin, Shen and Darrell, Dropout Reduces
     Underfitting, 2023).
 
     Args:
-        end: The share of the epochs, above 0 and at most 1, after which there is none.
+        end: Share of the epochs with dropout, above 0 and at most 1.
     """
 
     def __init__(self, end: Annotated[float, Gt(0), Le(1)]) -> None:
@@ -23,7 +23,7 @@ class EarlyDropout(pl.Callback):
         self.probabilities: dict[nn.Dropout, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note what the network was described with."""
+        """Record the probabilities of the network's description."""
         dropouts = (m for m in pl_module.modules() if isinstance(m, nn.Dropout))
         self.probabilities = {dropout: dropout.p for dropout in dropouts}
 
@@ -35,6 +35,6 @@ class EarlyDropout(pl.Callback):
             dropout.p = probability * left
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore what the network was described with."""
+        """Restore the probabilities of the network's description."""
         for dropout, probability in self.probabilities.items():
             dropout.p = probability

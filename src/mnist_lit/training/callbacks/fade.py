@@ -9,10 +9,10 @@ from mnist_lit.validation import Probability
 class FadeOut(pl.Callback):
     """Shrink the distortions linearly towards the end, so that training ends on real images.
 
-    Whatever augmentation has a ``strength`` fades: a number that its amounts are multiplied by.
+    It sets the attribute ``strength``, a factor of the amounts, of every augmentation that has one.
 
     Args:
-        start: The share of the epochs, from 0 to 1, after which they begin to shrink.
+        start: Share of the epochs, from 0 to 1, with full distortions.
     """
 
     def __init__(self, start: Probability) -> None:
@@ -25,7 +25,7 @@ class FadeOut(pl.Callback):
         _set_strength(pl_module, min(1.0, left / (1 - self.start)))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore full strength, for whoever uses the augmentation next."""
+        """Restore full strength for the next use of the augmentation."""
         _set_strength(pl_module, 1.0)
 
 

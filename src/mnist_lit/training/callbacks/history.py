@@ -1,4 +1,4 @@
-"""The epoch table, filled while training goes on."""
+"""A callback that fills the epoch table."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from mnist_lit.training.classifier import LitClassifier
 
 
 class RecordHistory(Callback):
-    """Adds a row for each epoch; a checkpoint carries what a resumed run goes on with.
+    """Adds a row for each epoch; checkpoints contain the table, the options and the loggers' runs.
 
     Args:
-        names: Of the loggers.
-        options: What decides the course of the training.
+        names: Names of the loggers.
+        options: The options that affect the result of the training.
 
     Attributes:
         history: The table.
-        resumed: How many of its epochs are from before the run was resumed.
-        runs: Those of Weights & Biases and MLflow in which it goes on, by names of loggers.
+        resumed: Number of epochs before the run was resumed.
+        runs: The resumed runs of Weights & Biases and MLflow, by names of loggers.
     """
 
     def __init__(self, names: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -33,19 +33,19 @@ class RecordHistory(Callback):
         self._started = 0.0
 
     def begun_anew(self, loggers: Sequence[Logger]) -> list[Logger]:
-        """Return the loggers that know nothing yet of a run that is resumed."""
+        """Return the loggers that do not have the earlier epochs of a resumed run."""
         return [one for one in loggers if one.version not in self.runs.values()]
 
     def on_save_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
-        """Keep the options, and where the loggers that can go on have logged."""
+        """Save the options, and the runs of the loggers that can resume."""
         named, kinds = zip(self.names, trainer.loggers, strict=False), (WandbLogger, MLFlowLogger)
         checkpoint["loggers"] = {n: str(one.version) for n, one in named if isinstance(one, kinds)}
         checkpoint["options"] = self.options
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give those loggers the epochs of a run that is resumed which begin anew.
+        """Log the earlier epochs of a resumed run again, to the loggers that start a new run.
 
-        The numbers are those that they got before, which Lightning keeps in 32 bits.
+        The numbers equal those logged before; Lightning converts them to 32 bits.
         """
         epochs = self.history.epochs
         steps = len(self.history.learning_rates) // trainer.accumulate_grad_batches
@@ -74,7 +74,7 @@ class RecordHistory(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Note the learning rate that the step used."""
+        """Record the learning rate of the step."""
         assert isinstance(pl_module, LitClassifier)
         self.history.learning_rates.append(pl_module.learning_rate)
         self.history.train_images += len(batch[1]) * trainer.world_size

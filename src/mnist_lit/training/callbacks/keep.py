@@ -1,4 +1,4 @@
-"""Which epochs of a run are kept on disk."""
+"""The checkpoints of a run: the last epoch and the best one."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -12,12 +12,12 @@ from mnist_lit.files import write_bytes
 
 
 class _Carried(ModelCheckpoint):
-    """Keeps a file, which a run that is resumed in another folder takes over.
+    """Keeps a file; a run that is resumed in another folder gets a copy of it.
 
     Args:
-        folder: Where the file goes.
-        name: Of the file, without its ending.
-        resumed_from: The ``last.ckpt`` of the run that this one continues; the file lies beside it.
+        folder: Folder of the file.
+        name: Name of the file, without its ending.
+        resumed_from: The ``last.ckpt`` of the run that this one continues; the file is beside it.
         monitor: The number whose lowest value is best; None keeps the latest.
     """
 
@@ -35,7 +35,7 @@ class _Carried(ModelCheckpoint):
         self._resumed_from = resumed_from
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Carry the file into this run's folder: it may be the last that is kept."""
+        """Copy the file to this run's folder: no later epoch may replace it."""
         if self._resumed_from is None:
             return
         before = Path(self._resumed_from).with_name(self.file.name)
@@ -49,7 +49,7 @@ class _Carried(ModelCheckpoint):
 
 
 class LastCheckpoint(_Carried):
-    """Keeps ``last.ckpt``, the last epoch; stands after :class:`BestCheckpoint`.
+    """Keeps ``last.ckpt``, the last epoch; must come after ``BestCheckpoint``.
 
     Lightning's ``save_last`` would not do: it saves only when the best checkpoint changes.
     """
@@ -58,10 +58,10 @@ class LastCheckpoint(_Carried):
         super().__init__(folder, "last", resumed_from)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """See, before an epoch is trained, that what the callbacks keep can be read back."""
+        """Check before the first epoch that the states of the callbacks can be read back."""
         super().on_train_start(trainer, pl_module)
         states = {}
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # in no type of Lightning
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # not in Lightning's types
             with suppress(Exception):  # some have no state before the first epoch
                 states[callback.state_key] = callback.state_dict()
         packed({"callbacks": states})
@@ -73,20 +73,20 @@ class BestCheckpoint(_Carried):
     Among epochs with equally many errors the one with the lowest validation loss is best.
 
     Args:
-        folder: Where the file goes.
-        resumed_from: The ``last.ckpt`` of the run that this one continues; its best epoch is taken
-            over from the ``best.ckpt`` beside it.
+        folder: Folder of the file.
+        resumed_from: The ``last.ckpt`` of the run that this one continues; the ``best.ckpt`` beside
+            it has that run's best epoch.
     """
 
     def __init__(self, folder: Path, resumed_from: str | None = None) -> None:
         super().__init__(folder, "best", resumed_from, "val/rank")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validate the last epoch in any case."""
+        """Make Lightning validate the last epoch in any case."""
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the epoch if it is the best; one that is not validated has the rank of the last."""
+        """Keep the epoch if it is the best; one without validation repeats the last rank."""
         if "val/rank" in trainer.callback_metrics:
             super().on_train_epoch_end(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""What training shows: a progress bar and a line per epoch."""
+"""The console output of a training: a progress bar and a line per epoch."""
 
 import sys
 from contextlib import suppress
@@ -15,7 +15,7 @@ from mnist_lit.training.console import say
 
 
 def line(epoch: Epoch, epochs: int) -> str:
-    """Say an epoch in one line; without metrics of one's own it has at most 80 columns."""
+    """Return the line of an epoch; without additional metrics it has at most 80 columns."""
     validated = "not validated"
     if epoch.val_loss is not None:
         metrics = "".join(f"  val {name} {value:.4f}" for name, value in epoch.metrics.items())
@@ -40,7 +40,7 @@ class EpochProgressBar(TQDMProgressBar):
         return Tqdm(disable=True)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Number the epoch; the bar is that of all epochs."""
+        """Show the number of the epoch; the bar is for all epochs."""
         bar, epochs = self.train_progress_bar, trainer.max_epochs or 0
         if bar.total is None:
             bar.leave = False
@@ -54,11 +54,11 @@ class EpochProgressBar(TQDMProgressBar):
         """Advance."""
         before = int(trainer.num_training_batches) * trainer.current_epoch
         module, outputs, batch, batch_idx = given
-        with suppress(OSError):  # a terminal that has gone ends no training
+        with suppress(OSError):  # a closed terminal must not end the training
             super().on_train_batch_end(trainer, module, outputs, batch, before + batch_idx)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Return what the bar shows: it is asked when it is about to be drawn."""
+        """Return the numbers of the bar; called when it is drawn."""
         assert isinstance(pl_module, LitClassifier)
         shown = {"lr": f"{pl_module.learning_rate:.2g}"}
         if (accuracy := trainer.callback_metrics.get("val/accuracy")) is not None:
@@ -67,11 +67,11 @@ class EpochProgressBar(TQDMProgressBar):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the epoch's line above the bar."""
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning types it nowhere
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # not in Lightning's types
         record = next(one for one in callbacks if isinstance(one, RecordHistory))
         say(line(record.history.epochs[-1], trainer.max_epochs or 0))
 
     def on_exception(self, *_: Any) -> None:
-        """Take the bar away before anything is said of what happened."""
+        """Remove the bar before the error is printed."""
         if self._train_progress_bar is not None:
             self.train_progress_bar.close()
