@@ -52,9 +52,9 @@ def describe(device: torch.device) -> str:
 
 
 def crowded() -> bool:
-    """Say whether threads wait for cores that other programs use; False where nothing tells.
+    """Return whether other programs use the cores; False if the system does not say.
 
-    Over the last minute one program or more was running, and one runs now beside this thread.
+    This is so if the load of the last minute is at least 1 and another thread is running now.
     """
     try:
         load = Path("/proc/loadavg").read_text().replace("/", " ").split()

@@ -37,9 +37,9 @@ class Subject:
     Attributes:
         name: The name that the user gave.
         trained: The network of the best epoch, or of the checkpoint.
-        report: ``report.json``, of a folder.
-        history: The epochs, of a folder.
-        pictures: Figures that only training can draw, by their names, of a folder.
+        report: ``report.json``, for a folder.
+        history: The epochs, for a folder.
+        pictures: Figures that only a training can draw, by their names, for a folder.
     """
 
     name: str

@@ -25,7 +25,7 @@ OF_RUNS = (":(exclude,glob)**/.hydra/**", ":(exclude,glob)**/multirun.yaml")
 def provenance(command: str | None) -> dict[str, Any]:
     """Return the provenance of a run that starts now, as entries of ``report.json``.
 
-    ``command`` that trains the same anew, None for a call from Python; ``date``, with the offset
+    ``command`` that trains the same again, None for a call from Python; ``date``, with the offset
     from UTC; ``git_commit`` of the checkout that the code runs from, marked if it was changed, None
     for an installed package; ``versions`` of Python and the packages that decide what is computed.
     """

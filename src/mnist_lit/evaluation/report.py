@@ -112,7 +112,7 @@ def _test_lines(report: Mapping[str, Any]) -> list[str]:
     if report["test_accuracy"] is None:
         return ["Not tested (test=false)."]
     each = "  ".join(
-        # A class and its accuracy stay on one line.
+        # A class and its accuracy must stay on one line.
         f"{for_terminal(name)}: {'–' if share is None else f'{share:.2%}'}".replace(" ", "\xa0")
         for name, share in zip(report["classes"], report["test_accuracy_per_class"], strict=True)
     )
@@ -133,6 +133,6 @@ def _test_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def write(report: Mapping[str, Any], run_dir: Path) -> None:
-    """Write ``report.json`` into a run's folder; what is not a finite number is null in it."""
+    """Write ``report.json`` to a run's folder; numbers that are not finite become null."""
     finite = json.loads(json.dumps(report), parse_constant=lambda name: None)
     write_text(run_dir / "report.json", f"{json.dumps(finite, indent=2)}\n")

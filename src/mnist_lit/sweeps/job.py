@@ -31,11 +31,11 @@ class Job:
     """One training of a sweep or a search.
 
     Attributes:
-        folder: Where it is trained.
-        number: Within the sweep; a sweep that grows keeps the numbers it has given.
-        overrides: What the sweep says of it, as ``optimizer=sgd``.
-        config: All that makes it this job and no other, by keys as ``optimizer.lr``.
-        label: Its place in a sweep and what is varied, as ``2 of 4  optimizer=sgd``; else empty.
+        folder: Its folder.
+        number: Its number in the sweep; it stays the same if the sweep grows.
+        overrides: Its overrides, as ``optimizer=sgd``.
+        config: Its identity: config values by keys as ``optimizer.lr``.
+        label: Its place in the sweep and varied overrides, as ``2 of 4  optimizer=sgd``; or empty.
     """
 
     folder: Path
@@ -90,16 +90,16 @@ class Job:
 
     @property
     def objective(self) -> str:
-        """What a search optimizes: ``optimized_metric``, as a key of :meth:`value`."""
+        """The objective of a search: ``optimized_metric`` as a key for ``value``."""
         return str(self.config["optimized_metric"]).replace("/", "_metrics.")
 
     @property
     def ranked_by(self) -> str:
-        """What a sweep ranks by: the objective, of the last epoch instead of the best."""
+        """The key by which a sweep ranks: the objective, but of the last epoch."""
         return re.sub("^(best_)?val_", "last_val_", self.objective)
 
     def value(self, key: str) -> float:
-        """Return a number of the report, as ``val_metrics.f1``; NaN where it is not known."""
+        """Return a number of the report by its key, as ``val_metrics.f1``; NaN if there is none."""
         value = flat(self.report).get(key)
         return math.nan if value is None else float(value)
 

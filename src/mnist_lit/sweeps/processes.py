@@ -83,11 +83,11 @@ class Processes(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs and return when the last has ended."""
+        """Run the jobs, and return when all have ended."""
         with self.pool() as pool:
             numbered = enumerate(job_overrides, initial_job_idx)
             wait([pool.submit(self.train, *one) for one in numbered])
-        return []  # what became of a job is in its folder
+        return []  # the results are in the folders of the jobs
 
     @contextmanager
     def pool(self) -> Iterator[ThreadPoolExecutor]:

@@ -69,12 +69,12 @@ def publish(
 
 
 def worded(key: str) -> str:
-    """Return a key of a report as a person reads it, as ``last val accuracy``."""
+    """Return a key of a report as text for a person, as ``last val accuracy``."""
     return re.sub(r"_metrics\.|[_/]", " ", key)
 
 
 def worth(value: float, key: str) -> str:
-    """Return the number of that key as a person reads it."""
+    """Return the number of that key as text for a person."""
     return f"{value:.2%}" if "accuracy" in key else f"{value:.4f}"
 
 
@@ -94,9 +94,9 @@ class Setting:
     """The finished jobs that differ only in seed or fold.
 
     Attributes:
-        varied: What the sweep varies beside these, as ``{"optimizer": "sgd"}``.
-        jobs: One or more.
-        values: Of each job what they are ranked by.
+        varied: The other varied overrides, as ``{"optimizer": "sgd"}``.
+        jobs: The jobs, at least one.
+        values: The value of each job that the ranking uses.
     """
 
     varied: dict[str, str]
@@ -156,7 +156,7 @@ def write(sweep: Path) -> str:
 
 
 def table(found: Sequence[Setting]) -> list[list[str]]:
-    """Return the rows that a person reads, their heads first: one of each setting."""
+    """Return the rows of the printed table, heads first: one per setting."""
     name = worded(found[0].jobs[0].ranked_by)
     share, unit, digits = (100, ", %", 3) if "accuracy" in name else (1, "", 4)
     rows = [[*found[0].varied, "n", f"{name}{unit}", "s each"]]

@@ -54,7 +54,7 @@ class Search:
             raise ConfigError(f"hydra/launcher: {words}; hydra/launcher=processes does")
         self.launcher = launcher
         self.running: dict[Future[float], tuple[optuna.Trial, str]] = {}
-        self.succeeded: list[bool] = []  # of each trial that has ended here
+        self.succeeded: list[bool] = []  # for each trial that has ended in this process
 
     def run(self, given: Mapping[str, Override]) -> None:
         """Run trials until the study has enough of them, and write the results.
@@ -190,7 +190,7 @@ class Search:
                     if not self.running:
                         if over or not self.study.get_trials(states=(TrialState.RUNNING,)):
                             return
-                        time.sleep(1)  # others train the last ones, or have been killed
+                        time.sleep(1)  # other workers train the last trials, or have been killed
                     for trial, _ in self.running.values():
                         beating = study.trial_id(self.study, self.storage, trial.number)
                         self.storage.record_heartbeat(beating)
@@ -201,7 +201,7 @@ class Search:
                 study.take_back(self.study, trial.number)
 
     def _end(self, training: Future[float]) -> None:
-        """Tell the study what a trial came to."""
+        """Tell the study the result of a trial."""
         trial, label = self.running[training]
         name = self.base.optimized_metric
         value, state = None, TrialState.FAIL

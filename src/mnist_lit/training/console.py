@@ -38,7 +38,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep from the console what is said; :func:`kept` keeps it in its file."""
+    """Print nothing to the console; ``kept`` still logs to its file."""
     shown, _log.handlers = _log.handlers, []
     try:
         yield
@@ -55,7 +55,7 @@ def kept(file: Path) -> Iterator[None]:
         RunError: Replaces any exception that is no ``UserError``.
     """
     handler = logging.FileHandler(file, encoding="utf-8")
-    # A full disk matters no more than what is said of it.
+    # A full disk must not print a traceback for each record.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
     lightning, warned = logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")
     console = logging.StreamHandler()  # otherwise captured warnings would not be printed
@@ -84,26 +84,26 @@ def kept(file: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep from the console what a normal run need not say."""
+    """Hide output of Lightning that a normal run does not need."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.WARNING)  # hardware found and not found, processes, tips
-    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # asked for, so shown
+        logger.setLevel(logging.WARNING)  # no hardware, processes and tips
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # the user wants these
     with warnings.catch_warnings():
-        # Batches are slices of tensors in memory: worker processes would only copy them about.
+        # Batches are slices of tensors in memory: worker processes would only copy them.
         warnings.filterwarnings("ignore", ".*does not have many workers")
-        # Batches are augmented and normalised by the module, for any data module.
+        # The module augments and normalises the batches of any data module.
         warnings.filterwarnings("ignore", ".*overridden `on_after_batch_transfer` in `LightningM")
-        # The run's folder holds Hydra's files before the CSV logger comes.
+        # Hydra writes to the run's folder before the CSV logger does.
         warnings.filterwarnings("ignore", ".*Experiment logs directory .* exists")
         # The folder of a resumed run holds the best checkpoint so far.
         warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty")
-        # Of one input channel, both orders of a weight's strides mean the same places in memory.
+        # With one input channel, both orders of a weight's strides mean the same memory.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        # trainer=cpu means it.
+        # With trainer=cpu the user wants no GPU.
         warnings.filterwarnings("ignore", "GPU available but not used")
-        # Where SLURM is, a sweep is started outside of srun, which starts its jobs.
+        # With SLURM, a sweep starts outside of srun, which starts its jobs.
         warnings.filterwarnings("ignore", "The `srun` command is available on your system")
         # Lightning 2.6 on torch 2.15; nothing here uses it.
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")

@@ -68,7 +68,7 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
     """
     given = list(sys.argv)
     own = given[1:] if arguments is None else list(arguments)
-    # Classes of the user's are importable from the folder in which training is started.
+    # The user's classes can be imported from the working folder.
     sys.path.append("")
     BUILT.clear()  # of a run that this process has checked but not started
 
@@ -94,10 +94,10 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         refuse_options(own)
         options = [word for word in own if word.startswith("-")]
         if not {*options} - {"-m", "--multirun"} and rundir.is_first():
-            print(LOADING, flush=True)  # the checks, and torch's import, take seconds
+            print(LOADING, flush=True)  # the checks and torch's import take seconds
         typed = _with_the_options_of_the_run(own)
         own = [_hidden(word) for word in typed]
-        # Hydra takes -m only before what is to be varied.
+        # Hydra accepts -m only before the overrides.
         many = [word for word in own if word in ("-m", "--multirun")]
         others = [word for word in own if word not in many]
         # argparse needs all overrides in a row, without options between them.
@@ -116,9 +116,9 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
 
 @contextmanager
 def _for_itself(folder: Path) -> Iterator[None]:
-    """Let a job of a sweep fail without the others; who stops one stops them all.
+    """Let a job of a sweep fail without the others; a stop of one job stops all.
 
-    The console gets a line when it begins and one when it ends.
+    The console gets a line at the start and at the end of the job.
     """
     from mnist_lit.training.console import quiet
 
@@ -130,7 +130,7 @@ def _for_itself(folder: Path) -> Iterator[None]:
             raise SystemExit(f"error: {for_terminal(error, LONGEST_LINE)}") from None
         except Exception as error:
             failed = line(error)
-        raise RunError(failed)  # a new exception, which does not keep the network of the old one
+        raise RunError(failed)  # new: the old one would keep the network in memory
 
 
 def _stop(*_: Any) -> None:
@@ -222,7 +222,7 @@ def _reserved(config: DictConfig) -> Iterator[Path]:
 
 
 def is_named(config: DictConfig, key: str = "hydra.run.dir") -> bool:
-    """Say whether the command line has this key of Hydra's."""
+    """Return whether the command line has this key of Hydra."""
     return any(word.startswith(f"{key}=") for word in config.hydra.overrides.hydra)
 
 
@@ -238,7 +238,7 @@ def free(wanted: Path) -> Path:
 
 
 def _command(program: str, arguments: Sequence[str], cfg: DictConfig) -> str:
-    """Return what trains the same anew, in a new folder."""
+    """Return a command that trains the same again, in a new folder."""
     name = "python train.py" if Path(program).name == "train.py" else "mnist-lit train"
     hydra_says, note = HydraConfig.get(), "  # resumed" if cfg.ckpt_path else ""
     if rundir.in_a_sweep():

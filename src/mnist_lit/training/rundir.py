@@ -48,8 +48,8 @@ def in_a_sweep() -> bool:
 
 @contextmanager
 def announced(folder: Path) -> Iterator[None]:
-    """Print a line when a job begins and one when it ends, if its sweep has given it a label."""
-    file = folder / JOB  # which another sweeper of Hydra's does not write
+    """Print a line at the start and at the end of a job, if its sweep has given it a label."""
+    file = folder / JOB  # other sweepers of Hydra do not write it
     label = json.loads(file.read_bytes())["label"] if file.is_file() else str(folder)
     if not label or not is_first():
         yield

@@ -82,7 +82,7 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
             if test is not None and evaluation is not None:
                 with optional("figures and report.html"):
                     _draw(run, best, outcome, test, evaluation)
-            report.write(outcome, run_dir)  # last, for by it a finished run is known
+            report.write(outcome, run_dir)  # last, because it marks a run as finished
             say(f"{report.text(outcome)}\n\n{_next(run, run_dir)}")
     found = provenance.flat(outcome)[run.config.optimized_metric.replace("/", "_metrics.")]
     return TrainingResult(SimpleNamespace(**outcome), run_dir, found)
@@ -124,7 +124,7 @@ def _stoppable(run: Run, command: str | None) -> Iterator[None]:
 
 @contextmanager
 def _loggers(run: Run, config: dict[str, Any]) -> Iterator[None]:
-    """Open the loggers, and end what would go on after a run, as one of Weights & Biases does."""
+    """Open the loggers, and finish those of W&B, which would stay open after the run."""
     run.trainer.loggers = loggers = build_loggers(run.config, run.record.runs)
     try:
         for logger in run.record.begun_anew(loggers):
