@@ -25,7 +25,8 @@ def errors_as_lines() -> Iterator[None]:
     defect, keeps its traceback.
     """
     # Hydra prints and exits on its own otherwise, in several lines.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # And a matplotlibrc in the working folder may name a module of a stranger's as the backend.
+    os.environ |= {"HYDRA_FULL_ERROR": "1", "MPLBACKEND": "agg"}
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `>&-`
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
