@@ -19,7 +19,7 @@ from mnist_lit.config.check import parse
 from mnist_lit.data.batches import Images
 from mnist_lit.data.idx import ImagesDataModule
 from mnist_lit.data.reopen import split
-from mnist_lit.errors import StoppedError, line
+from mnist_lit.errors import StoppedError, UserError, line
 from mnist_lit.evaluation import figures, page, provenance, report
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.files import clear, write_bytes, write_text
@@ -35,6 +35,7 @@ from mnist_lit.training.build import (
     quiet_lightning,
 )
 from mnist_lit.training.console import kept, say
+from mnist_lit.training.resume import altered
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,13 @@ def _fit(run: Run) -> float:
 
     Of a resumed run the epochs before count too.
     """
-    started = time.perf_counter()
-    run.trainer.fit(run.module, run.data, ckpt_path=run.config.ckpt_path, weights_only=True)
+    started, before = time.perf_counter(), run.config.ckpt_path
+    try:
+        run.trainer.fit(run.module, run.data, ckpt_path=before, weights_only=True)
+    except Exception as error:  # after a first step a checkpoint has held what it should
+        if before is None or run.record.steps > 1 or isinstance(error, UserError):
+            raise
+        raise altered(before, error) from error
     now = time.perf_counter() - started
     return now + sum(row.seconds for row in run.record.history.epochs[: run.record.resumed])
 
