@@ -22,7 +22,7 @@ from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.provenance import flat, override
 from mnist_lit.sweeps.job import MISSED, WRITTEN, Job, identity, jobs, refuse_others, write_config
 from mnist_lit.text import show
-from mnist_lit.training.hydra import build_run, free, parsed
+from mnist_lit.training.hydra import build_run, free, is_named, parsed
 from mnist_lit.training.rundir import ERROR, JOB, OURS
 
 # Launchers whose jobs may have several processes: theirs is started with a command of its own.
@@ -58,12 +58,14 @@ class Grid:
             RunError: A job has failed or missed a requirement.
         """
         wanted = Path(self.config.hydra.sweep.dir).expanduser()
-        hydras = self.config.hydra.overrides.hydra
-        self.named = any(word.startswith("hydra.sweep.dir=") for word in hydras)
+        self.named = is_named(self.config, "hydra.sweep.dir")
         if self.named:
             refuse_others(wanted)
-        planned = self._plan(given, wanted, jobs(wanted) if self.named else [])
+        found = jobs(wanted) if self.named else []
+        planned = self._plan(given, wanted.resolve(), found)
         folder = (wanted if self.named else free(wanted)).resolve()
+        if len(jobs(folder)) > len(found):
+            raise ConfigError(f"{folder}: another sweep has just begun there; start this one again")
         write_config(folder, self.config)
         planned = [replace(one, folder=folder / one.folder) for one in planned]
         words = [words for one in planned if (words := _prepared(folder, one))]

@@ -9,16 +9,16 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mnist_lit.config.schema import Config
-from mnist_lit.errors import ConfigError, reason
+from mnist_lit.errors import ConfigError, line
 from mnist_lit.evaluation.provenance import flat, override
 from mnist_lit.files import write_text
 from mnist_lit.training import rundir
-from mnist_lit.validation import validated
+from mnist_lit.validation import PLAIN, validated
 
 CONFIG = "multirun.yaml"
 WRITTEN = (CONFIG, "results.csv", "results.html")  # into the folder of a sweep
@@ -36,6 +36,8 @@ class Job:
         overrides: What the sweep says of it, as ``optimizer=sgd``.
         config: All that makes it this job and no other, by keys as ``optimizer.lr``.
     """
+
+    __pydantic_config__: ClassVar[Any] = PLAIN
 
     folder: Path
     number: int
@@ -97,7 +99,7 @@ class Job:
         stage, _, name = self.objective.partition("/")
         found = self.report.get("val_metrics", {}) if stage == "val" else self.report
         value = found.get(name or stage)
-        return math.nan if value is None else float(value)
+        return math.nan if value is None or not math.isfinite(value) else float(value)
 
     @property
     def said(self) -> dict[str, str]:
@@ -109,17 +111,17 @@ def read(folder: Path) -> Job:
     """Return the job whose folder this is.
 
     Raises:
-        ConfigError: It is not a job's.
+        ConfigError: It is not a job's, or not as a training leaves it.
     """
+    file = folder / rundir.JOB
     try:
-        kept = json.loads((folder / rundir.JOB).read_bytes())
-        found: Job = validated(Job, {**kept, "folder": folder})
-    except (OSError, ValueError, TypeError) as error:
-        words = f"no job of a sweep of this version: {reason(error)}; give another folder"
-        raise ConfigError(f"{folder / rundir.JOB}: {words}") from None
-    if "state" in kept:
-        words = "a job of an earlier version; finish the sweep with that, or give another folder"
-        raise ConfigError(f"{folder}: {words}")
+        found: Job = validated(Job, {**json.loads(file.read_bytes()), "folder": folder})
+        file = folder / "report.json"
+        if report := found.report:  # what a sweep takes from it is there
+            _ = found.why, found.value, report["protocol"], report["wall_seconds"] / 1
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        words = f"not what a job of this version leaves: {line(error)}"
+        raise ConfigError(f"{file}: {words}; move it away, or give another folder") from None
     return found
 
 
@@ -132,11 +134,12 @@ def identity(config: Config) -> dict[str, Any]:
 def jobs(sweep: Path) -> list[Job]:
     """Return the jobs of a sweep in the order of their numbers.
 
-    A sweep within it has jobs of its own.
+    A sweep within it has jobs of its own. A link leads to no job.
     """
+    sweep = sweep.resolve()
     inner = [file.parent for file in sweep.glob(f"*/**/{CONFIG}")]
-    folders = [file.parent for file in sweep.glob(f"*/**/{rundir.JOB}")]
-    own = [one for one in folders if not any(one.is_relative_to(other) for other in inner)]
+    files = [file for file in sweep.glob(f"*/**/{rundir.JOB}") if file.resolve() == file]
+    own = [file.parent for file in files if not any(file.is_relative_to(other) for other in inner)]
     return sorted(map(read, own), key=lambda one: one.number)
 
 

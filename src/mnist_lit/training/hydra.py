@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from traceback import format_tb
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -35,10 +36,11 @@ from mnist_lit.config.check import parse, refuse_unbuilt
 from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.config.schema import Config
-from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, line, reason
+from mnist_lit.errors import ConfigError, RunError, StoppedError, line, reason
 from mnist_lit.evaluation.provenance import override
 from mnist_lit.text import LONGEST_LINE, for_terminal, masked, show
 from mnist_lit.training import rundir
+from mnist_lit.validation import validated
 
 if TYPE_CHECKING:
     from mnist_lit.training.build import Run
@@ -103,9 +105,9 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         launch = hydra.main(str(conf.resolve()), "config", "1.3")  # the version it behaves as
         try:
             launch(task)()
-        except UserError:
-            raise
         except (TypeError, ValueError) as error:  # as of a key where a list has none
+            if "config_loader" not in "".join(format_tb(error.__traceback__)):
+                raise  # of Hydra's parts that one alone reads the command line
             words = f"cannot be composed ({reason(error)}); --help lists the choices"
             raise ConfigError(f"{shlex.join(own)}: {words}") from None
 
@@ -146,9 +148,7 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
         ConfigError: There is nothing to go on with.
     """
     given = [word for word in arguments if word.startswith("ckpt_path=")]
-    if not given:
-        return list(arguments)
-    text = str(OverridesParser.create().parse_override(given[-1]).value())
+    text = str(OverridesParser.create().parse_override(given[-1]).value()) if given else ""
     folder = Path(text).expanduser()
     if text == "latest":
         last = Path("outputs").glob("*/*/checkpoints/last.ckpt")
@@ -161,11 +161,10 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
     overrides = folder / rundir.HYDRAS / "overrides.yaml"
     if not overrides.is_file():
         raise ConfigError(f"ckpt_path={text}: no run's folder: it has no .hydra/overrides.yaml")
-    begun = yaml.safe_load(overrides.read_text(encoding="utf-8"))
-    begun = [word for word in begun if not word.startswith("ckpt_path=")]
-    others = [word for word in arguments if word not in given]
-    run = folder.resolve()
-    return [*begun, *others, override("ckpt_path", run), override("hydra.run.dir", run)]
+    with overrides.open("rb") as file:  # by whose name YAML names a mistake
+        begun: list[str] = validated(list[str], yaml.safe_load(file), str(overrides))
+    run = folder.resolve()  # of a key that is given twice the last counts
+    return [*begun, *arguments, override("ckpt_path", run), override("hydra.run.dir", run)]
 
 
 def _hidden(word: str) -> str:
@@ -193,7 +192,7 @@ def _reserved(config: DictConfig) -> Iterator[Path]:
     made: list[Path] = []
     if not rundir.is_first():
         folder = folder if store is None else Path(store.get("run_dir").decode())
-    elif not (_is_named(config) or goes_on):
+    elif not (is_named(config) or goes_on):
         there = [path for path in folder.parents if path.exists()]
         folder = free(folder)
         made = [folder, *(path for path in folder.parents if path not in there)]
@@ -213,8 +212,9 @@ def _reserved(config: DictConfig) -> Iterator[Path]:
         store.set("run_dir", str(folder))
 
 
-def _is_named(config: DictConfig) -> bool:
-    return any(word.startswith("hydra.run.dir=") for word in config.hydra.overrides.hydra)
+def is_named(config: DictConfig, key: str = "hydra.run.dir") -> bool:
+    """Say whether the command line has this key of Hydra's."""
+    return any(word.startswith(f"{key}=") for word in config.hydra.overrides.hydra)
 
 
 def free(wanted: Path) -> Path:
@@ -272,7 +272,7 @@ class BuildFirst(Callback):
         with errors_as_lines():
             auto = config.ckpt_path == AUTO
             if auto:
-                if not _is_named(config):
+                if not is_named(config):
                     raise ConfigError("ckpt_path=auto: name the folder: hydra.run.dir=FOLDER")
                 last = Path(config.hydra.run.dir).expanduser() / "checkpoints" / "last.ckpt"
                 with flag_override(config, "readonly", False):
@@ -339,21 +339,14 @@ def _unclipped(*, _root_: DictConfig) -> bool:
 
 def _shared_dir(form: str = "path", *, _root_: DictConfig) -> str:
     """Return the folder of the sweep or, of a single run, its own; quoted where form is `url`."""
-    folder = str(_root_.run_dir)
-    if rundir.in_a_sweep():
-        folder = str(Path(HydraConfig.get().sweep.dir).resolve())
+    folder = HydraConfig.get().sweep.dir if rundir.in_a_sweep() else _root_.run_dir
+    folder = str(Path(folder).expanduser().resolve())
     return quote(folder) if form == "url" else folder
 
 
-def _register() -> None:
-    """Tell Hydra what ``conf/config.yaml`` takes from here: the open nodes and three resolvers."""
-    opened = OmegaConf.create()
-    for key in OPEN:
-        OmegaConf.update(opened, key, OmegaConf.create({}, flags={"struct": False}))
-    ConfigStore.instance().store("open", opened)
-    OmegaConf.register_new_resolver("on_mnist", _on_mnist, replace=True)
-    OmegaConf.register_new_resolver("unclipped", _unclipped, replace=True)
-    OmegaConf.register_new_resolver("shared_dir", _shared_dir, replace=True)
-
-
-_register()
+# What ``conf/config.yaml`` takes from here: the open nodes and three resolvers.
+_nodes = {key: OmegaConf.create({}, flags={"struct": False}) for key in OPEN}
+ConfigStore.instance().store("open", OmegaConf.create(_nodes))
+OmegaConf.register_new_resolver("on_mnist", _on_mnist, replace=True)
+OmegaConf.register_new_resolver("unclipped", _unclipped, replace=True)
+OmegaConf.register_new_resolver("shared_dir", _shared_dir, replace=True)
