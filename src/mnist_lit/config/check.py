@@ -65,10 +65,8 @@ def refuse_unbuilt(cfg: DictConfig, overrides: Sequence[str]) -> None:
         node = nodes.get(name) if isinstance(nodes, DictConfig) else None
         if isinstance(node, DictConfig) and "_target_" not in node:
             chosen = ", ".join(str(key) for key, one in nodes.items() if "_target_" in one)
-            words = (
-                f"a mapping with `_target_` is expected, or a chosen node: {chosen or 'none is'}"
-            )
-            raise ConfigError(f"{word}: {words}")
+            words = "a mapping with `_target_` is expected, or a chosen node"
+            raise ConfigError(f"{word}: {words}: {chosen or 'none is'}")
 
 
 def _plain(cfg: DictConfig) -> dict[Any, Any]:

@@ -63,8 +63,7 @@ def split(data: Any, name: Split, facts: Facts) -> Images:
         raise DataError(f"{facts.name}: there are no {name} images")
     side, classes = images.images.shape[-1], int(images.labels.max()) + 1
     if side != facts.side or classes > len(facts.classes):
-        raise DataError(
-            f"{facts.name}: {facts.side} pixels a side and {len(facts.classes)} classes were "
-            f"trained on; these images have {side} pixels and {classes} classes"
-        )
+        known = f"{facts.side} pixels a side and {len(facts.classes)} classes were trained on"
+        words = f"these images have {side} pixels and {classes} classes"
+        raise DataError(f"{facts.name}: {known}; {words}")
     return images

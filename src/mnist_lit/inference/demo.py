@@ -208,7 +208,7 @@ def serve(
             probe.bind((name, port or 0))
     except (OSError, OverflowError, ValueError) as error:  # ValueError: a name that cannot be one
         place = f"--host {host}, --port {port or 'any'}"
-        raise UserError(f"{place}: cannot be opened: {reason(error)}; give another") from None
+        raise UserError(f"{place}: give another; cannot be opened: {reason(error)}") from None
     host = f"[{name}]" if ":" in name else name  # as it stands in an address
     # Gradio asks its page for an answer when it starts, through the proxy that these would name.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"

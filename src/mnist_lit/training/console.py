@@ -51,6 +51,8 @@ def kept(file: Path) -> Iterator[None]:
         RunError: Instead of an exception that is no mistake of a user's.
     """
     handler = _Log(file, encoding="utf-8")
+    whole = handler.format  # a traceback may have anybody's words
+    handler.format = lambda record: lines_for_terminal(whole(record))  # type: ignore[method-assign]
     lightning, warned = logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")
     console = logging.StreamHandler()  # captured warnings would not be seen otherwise
     warned.addHandler(console)
