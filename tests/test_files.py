@@ -1,6 +1,7 @@
 """Files and folders of other programs beside ours."""
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -39,17 +40,62 @@ def test_a_sweep_within_a_sweep_has_its_own_jobs(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_jobs_record_is_not_to_be_removed(tmp_path: Path) -> None:
     (tmp_path / rundir.JOB).write_text(json.dumps({"name": "of another program"}))
-    with pytest.raises(ValueError, match=r"job\.json: no job of a sweep of this .*another folder"):
+    with pytest.raises(
+        ConfigError, match=r"job\.json: not .*number: a value is missing.* another folder"
+    ):
         job.read(tmp_path)
 
 
-@pytest.mark.usefixtures("few_images")
 def test_a_sweep_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
     kept = {"number": 0, "overrides": [], "config": {}, "state": "stopped", "error": None}
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / rundir.JOB).write_text(json.dumps(kept))
-    with pytest.raises(ConfigError, match=r"job\.json: no job of a sweep of this version: label: "):
+    with pytest.raises(ConfigError, match=r"0.job\.json: not .* this version .*state: no such key"):
         job.jobs(tmp_path)
+
+
+REPORT = {
+    **{"val_metrics": {}, "wall_seconds": 1.0, "protocol": "p", "passed": False},
+    "requirements": {"dropout": {"passed": False}},
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "JSONDecodeError"),
+        (b"[" * 100_000, "RecursionError"),
+        (b"[1]", "Error"),
+        (b'{"passed": true}', "KeyError: 'protocol'"),
+        (json.dumps(REPORT | {"val_metrics": {"f1": "high"}}).encode(), "TypeError"),
+        (json.dumps(REPORT | {"wall_seconds": None}).encode(), "TypeError"),
+        (json.dumps(REPORT | {"requirements": [1]}).encode(), "AttributeError"),
+    ],
+)
+def test_an_altered_report_of_a_job_is_named(content: bytes, words: str, tmp_path: Path) -> None:
+    config = {"optimized_metric": "val/f1", "requirements.enforce": True}
+    job.Job(tmp_path / "0", 0, [], config).write()
+    report = tmp_path / "0" / "report.json"
+    for value, expected in ((0.5, 0.5), (None, math.nan), (math.inf, math.nan)):
+        report.write_text(json.dumps(REPORT | {"val_metrics": {"f1": value}}))
+        (one,) = job.jobs(tmp_path)
+        assert (one.state, one.why) == (job.MISSED, "dropout")
+        assert one.value == pytest.approx(expected, nan_ok=True)
+    report.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"0.report\.json: .*({words}).*; move it away, or"):
+        job.jobs(tmp_path)
+
+
+def test_a_link_leads_to_no_job(tmp_path: Path) -> None:
+    for sweep in ("mine", "theirs"):
+        job.Job(tmp_path / sweep / "0", 0, [], {}).write()
+    (tmp_path / "mine/1").symlink_to(tmp_path / "theirs/0")
+    (tmp_path / "mine/2").mkdir()
+    (tmp_path / "mine/2" / rundir.JOB).symlink_to(tmp_path / "theirs/0" / rundir.JOB)
+    (tmp_path / "mine/latest").symlink_to(tmp_path / "mine/0")
+    (tmp_path / "linked").symlink_to(tmp_path / "mine")
+    for place in (tmp_path / "mine", tmp_path / "linked"):
+        assert [one.folder for one in job.jobs(place)] == [tmp_path / "mine/0"]
 
 
 @pytest.mark.usefixtures("few_images")

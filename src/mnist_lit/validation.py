@@ -32,6 +32,7 @@ Probability = Annotated[float, Strict(), Ge(0), Lt(1)]
 Share = Annotated[float, Strict(), Ge(0), Le(1)]
 Seed = Annotated[int, Strict(), Ge(0), Lt(2**32)]
 Positive = Annotated[int, Strict(), Ge(1), Lt(2**53)]
+Number = Annotated[float, Strict(), Ge(-1e39), Le(1e39)]  # what 32 bits hold
 
 
 def _named(text: str) -> str:
@@ -57,7 +58,7 @@ def validated(kind: Any, plain: Any, place: str = "") -> Any:
 
     Args:
         kind: A dataclass, a pydantic model or any other annotation.
-        plain: The data; bytes are JSON.
+        plain: The data.
         place: Its place, for the message.
 
     Raises:
@@ -65,9 +66,7 @@ def validated(kind: Any, plain: Any, place: str = "") -> Any:
             the message names the first mistake.
     """
     try:
-        adapter = _adapter(kind)
-        is_json = isinstance(plain, bytes)
-        return adapter.validate_json(plain) if is_json else adapter.validate_python(plain)
+        return _adapter(kind).validate_python(plain)
     except ValidationError as mistakes:
         first = mistakes.errors(include_url=False, include_context=False)[0]
     keys, kinds = _walk(kind, first["loc"])

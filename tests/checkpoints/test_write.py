@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from mnist_lit.checkpoints.read import read, read_file, unpacked
-from mnist_lit.checkpoints.write import packed
+from mnist_lit.checkpoints.write import WholeFiles, packed
 from mnist_lit.errors import ConfigError
 from mnist_lit.training.train import train
 
@@ -67,6 +67,25 @@ def test_more_than_is_read_is_not_written(monkeypatch: pytest.MonkeyPatch) -> No
         ConfigError, match=r"^checkpoint\.a \(.*\) cannot be saved: .* too large: at most"
     ):
         packed({"a": torch.zeros(9000), "b": 1})
+
+
+def test_nothing_is_removed_but_a_checkpoint_beside_the_one_just_written(tmp_path: Path) -> None:
+    mine, ours = tmp_path / "mine", tmp_path / "run"
+    for folder in (mine, ours):
+        (folder / "inner.ckpt").mkdir(parents=True)
+        for name in ("a.ckpt", "a.txt"):
+            (folder / name).touch()
+    (ours / "link.ckpt").symlink_to(mine / "a.ckpt")
+    writer = WholeFiles()
+    writer.remove_checkpoint(ours / "a.ckpt")
+    writer.save_checkpoint({}, ours / "b.ckpt")
+    before = {*tmp_path.rglob("*")}
+    for name in ("../mine/a.ckpt", "../mine", ".", "a.txt", "link.ckpt", "inner.ckpt", "gone.ckpt"):
+        writer.remove_checkpoint(f"{ours}/{name}")
+    writer.remove_checkpoint(f"local://{mine}")
+    assert {*tmp_path.rglob("*")} == before
+    writer.remove_checkpoint(ours / "a.ckpt")
+    assert {*tmp_path.rglob("*")} == before - {ours / "a.ckpt"}
 
 
 @pytest.mark.parametrize("since", [0, 2])

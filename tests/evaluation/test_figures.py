@@ -4,7 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib import rc_context
 from matplotlib.image import imread
+from torch import nn
 
 from mnist_lit import MNIST, MNISTDataModule, load_pretrained
 from mnist_lit.checkpoints import pretrained
@@ -50,6 +52,13 @@ def test_names_of_classes_are_drawn_as_they_are(mnist: MNISTDataModule) -> None:
     said = evaluation(mnist, 40)
     trained = Trained(load_pretrained("nano"), facts)
     assert all(figures.drawn(trained, said, mnist.test.images).values())
+
+
+def test_no_matplotlibrc_has_a_say(mnist: MNISTDataModule) -> None:
+    given = Trained(nn.Identity(), MNIST), evaluation(mnist, 5), mnist.test.images, history()
+    plain = figures.drawn(*given)
+    with rc_context({"axes.facecolor": "red", "figure.dpi": 7, "text.usetex": True}):
+        assert figures.drawn(*given) == plain
 
 
 @pytest.mark.parametrize("losses", [[0.4, 0.3], [0.31, 0.3, 0.29], [2.0, 0.1, 0.01], [1.0]])

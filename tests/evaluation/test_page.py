@@ -242,7 +242,7 @@ def test_a_strangers_links_and_what_is_no_picture_stay_out(run: Path, tmp_path: 
 def test_rates_survive_a_checkpoint() -> None:
     rates = [0.1, 1 / 3, 2e-45]
     history = History([Epoch(1, 0.1, None, None, None, 0.1, 2.0)], rates, 5, 1.0)
-    assert History.of(history.plain()) == history
+    assert History.of({"callbacks": {"History": history.plain()}}) == history
 
 
 @pytest.mark.usefixtures("few_images")

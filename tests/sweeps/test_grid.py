@@ -314,6 +314,35 @@ def test_jobs_that_differ_in_seeds_are_checked_once(
     assert not (tmp_path / "other").exists()
 
 
+def test_a_sweep_that_another_has_overtaken_is_refused_in_a_line(
+    planned: dict[str, list[Any]], here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = grid.Grid._plan
+
+    def overtaken(self: grid.Grid, *given: Any) -> list[job.Job]:
+        found = plan(self, *given)
+        job.Job(tmp_path / "sweep/0", 0, [], {"of": "the other"}).write()
+        return found
+
+    monkeypatch.setattr(grid.Grid, "_plan", overtaken)
+    done = here("-m", *TINY, BASIC, "hydra.sweep.dir=sweep", "seed=0,1")
+    assert re.fullmatch(r"error: .*sweep: another sweep has just begun .*\n", done.stderr)
+    assert [path.name for path in (tmp_path / "sweep").iterdir()] == ["0"]
+    assert job.read(tmp_path / "sweep/0").config == {"of": "the other"}
+    assert not planned["launched"]
+
+
+def test_the_command_line_is_not_blamed_for_what_comes_later(
+    planned: dict[str, list[Any]], here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise TypeError("a defect")
+
+    monkeypatch.setattr(grid.Grid, "_plan", fails)
+    done = here("-m", *TINY, BASIC, "hydra.sweep.dir=sweep", "seed=0,1")
+    assert done.stderr == "error: TypeError: a defect\n"
+
+
 @pytest.mark.slow
 def test_a_seed_elsewhere_in_the_config_is_checked_for_each_job(
     planned: dict[str, list[Any]], here: Here, tmp_path: Path

@@ -21,10 +21,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from mnist_lit.config.schema import Search
+from mnist_lit.errors import ConfigError
 from mnist_lit.sweeps import job
+from mnist_lit.sweeps import search as trials
 from mnist_lit.sweeps.processes import Processes, came_to
 from mnist_lit.sweeps.search import distribution
 from mnist_lit.sweeps.study import begun, count, opened_study, take_back, trial_id, write
@@ -254,6 +256,19 @@ def test_what_is_stopped_twice_is_still_one_trial(tmp_path: Path) -> None:
         assert len({one.params["optimizer.lr"] for one in found.trials[:-1]}) == 1
         assert begun(found) == 0
         assert "failed" not in write(found, tmp_path, ["train"])
+
+
+def test_a_trial_is_of_what_is_searched_alone(tmp_path: Path) -> None:
+    rate: Any = {"optimizer.lr": FloatDistribution(0.01, 0.1)}
+    more = rate | {"callbacks.x": CategoricalDistribution(["{_target_: evil.Class}"])}
+    search = object.__new__(trials.Search)
+    search.folder, search.space = tmp_path, rate
+    with opened_study(searched(tmp_path), 1) as (found, _):
+        values = {"optimizer.lr": 0.05, "callbacks.x": "{_target_: evil.Class}"}
+        waiting = TrialState.WAITING
+        found.add_trial(create_trial(state=waiting, params=values, distributions=more))
+        with pytest.raises(ConfigError, match=r"callbacks\.x: the trial has it, though it is not"):
+            search._train(found.ask(rate))
 
 
 @pytest.mark.slow

@@ -117,6 +117,27 @@ def test_a_file_of_yaml_that_cannot_be_read_is_named(here: Here, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "=None: should be a valid list"),
+        (b"seed=1", "=seed=1: should be a valid list"),
+        (b"- seed=1\n- 5", r"\[1\]=5: should be a valid string"),
+        (b"- [", ", line 1: not YAML"),
+        (b"\xff\x00", "unacceptable character"),
+    ],
+)
+def test_altered_options_of_a_run_are_named(
+    content: bytes, words: str, here: Here, tmp_path: Path
+) -> None:
+    (tmp_path / "run/.hydra").mkdir(parents=True)
+    (tmp_path / "run/.hydra/overrides.yaml").write_bytes(content)
+    done = here("ckpt_path=run")
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: .*({words}).*\n", done.stderr), done.stderr
+    assert "run/.hydra/overrides.yaml" in done.stderr
+
+
+@pytest.mark.parametrize(
     "names",
     [
         (*rundir.WRITTEN[::6], rundir.HYDRAS),

@@ -28,8 +28,10 @@ from mnist_lit.errors import (
 )
 from mnist_lit.evaluation import page
 from mnist_lit.training.build import build_loggers, build_module, prepare
+from mnist_lit.training.callbacks.keep import BestCheckpoint
 from mnist_lit.training.classifier import LitClassifier, decay_weights_only
 from mnist_lit.training.console import quiet_lightning
+from mnist_lit.training.resume import start_from
 from mnist_lit.training.train import train
 from tests.conftest import PROJECT, TINY
 
@@ -301,6 +303,77 @@ def test_what_cannot_be_resumed_is_said_in_one_line(tiny: Make, tmp_path: Path) 
     shipped = pretrained.checkpoint_of("nano")
     with pytest.raises(CheckpointError, match="holds no training to resume"):
         train(tiny(f"ckpt_path={shipped}", run_dir="fourth"))
+
+
+def altered(folder: Path, run: Path, *place: str, value: Any = None) -> Path:
+    """Copy a run, and put something else in a place of its last.ckpt."""
+    shutil.copytree(run, folder)
+    content = inner = state(run)
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    torch.save(content, folder / "checkpoints/last.ckpt")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (["callbacks"], None, "not the rows that a training leaves"),
+        (["callbacks", "History", "epochs"], [{"epoch": 1}], r"History.epochs\[0\].train_loss"),
+        (["loggers"], {"wandb": 5}, "loggers.wandb=5: should be a valid string"),
+        (["options", "seed"], torch.zeros(2), "Boolean value of Tensor"),
+        (["options"], None, "'NoneType'|differing"),
+    ],
+)
+def test_an_altered_training_is_refused_before_a_folder_is_made(
+    place: list[str], value: Any, words: str, tiny: Make, stopped: Path, tmp_path: Path
+) -> None:
+    folder = altered(tmp_path / "altered", stopped, *place, value=value)
+    with pytest.raises(CheckpointError, match=rf"altered/checkpoints/last.ckpt: .*{words}"):
+        prepare(parse(tiny(f"ckpt_path={folder}")))
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("state_dict", "TypeError: Expected state_dict"),
+        ("loops", "ValueError: epoch 0 after 2 rows"),
+        ("optimizer_states", "TypeError: 'NoneType' object"),
+    ],
+)
+def test_what_lightning_cannot_restore_is_named(
+    place: str, words: str, tiny: Make, stopped: Path, tmp_path: Path
+) -> None:
+    folder = altered(tmp_path / "run", stopped, place)
+    (folder / "report.json").unlink()
+    before = {file: file.read_bytes() for file in folder.glob("checkpoints/*")}
+    with pytest.raises(CheckpointError, match=rf"run/checkpoints/last.ckpt: .*\({words}.*\); "):
+        train(tiny(f"ckpt_path={folder}"))
+    assert {file: file.read_bytes() for file in folder.glob("checkpoints/*")} == before
+
+
+def test_a_run_without_a_best_epoch_yet_goes_on(tmp_path: Path) -> None:
+    best = BestCheckpoint(tmp_path, str(tmp_path / "last.ckpt"))
+    best.load_state_dict({"best_model_score": None})
+    assert not best.best_k_models
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *(None, "abc", [1, 2], {"network.linear.weight": [1.0]}, {"network.linear.weight": "x"}),
+        {"network.linear.weight": torch.zeros(10, 14).to_sparse()},
+        {"network.linear.weight": torch.zeros(10, 14, device="meta")},
+        {"network.linear.weight": torch.zeros(10, 14).to(torch.uint8).view(torch.bits8)},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_odd_weights_to_start_from_are_a_line(odd: Any, tmp_path: Path) -> None:
+    torch.save({"state_dict": odd}, tmp_path / "odd.ckpt")
+    network = pretrained.load_pretrained("nano")
+    with pytest.raises(CheckpointError, match=r"^init_from=.*odd.ckpt: cannot be taken: [^\n]*$"):
+        start_from(str(tmp_path / "odd.ckpt"), network)
 
 
 def test_a_diverged_training_ends_in_a_line(tiny: Make) -> None:

@@ -66,9 +66,7 @@ def read(path: Path, device: Any = "cpu", trust: Collection[str] = ()) -> Traine
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
-        raise CheckpointError(
-            f"{path} is a checkpoint, but not one that this project's train.py wrote"
-        ) from None
+        raise CheckpointError(f"{path}: not one that this project's train.py wrote") from None
     return Trained(network.to(device).eval(), facts)
 
 
@@ -119,10 +117,9 @@ def weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
         if str(key).startswith("network."):
             name = key.removeprefix("network.")
             if count := int(torch.isnan(value).sum()):
-                raise CheckpointError(
-                    f"{name}: {count:,} of its {value.numel():,} weights are not a number (NaN); "
-                    "its training diverged: train again, with a lower learning rate"
-                )
+                many = f"{count:,} of its {value.numel():,} weights are not a number (NaN)"
+                words = "its training diverged: train again, with a lower learning rate"
+                raise CheckpointError(f"{name}: {many}; {words}")
             found[name] = value
     return found
 
@@ -173,9 +170,7 @@ def unpacked(file: bytes) -> Any:
         raise CheckpointError(f"contains Python objects, which could run code: {words}") from None
     except Exception as error:  # a damaged archive may raise anything
         words = f": {error}" if isinstance(error, CheckpointError) else ""
-        raise CheckpointError(
-            f"is not a checkpoint, or a truncated or damaged one{words}"
-        ) from None
+        raise CheckpointError(f"is not a checkpoint, or truncated or damaged{words}") from None
 
 
 def _from_safetensors(file: bytes) -> dict[str, Any]:

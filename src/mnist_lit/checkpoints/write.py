@@ -26,9 +26,8 @@ def packed(content: Any, place: str = "checkpoint") -> bytes:
     except Exception as error:  # pickling an object may raise anything
         for key, part in content.items() if isinstance(content, Mapping) else ():
             packed(part, f"{place}.{key}")
-        raise ConfigError(
-            f"{place} ({torch.typename(content)}) cannot be saved: {reason(error)}"
-        ) from None
+        words = f"{place} ({torch.typename(content)}) cannot be saved: {reason(error)}"
+        raise ConfigError(words) from None
     return file.getvalue()
 
 
@@ -39,12 +38,25 @@ class WholeFiles(TorchCheckpointIO):
     copies the file over the previous one.
     """
 
+    folder: Path | None = None
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         """Write a checkpoint; if that fails, a previous file stays unchanged."""
         write_bytes(Path(path), packed(checkpoint))
+        self.folder = Path(path).resolve().parent
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         """Read a checkpoint; see ``read_file``."""
         return read_file(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint, of those beside the one written last.
+
+        What a callback of Lightning's asks for comes from the state that a resumed run has loaded:
+        a stranger's file may name any file, or a folder.
+        """
+        file = Path(path).resolve()
+        if file.is_file() and (file.parent, file.suffix) == (self.folder, ".ckpt"):
+            file.unlink()

@@ -24,8 +24,9 @@ def errors_as_lines() -> Iterator[None]:
     With ``MNIST_LIT_TRACEBACK=1`` in the environment, an exception that is no ``UserError`` also
     prints its traceback.
     """
-    # Otherwise Hydra prints several lines and exits itself.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Without the first, Hydra prints several lines and exits itself. Without the second, a
+    # matplotlibrc in the working folder may name a stranger's module as the backend.
+    os.environ |= {"HYDRA_FULL_ERROR": "1", "MPLBACKEND": "agg"}
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `>&-`
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))

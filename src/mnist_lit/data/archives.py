@@ -98,9 +98,8 @@ def _parse(content: bytes, file: Path) -> Tensor:
         raise DataError(f"{file} is not in MNIST's format (IDX, unsigned bytes)")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
     if len(content) != header + prod(shape):
-        raise DataError(
-            f"{file} is cut off or damaged: its header says {'×'.join(map(str, shape))}"
-        )
+        sides = "×".join(map(str, shape))
+        raise DataError(f"{file} is cut off or damaged: its header says {sides}")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
 
 
@@ -127,8 +126,7 @@ def find_mnist() -> Path:
                     _verified(content, Path(f"{name}.gz"), DIGESTS[name])
                     files.write_bytes(cache / f"{name}.gz", content)
     except Exception as error:  # a proxy may answer anything
-        raise DataError(
-            f"{here}: some of MNIST's files are missing and cannot be downloaded to {cache} "
-            f"({reason(error)}); restore them, or name a folder that has the four {REMEDY}"
-        ) from None
+        words = f"some of MNIST's files are missing and cannot be downloaded to {cache}"
+        remedy = f"restore them, or name a folder that has the four {REMEDY}"
+        raise DataError(f"{here}: {words} ({reason(error)}); {remedy}") from None
     return cache

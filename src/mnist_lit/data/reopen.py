@@ -63,8 +63,7 @@ def split(data: Any, name: Split, facts: Facts) -> Images:
         raise DataError(f"{facts.name}: there are no {name} images")
     side, classes = images.images.shape[-1], int(images.labels.max()) + 1
     if side != facts.side or classes > len(facts.classes):
-        raise DataError(
-            f"{facts.name}: the network was trained on images of {facts.side} pixels a side and "
-            f"{len(facts.classes)} classes; these have {side} pixels and {classes} classes"
-        )
+        known = f"images of {facts.side} pixels a side and {len(facts.classes)} classes"
+        words = f"these have {side} pixels and {classes} classes"
+        raise DataError(f"{facts.name}: the network was trained on {known}; {words}")
     return images

@@ -111,8 +111,7 @@ def evaluate(
     logits = torch.cat([classify(network, batch.to(device), facts).cpu() for batch in batches])
     loss = F.cross_entropy(logits, images.labels).item()
     if wrong := int((~F.cross_entropy(logits, images.labels, reduction="none").isfinite()).sum()):
-        raise CheckpointError(
-            f"{name}: gives no number (NaN or infinity) for {wrong:,} of {len(logits):,} images; "
-            "its training diverged, or the file is damaged: train again, with a lower learning rate"
-        )
+        many = f"gives no number (NaN or infinity) for {wrong:,} of {len(logits):,} images"
+        words = "its training diverged, or the file is damaged: train again, with a lower rate"
+        raise CheckpointError(f"{name}: {many}; {words}")
     return Evaluation(logits.softmax(dim=1), images.labels, loss)

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor, nn
 
@@ -24,22 +23,24 @@ from mnist_lit.text import for_terminal
 
 Augmentation = Callable[[Tensor], Tensor]
 MOST_FILTERS = 64  # of the first layer, in its figure
+# Around all that draws: no `matplotlibrc` has a say, and nothing between dollar signs is a formula.
+defaults = rc_context({**rcParamsDefault, "text.parse_math": False})
 
 
+@defaults
 def png(figure: Figure, dpi: int = 120) -> bytes:
     """Return a figure as the content of a PNG file.
 
-    Text between dollar signs is not a formula. A character that the font lacks becomes a box.
+    A character that the font lacks becomes a box.
     """
     stored = io.BytesIO()
-    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        for text in figure.findobj(Text):
-            text.set_parse_math(False)
         figure.savefig(stored, format="png", dpi=dpi)
     return stored.getvalue()
 
 
+@defaults
 def drawn(
     trained: Trained, evaluation: Evaluation, images: Tensor, history: History | None = None
 ) -> dict[str, bytes]:
@@ -208,6 +209,7 @@ def calibration(evaluation: Evaluation, facts: Facts) -> Figure:
     return figure
 
 
+@defaults
 def augmented_samples(train: Images, augmentations: Sequence[Augmentation], facts: Facts) -> Figure:
     """Draw one training image per class in a row: the original, then augmented variants."""
     present = torch.unique(train.labels)[:10]

@@ -5,14 +5,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge
 from pydantic import AllowInfNan, ConfigDict, Strict
 
 from mnist_lit.errors import CheckpointError, ConfigError, reason
-from mnist_lit.validation import PLAIN, validated
+from mnist_lit.validation import PLAIN, Number, Positive, validated
 
-Number = Annotated[float, Strict(), Ge(-1e39), Le(1e39)]  # the range of 32-bit floats
-Above0 = Annotated[int, Strict(), Ge(1)]
 From0 = Annotated[int, Strict(), Ge(0)]
 MOST_STEPS = 10_000_000
 
@@ -30,11 +28,11 @@ class Epoch:
 
     __pydantic_config__: ClassVar[ConfigDict] = PLAIN
 
-    epoch: Above0
+    epoch: Positive
     train_loss: Number
     val_loss: Number | None
     val_errors: From0 | None
-    val_count: Above0 | None
+    val_count: Positive | None
     learning_rate: Number
     seconds: Number
     train_accuracy: Number | None = None
@@ -87,13 +85,14 @@ class History:
         return {**vars(self), "epochs": epochs, "learning_rates": rates}
 
     @classmethod
-    def of(cls, plain: Any) -> "History":
-        """Make a history from the result of ``plain``.
+    def of(cls, checkpoint: Any) -> "History":
+        """Make a history from the content of a checkpoint.
 
         Raises:
             CheckpointError: ``plain`` is something else.
         """
         try:
+            plain = checkpoint["callbacks"]["History"]
             rates = plain["learning_rates"][:MOST_STEPS].tolist()
             found: History = validated(cls, {**plain, "learning_rates": rates}, "History")
         except (TypeError, KeyError, IndexError, AttributeError, ConfigError) as error:

@@ -63,8 +63,7 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
     try:
         report = json.loads(_content(folder, "report.json"))
         trained = read(folder / "checkpoints" / "best.ckpt", trust=trust)
-        kept = read_file(folder / "checkpoints" / "last.ckpt")
-        history = History.of(kept["callbacks"]["History"])
+        history = History.of(read_file(folder / "checkpoints" / "last.ckpt"))
         if "model" not in report or not history.validated:
             raise UserError("report.json is none, or no epoch was validated")
     except TrustError:

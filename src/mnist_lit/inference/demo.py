@@ -209,7 +209,7 @@ def serve(
             probe.bind((name, port or 0))
     except (OSError, OverflowError, ValueError) as error:  # ValueError: an invalid name
         place = f"--host {host}, --port {port or 'any'}"
-        raise UserError(f"{place}: cannot be opened: {reason(error)}; give another") from None
+        raise UserError(f"{place}: give another; cannot be opened: {reason(error)}") from None
     host = f"[{name}]" if ":" in name else name  # as in a URL
     # At its start Gradio requests its own page, which must not go through a proxy.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"

@@ -65,7 +65,8 @@ def read_files(options: Namespace) -> None:
     for message in errors:
         show(f"error: {message}", error=True)
     if options.show and readings:
-        files.write_bytes(options.show, figures.png(predict.sheet(readings[:SHOWN]), dpi=100))
+        sheet = figures.defaults(predict.sheet)(readings[:SHOWN])
+        files.write_bytes(options.show, figures.png(sheet, dpi=100))
         show(drawn, error=True)
     if errors:
         raise SystemExit(1)

@@ -62,8 +62,11 @@ class Grid:
         self.named = is_named(self.config, "hydra.sweep.dir")
         if self.named:
             refuse_others(wanted)
-        planned = self._plan(given, wanted, jobs(wanted) if self.named else [])
+        found = jobs(wanted) if self.named else []
+        planned = self._plan(given, wanted.resolve(), found)
         folder = (wanted if self.named else free(wanted)).resolve()
+        if len(jobs(folder)) > len(found):
+            raise ConfigError(f"{folder}: another sweep has just begun there; start this one again")
         write_config(folder, self.config)
         planned = [replace(one, folder=folder / one.folder) for one in planned]
         words = [words for one in planned if (words := _prepared(folder, one))]

@@ -9,16 +9,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mnist_lit.config.schema import Config
-from mnist_lit.errors import ConfigError, reason
+from mnist_lit.errors import ConfigError, line
 from mnist_lit.evaluation.provenance import flat, override
 from mnist_lit.files import write_text
 from mnist_lit.training import rundir
-from mnist_lit.validation import validated
+from mnist_lit.validation import PLAIN, validated
 
 CONFIG = "multirun.yaml"
 WRITTEN = (CONFIG, "results.csv", "results.html")  # files in the folder of a sweep
@@ -38,11 +38,13 @@ class Job:
         label: Its place in the sweep and varied overrides, as ``2 of 4  optimizer=sgd``; or empty.
     """
 
+    __pydantic_config__: ClassVar[Any] = PLAIN
+
     folder: Path
     number: int
     overrides: list[str]
     config: dict[str, Any]
-    label: str
+    label: str = ""
 
     def write(self) -> None:
         """Make the folder and, in it, ``job.json``."""
@@ -101,7 +103,7 @@ class Job:
     def value(self, key: str) -> float:
         """Return a number of the report by its key, as ``val_metrics.f1``; NaN if there is none."""
         value = flat(self.report).get(key)
-        return math.nan if value is None else float(value)
+        return math.nan if value is None or not math.isfinite(value) else float(value)
 
     @property
     def said(self) -> dict[str, str]:
@@ -113,14 +115,22 @@ def read(folder: Path) -> Job:
     """Return the job of a folder.
 
     Raises:
-        ConfigError: The folder is not that of a job.
+        ConfigError: A file in the folder is not as a job of this version leaves it.
     """
+    file = folder / rundir.JOB
     try:
-        kept = json.loads((folder / rundir.JOB).read_bytes())
-        found: Job = validated(Job, {**kept, "folder": folder})
-    except (OSError, ValueError, TypeError) as error:
-        words = f"no job of a sweep of this version: {reason(error)}; give another folder"
-        raise ConfigError(f"{folder / rundir.JOB}: {words}") from None
+        found: Job = validated(Job, {**json.loads(file.read_bytes()), "folder": folder})
+        file = folder / "report.json"
+        if report := found.report:  # it has all that a sweep needs
+            _ = (
+                found.why,
+                found.value(found.ranked_by),
+                report["protocol"],
+                report["wall_seconds"] / 1,
+            )
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        words = f"not what a job of this version leaves: {line(error)}"
+        raise ConfigError(f"{file}: {words}; move it away, or give another folder") from None
     return found
 
 
@@ -133,11 +143,12 @@ def identity(config: Config) -> dict[str, Any]:
 def jobs(sweep: Path) -> list[Job]:
     """Return the jobs of a sweep in the order of their numbers.
 
-    The jobs of a sweep inside this one are left out.
+    A sweep inside this one has its own jobs. A link leads to no job.
     """
+    sweep = sweep.resolve()
     inner = [file.parent for file in sweep.glob(f"*/**/{CONFIG}")]
-    folders = [file.parent for file in sweep.glob(f"*/**/{rundir.JOB}")]
-    own = [one for one in folders if not any(one.is_relative_to(other) for other in inner)]
+    files = [file for file in sweep.glob(f"*/**/{rundir.JOB}") if file.resolve() == file]
+    own = [file.parent for file in files if not any(file.is_relative_to(other) for other in inner)]
     return sorted(map(read, own), key=lambda one: one.number)
 
 

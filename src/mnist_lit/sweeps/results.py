@@ -129,6 +129,7 @@ def settings(found: Sequence[Job]) -> list[Setting]:
     return sorted(each.values(), key=lambda one: mean(one.values) if lower else -mean(one.values))
 
 
+@figures.defaults
 def write(sweep: Path) -> str:
     """Write ``results.csv`` and ``results.html``, and return the table as text."""
     found = jobs(sweep)
@@ -192,7 +193,7 @@ def epochs(found: Sequence[Setting]) -> Figure:
         for one in setting.jobs:
             with suppress(CheckpointError):  # the checkpoint has been removed
                 kept = read_file(one.folder / "checkpoints" / "last.ckpt")
-                rows = History.of(kept["callbacks"]["History"]).validated
+                rows = History.of(kept).validated
                 wrong = [100 * (1 - row.val_accuracy) for row in rows]
                 axes.plot([row.epoch for row in rows], wrong, "o-", ms=3, color=f"C{place}")
         axes.plot([], color=f"C{place}", label=setting.name)

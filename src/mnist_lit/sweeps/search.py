@@ -114,11 +114,8 @@ class Search:
         Raises:
             ConfigError: The study was started with other options.
         """
-        options = {
-            **options_of(self.base),
-            **{f"search.{key}": getattr(self.search, key) for key in ("repeats", "over")},
-            "optimized_metric": self.base.optimized_metric,
-        }
+        options = options_of(self.base) | {"optimized_metric": self.base.optimized_metric}
+        options |= {f"search.{key}": getattr(self.search, key) for key in ("repeats", "over")}
         if "options" not in self.study.user_attrs:
             self.study.set_user_attr("options", options)
         begun, trials = self.study.user_attrs["options"], self.study.trials
@@ -225,6 +222,8 @@ class Search:
         """Train a trial, once or several times; returns the mean."""
         place = self.folder / str(trial.number)
         trial.set_user_attr("place", f"{socket.gethostname()}:{place}")
+        for name in trial.params.keys() - self.space.keys():  # a value may name a class to import
+            raise ConfigError(f"{name}: the trial has it, though it is not searched")
         came_to: list[float] = []
         report = f"_target_: {REPORT}, search: ${{search}}, trial: {trial.number}"
         for number in range(self.search.repeats):

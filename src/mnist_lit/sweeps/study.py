@@ -202,6 +202,7 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
     return f"{study.study_name}: {count(study)}\n{said}"
 
 
+@figures.defaults
 def _figures(study: optuna.Study) -> dict[str, bytes]:
     from optuna.visualization import matplotlib as draw
 

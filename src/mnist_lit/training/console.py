@@ -57,6 +57,8 @@ def kept(file: Path) -> Iterator[None]:
     handler = logging.FileHandler(file, encoding="utf-8")
     # A full disk must not print a traceback for each record.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
+    whole = handler.format  # a traceback may contain any text
+    handler.format = lambda record: lines_for_terminal(whole(record))  # type: ignore[method-assign]
     lightning, warned = logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")
     console = logging.StreamHandler()  # otherwise captured warnings would not be printed
     warned.addHandler(console)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from traceback import format_tb
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -35,10 +36,11 @@ from mnist_lit.config.check import parse, refuse_unbuilt
 from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.config.schema import Config
-from mnist_lit.errors import ConfigError, RunError, StoppedError, UserError, line, reason
+from mnist_lit.errors import ConfigError, RunError, StoppedError, line, reason
 from mnist_lit.evaluation.provenance import override
 from mnist_lit.text import LONGEST_LINE, for_terminal, masked
 from mnist_lit.training import rundir
+from mnist_lit.validation import validated
 
 if TYPE_CHECKING:
     from mnist_lit.training.build import Run
@@ -107,9 +109,9 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
         launch = hydra.main(str(conf.resolve()), "config", "1.3")  # the version of behaviour
         try:
             launch(task)()
-        except UserError:
-            raise
         except (TypeError, ValueError) as error:  # for example a key in a list
+            if "config_loader" not in "".join(format_tb(error.__traceback__)):
+                raise  # only these functions of Hydra read the command line
             words = f"cannot be composed ({reason(error)}); --help lists the choices"
             raise ConfigError(f"{shlex.join(own)}: {words}") from None
 
@@ -154,9 +156,7 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
         ConfigError: There is nothing to resume.
     """
     given = [word for word in arguments if word.startswith("ckpt_path=")]
-    if not given:
-        return list(arguments)
-    text = str(OverridesParser.create().parse_override(given[-1]).value())
+    text = str(OverridesParser.create().parse_override(given[-1]).value()) if given else ""
     folder = Path(text).expanduser()
     if text == "latest":
         last = Path("outputs").glob("*/*/checkpoints/last.ckpt")
@@ -169,11 +169,10 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
     overrides = folder / rundir.HYDRAS / "overrides.yaml"
     if not overrides.is_file():
         raise ConfigError(f"ckpt_path={text}: no run's folder: it has no .hydra/overrides.yaml")
-    begun = yaml.safe_load(overrides.read_text(encoding="utf-8"))
-    begun = [word for word in begun if not word.startswith("ckpt_path=")]
-    others = [word for word in arguments if word not in given]
-    run = folder.resolve()
-    return [*begun, *others, override("ckpt_path", run), override("hydra.run.dir", run)]
+    with overrides.open("rb") as file:  # by whose name YAML names a mistake
+        begun: list[str] = validated(list[str], yaml.safe_load(file), str(overrides))
+    run = folder.resolve()  # of a key that is given twice the last counts
+    return [*begun, *arguments, override("ckpt_path", run), override("hydra.run.dir", run)]
 
 
 def _hidden(word: str) -> str:
@@ -355,21 +354,14 @@ def _unclipped(*, _root_: DictConfig) -> bool:
 
 def _shared_dir(form: str = "path", *, _root_: DictConfig) -> str:
     """Return the folder of the sweep or of the single run, quoted if ``form`` is ``url``."""
-    folder = str(_root_.run_dir)
-    if rundir.in_a_sweep():
-        folder = str(Path(HydraConfig.get().sweep.dir).resolve())
+    folder = HydraConfig.get().sweep.dir if rundir.in_a_sweep() else _root_.run_dir
+    folder = str(Path(folder).expanduser().resolve())
     return quote(folder) if form == "url" else folder
 
 
-def _register() -> None:
-    """Register the open nodes and the resolvers that ``conf/config.yaml`` uses."""
-    opened = OmegaConf.create()
-    for key in OPEN:
-        OmegaConf.update(opened, key, OmegaConf.create({}, flags={"struct": False}))
-    ConfigStore.instance().store("open", opened)
-    OmegaConf.register_new_resolver("on_mnist", _on_mnist, replace=True)
-    OmegaConf.register_new_resolver("unclipped", _unclipped, replace=True)
-    OmegaConf.register_new_resolver("shared_dir", _shared_dir, replace=True)
-
-
-_register()
+# The open nodes and the resolvers that ``conf/config.yaml`` uses.
+_nodes = {key: OmegaConf.create({}, flags={"struct": False}) for key in OPEN}
+ConfigStore.instance().store("open", OmegaConf.create(_nodes))
+OmegaConf.register_new_resolver("on_mnist", _on_mnist, replace=True)
+OmegaConf.register_new_resolver("unclipped", _unclipped, replace=True)
+OmegaConf.register_new_resolver("shared_dir", _shared_dir, replace=True)

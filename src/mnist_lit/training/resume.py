@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mnist_lit.checkpoints.pretrained import checkpoint_of
 from mnist_lit.checkpoints.read import read_file, weights
 from mnist_lit.config.schema import Config
-from mnist_lit.errors import CheckpointError
+from mnist_lit.errors import CheckpointError, line
+from mnist_lit.evaluation.history import History
 from mnist_lit.evaluation.provenance import flat
+from mnist_lit.validation import validated
 
 
 def start_from(model: str, network: nn.Module) -> str:
@@ -23,22 +25,24 @@ def start_from(model: str, network: nn.Module) -> str:
     Raises:
         CheckpointError: There is no such checkpoint, or no tensor of it fits.
     """
+
+    def kind(tensor: Tensor) -> tuple[Any, bool]:
+        return tensor.shape, tensor.is_floating_point()
+
+    content, ours = read_file(checkpoint_of(model)), network.state_dict()
     try:
-        theirs = weights(read_file(checkpoint_of(model)))
-    except (KeyError, TypeError, RuntimeError):
-        raise CheckpointError(f"init_from={model}: not a checkpoint of this project") from None
-    ours = network.state_dict()
-    fitting = {}
-    for name in theirs.keys() & ours.keys():
-        one, other = theirs[name], ours[name]
-        if one.shape == other.shape and one.is_floating_point() == other.is_floating_point():
-            fitting[name] = one
+        theirs = weights(content).items()
+        fitting = {
+            name: one for name, one in theirs if name in ours and kind(one) == kind(ours[name])
+        }
+        network.load_state_dict(fitting, strict=False)
+    except Exception as error:  # a state_dict may hold anything, and torch more kinds of tensors
+        raise CheckpointError(f"init_from={model}: cannot be taken: {line(error)}") from None
     if not fitting:
         raise CheckpointError(f"init_from={model}: nothing of it fits this network")
-    network.load_state_dict(fitting, strict=False)
-    line = f"init_from={model}: {len(fitting)} of {len(ours)} tensors taken"
+    taken = f"init_from={model}: {len(fitting)} of {len(ours)} tensors taken"
     left = [name for name in ours if name not in fitting]
-    return f"{line}; left as drawn: {', '.join(left)}" if left else line
+    return f"{taken}; left as drawn: {', '.join(left)}" if left else taken
 
 
 def options_of(config: Config) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def differing(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     """Return a message with the first three differing options; empty if there are none."""
     differ = [
         f"{key} is {here.get(key)} here and {there.get(key)} there"
-        for key in sorted({*there, *here})
+        for key in sorted({*there, *here}, key=str)
         if here.get(key) != there.get(key)
     ]
     more = f", and {len(differ) - 3} more" if len(differ) > 3 else ""
@@ -85,16 +89,23 @@ def resumed(ckpt_path: str, options: Mapping[str, Any]) -> tuple[Path, dict[str,
         words = "is not there; give the folder of a run, or its last.ckpt"
         raise CheckpointError(f"ckpt_path={ckpt_path} {words}")
     content = read_file(checkpoint)
-    before = content.get("options")
-    if not isinstance(before, dict):
-        words = "it holds no training to resume; init_from= takes the weights alone"
-        raise CheckpointError(f"ckpt_path={checkpoint}: {words}")
-    if words := differing(options, before):
+    try:
+        words = differing(options, content["options"])
+        epochs = History.of(content).validated
+        loggers: dict[str, str] = validated(dict[str, str], content.get("loggers", {}), "loggers")
+    except Exception as error:  # an altered file raises whatever its first wrong part leads to
+        raise altered(checkpoint, error) from None
+    if words:
         words += "; a run is resumed with the options and by the version that it was started with"
         raise CheckpointError(f"ckpt_path={checkpoint}: {words}")
-    rows = content["callbacks"]["History"]["epochs"]
     best = checkpoint.with_name("best.ckpt")
-    if any(row["val_loss"] is not None for row in rows) and not best.is_file():
+    if epochs and not best.is_file():
         words = "a run is resumed from its last.ckpt with the best.ckpt beside it"
         raise CheckpointError(f"{best} is not there; {words}")
-    return checkpoint, dict(content.get("loggers", {}))
+    return checkpoint, loggers
+
+
+def altered(checkpoint: str | Path, error: Exception) -> CheckpointError:
+    """Return what says that no training goes on from a file, or from what somebody made of one."""
+    words = f"it holds no training to resume ({line(error)}); init_from= takes the weights alone"
+    return CheckpointError(f"ckpt_path={checkpoint}: {words}")

@@ -19,7 +19,7 @@ from mnist_lit.config.check import parse
 from mnist_lit.data.batches import Images
 from mnist_lit.data.idx import ImagesDataModule
 from mnist_lit.data.reopen import split
-from mnist_lit.errors import StoppedError, line
+from mnist_lit.errors import StoppedError, UserError, line
 from mnist_lit.evaluation import figures, page, provenance, report
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.files import clear, write_bytes, write_text
@@ -28,6 +28,7 @@ from mnist_lit.network.compact import CompactCNN, count_parameters
 from mnist_lit.training import rundir
 from mnist_lit.training.build import Run, build_loggers, build_metrics, no_exit, prepare
 from mnist_lit.training.console import kept, quiet_lightning, say
+from mnist_lit.training.resume import altered
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,13 @@ def _fit(run: Run) -> float:
 
     For a resumed run, the earlier epochs count too.
     """
-    started = time.perf_counter()
-    run.trainer.fit(run.module, run.data, ckpt_path=run.config.ckpt_path, weights_only=True)
+    started, before = time.perf_counter(), run.config.ckpt_path
+    try:
+        run.trainer.fit(run.module, run.data, ckpt_path=before, weights_only=True)
+    except Exception as error:  # after a first step a checkpoint has held what it should
+        if before is None or run.record.steps > 1 or isinstance(error, UserError):
+            raise
+        raise altered(before, error) from error
     now = time.perf_counter() - started
     return now + sum(row.seconds for row in run.record.history.epochs[: run.record.resumed])
 

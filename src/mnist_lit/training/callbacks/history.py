@@ -23,13 +23,14 @@ class RecordHistory(Callback):
     Attributes:
         history: The table.
         resumed: Number of epochs before the run was resumed.
+        steps: Number of steps in this process.
         runs: The resumed runs of Weights & Biases and MLflow, by names of loggers.
     """
 
     def __init__(self, names: Sequence[str], options: Mapping[str, Any]) -> None:
         self.names, self.options, self.runs = names, options, dict[str, str]()
         self.history = History()
-        self.resumed = 0
+        self.resumed = self.steps = 0
         self._started = 0.0
 
     def begun_anew(self, loggers: Sequence[Logger]) -> list[Logger]:
@@ -67,7 +68,9 @@ class RecordHistory(Callback):
                 logger.log_metrics({**numbers, "epoch": row.epoch - 1}, step)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, after the last epoch of the table."""
+        if trainer.current_epoch != len(self.history.epochs):
+            raise ValueError(f"epoch {trainer.current_epoch} after {len(self.history.epochs)} rows")
         self._started = time.perf_counter()
         self._validated: float | None = None
 
@@ -76,6 +79,7 @@ class RecordHistory(Callback):
     ) -> None:
         """Record the learning rate of the step."""
         assert isinstance(pl_module, LitClassifier)
+        self.steps += 1
         self.history.learning_rates.append(pl_module.learning_rate)
         self.history.train_images += len(batch[1]) * trainer.world_size
 
@@ -114,7 +118,7 @@ class RecordHistory(Callback):
         """Return plain data for the checkpoint."""
         return self.history.plain()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         """Continue the table of a resumed run."""
-        self.history = History.of(state_dict)
+        self.history = History.of(checkpoint)
         self.resumed = len(self.history.epochs)

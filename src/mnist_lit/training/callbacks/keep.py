@@ -41,11 +41,11 @@ class _Carried(ModelCheckpoint):
         before = Path(self._resumed_from).with_name(self.file.name)
         if before.is_file() and before.resolve() != self.file.resolve():
             write_bytes(self.file, before.read_bytes())
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
-        self.best_model_path = str(self.file)
-        if self.monitor is not None:
+        self.best_model_path, best = str(self.file), state_dict["best_model_score"]
+        if best is not None:  # an epoch has been validated
+            self.best_model_score = best.reshape(())
             self.kth_best_model_path = self.best_model_path
-            self.best_k_models = {self.best_model_path: state_dict["best_model_score"]}
+            self.best_k_models = {self.best_model_path: self.best_model_score}
 
 
 class LastCheckpoint(_Carried):
