@@ -55,8 +55,8 @@ def test_a_sweep_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
 
 
 REPORT = {
-    **{"val_metrics": {}, "wall_seconds": 1.0, "protocol": "p", "passed": False},
-    "requirements": {"dropout": {"passed": False}},
+    **{"last_val_metrics": {}, "wall_seconds": 1.0, "protocol": "p", "passed": False},
+    "requirements": {"dropout": {"passed": False, "title": "Uses Dropout"}},
 }
 
 
@@ -67,7 +67,7 @@ REPORT = {
         (b"[" * 100_000, "RecursionError"),
         (b"[1]", "Error"),
         (b'{"passed": true}', "KeyError: 'protocol'"),
-        (json.dumps(REPORT | {"val_metrics": {"f1": "high"}}).encode(), "TypeError"),
+        (json.dumps(REPORT | {"last_val_metrics": {"f1": "high"}}).encode(), "TypeError"),
         (json.dumps(REPORT | {"wall_seconds": None}).encode(), "TypeError"),
         (json.dumps(REPORT | {"requirements": [1]}).encode(), "AttributeError"),
     ],
@@ -77,10 +77,10 @@ def test_an_altered_report_of_a_job_is_named(content: bytes, words: str, tmp_pat
     job.Job(tmp_path / "0", 0, [], config).write()
     report = tmp_path / "0" / "report.json"
     for value, expected in ((0.5, 0.5), (None, math.nan), (math.inf, math.nan)):
-        report.write_text(json.dumps(REPORT | {"val_metrics": {"f1": value}}))
+        report.write_text(json.dumps(REPORT | {"last_val_metrics": {"f1": value}}))
         (one,) = job.jobs(tmp_path)
-        assert (one.state, one.why) == (job.MISSED, "dropout")
-        assert one.value == pytest.approx(expected, nan_ok=True)
+        assert (one.state, one.why) == (job.MISSED, "Uses Dropout")
+        assert one.value(one.ranked_by) == pytest.approx(expected, nan_ok=True)
     report.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"0.report\.json: .*({words}).*; move it away, or"):
         job.jobs(tmp_path)

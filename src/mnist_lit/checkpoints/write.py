@@ -52,10 +52,10 @@ class WholeFiles(TorchCheckpointIO):
         return read_file(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint, of those beside the one written last.
+        """Remove a checkpoint in the folder of the last one.
 
-        What a callback of Lightning's asks for comes from the state that a resumed run has loaded:
-        a stranger's file may name any file, or a folder.
+        Lightning's callbacks take the path from the state of a resumed run, and a stranger's
+        checkpoint may name any file or folder.
         """
         file = Path(path).resolve()
         if file.is_file() and (file.parent, file.suffix) == (self.folder, ".ckpt"):

@@ -122,12 +122,8 @@ def read(folder: Path) -> Job:
         found: Job = validated(Job, {**json.loads(file.read_bytes()), "folder": folder})
         file = folder / "report.json"
         if report := found.report:  # it has all that a sweep needs
-            _ = (
-                found.why,
-                found.value(found.ranked_by),
-                report["protocol"],
-                report["wall_seconds"] / 1,
-            )
+            _ = found.why, found.value(found.ranked_by)
+            _ = report["protocol"], report["wall_seconds"] / 1
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         words = f"not what a job of this version leaves: {line(error)}"
         raise ConfigError(f"{file}: {words}; move it away, or give another folder") from None
