@@ -1,4 +1,5 @@
 import io
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 from mnist_lit import MNIST, MNISTDataModule, load_pretrained
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
+from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.data.augmentation import RandomDistortion
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation
@@ -59,6 +61,12 @@ def test_no_matplotlibrc_has_a_say(mnist: MNISTDataModule) -> None:
     plain = figures.drawn(*given)
     with rc_context({"axes.facecolor": "red", "figure.dpi": 7, "text.usetex": True}):
         assert figures.drawn(*given) == plain
+
+
+def test_a_command_takes_no_backend_of_a_matplotlibrc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPLBACKEND", "module://evil")
+    with errors_as_lines():
+        assert os.environ["MPLBACKEND"] == "agg"
 
 
 @pytest.mark.parametrize("losses", [[0.4, 0.3], [0.31, 0.3, 0.29], [2.0, 0.1, 0.01], [1.0]])

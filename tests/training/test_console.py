@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnist_lit import devices
 from mnist_lit.errors import RunError
+from mnist_lit.training.console import kept
 from mnist_lit.training.train import train
 from tests.conftest import TINY, Here
 from tests.own import Boom, Warns
@@ -92,6 +93,14 @@ def test_a_failure_is_one_line_and_its_traceback_is_in_the_log(here: Here, tmp_p
     assert 'raise ZeroDivisionError("a defect' in kept
     assert "training on cpu" in kept
     assert (tmp_path / "run" / "packages.txt").is_file()
+
+
+def test_no_codes_of_a_checkpoint_come_into_the_log(tmp_path: Path) -> None:
+    with pytest.raises(RunError), kept(tmp_path / "run.log"):
+        raise KeyError("network.\x1b]0;title\x07") from RuntimeError("\x1b[31m\u202e")
+    log = (tmp_path / "run.log").read_text()
+    assert "RuntimeError: \\x1b[31m\\u202e\n" in log
+    assert "\x1b" not in log
 
 
 def test_from_python_the_cause_is_at_hand(tiny: Make) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mnist_lit import compose, train
 from mnist_lit.errors import ConfigError
@@ -96,6 +96,14 @@ def test_what_is_typed_is_what_is_meant() -> None:
     for text in ("/a/b", "/a b", "/it's", '/q"', "/back\\", "/a=b,(c)[d]{e}", "/~x", "/ü"):
         (word,) = shlex.split(shlex.quote(override("ckpt_path", Path(text))))
         assert OverridesParser.create().parse_override(word).value() == text
+
+
+def test_the_home_folder_is_expanded_for_the_files_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    root = OmegaConf.create({"run_dir": "~/runs"})
+    assert hydra._shared_dir(_root_=root) == str(tmp_path / "runs")
 
 
 def test_a_folder_that_cannot_be_made_is_a_line(here: Here, tmp_path: Path) -> None:
