@@ -39,9 +39,7 @@ class WholeFiles(TorchCheckpointIO):
     copies the file over the previous one.
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         """Write a checkpoint; if that fails, a previous file stays unchanged."""
         write_bytes(Path(path), packed(checkpoint))
 
