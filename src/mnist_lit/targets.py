@@ -93,7 +93,9 @@ def check(node: Mapping[str, Any], path: str, given: Collection[str] = ()) -> Ca
 
 def _check_value(parameter: inspect.Parameter, bound: Any, value: Any, place: str) -> None:
     annotation, default = parameter.annotation, parameter.default
-    optional = default in (None, parameter.empty) or re.search("None|Optional", str(annotation))
+    # The text of pydantic's constraints contains `=None`, which does not make a type optional.
+    text = str(annotation)
+    optional = default in (None, parameter.empty) or re.search("(?<!=)None|Optional", text)
     if value is None and not optional:
         raise ConfigError(f"{place}=null: a value is expected")
     if value is None or (isinstance(value, Mapping) and "_target_" in value):
