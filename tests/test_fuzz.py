@@ -57,6 +57,7 @@ def test_nonsense_is_refused_in_a_line_and_leaves_nothing(
         ("data._target_=null", "data: a mapping with `_target_`"),
         ("augmentation.distort.gamma=1e308", "less than or equal to 10"),
         ("model.name=''", "should be a name"),
+        ("model.name=null", "a value is expected"),
         ("run_dir=x", "hydra.run.dir is meant"),
         ("seed=ü", "needs quotes"),
         ("model.blocks[0].channels=8", "given as model.blocks.0.channels=8"),

@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 from mnist_lit import folders
@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if sys.stderr.isatty():
         print("loading PyTorch …", file=sys.stderr)
     with errors_as_lines():
-        options.run(options)
+        # Imported here, because torch takes seconds.
+        resolve_name(f"mnist_lit.{options.run}")(options)
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:
@@ -83,11 +84,6 @@ words = "folder of the images that the network was trained on, or the one above 
 DATA_ROOT: dict[str, Any] = {"type": Path, "metavar": "FOLDER", "help": words}
 
 
-def _later(module: str, function: str) -> Callable[[argparse.Namespace], None]:
-    """Return a function that imports a command's function, and with it torch, when called."""
-    return lambda options: getattr(import_module(f"mnist_lit.{module}"), function)(options)
-
-
 def _train(arguments: Sequence[str]) -> None:
     from mnist_lit.training.hydra import main
 
@@ -97,19 +93,14 @@ def _train(arguments: Sequence[str]) -> None:
 
 
 def _list(add: Add) -> None:
-    def run(options: argparse.Namespace) -> None:
-        from mnist_lit.checkpoints.pretrained import table
-
-        print(table())
-
     words = "list the trained networks of the package: size, accuracy, purpose"
-    add("list", help=words).set_defaults(run=run)
+    add("list", help=words).set_defaults(run="checkpoints.pretrained:show_table")
 
 
 def _evaluate(add: Add) -> None:
     words = "count the images that a network reads right"
     parser = add("evaluate", parents=[MODEL, TRUST, DEVICE], help=words)
-    parser.set_defaults(run=_later("evaluation.commands", "count"))
+    parser.set_defaults(run="evaluation.commands:count")
     words = "train, test (default) or holdout images (also trained on, except with data=…_holdout)"
     splits = "train", "holdout", "test"
     parser.add_argument("--split", choices=splits, default="test", help=words)
@@ -133,7 +124,7 @@ def _predict(add: Add) -> None:
         epilog="Exits with 1 if a picture cannot be decoded, shows no digit or is read with less "
         "than --min-confidence; the others are read all the same.",
     )
-    parser.set_defaults(run=_later("inference.lines", "read_files"))
+    parser.set_defaults(run="inference.lines:read_files")
     words = "PNG, JPEG, …; - is standard input"
     parser.add_argument("pictures", nargs="+", metavar="FILE|FOLDER|GLOB", help=words)
     form = parser.add_mutually_exclusive_group()
@@ -159,7 +150,7 @@ def _export(add: Add) -> None:
         epilog=f"formats:\n{formats}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=_later("export.run", "command"))
+    parser.set_defaults(run="export.run:command")
     parser.add_argument("--to", required=True, choices=FORMATS, help="the format; see below")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: MODEL and an ending")
     words = "prefix of the C functions (default: the file's name without its ending)"
@@ -168,18 +159,9 @@ def _export(add: Add) -> None:
 
 
 def _demo(add: Add) -> None:
-    def run(options: argparse.Namespace) -> None:
-        print("starting the demo …", file=sys.stderr, flush=True)
-        # Gradio would send usage statistics and look for a new version at each start.
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        from mnist_lit.inference.demo import serve
-
-        place = options.model, options.host, options.port
-        serve(*place, trust=tuple(options.trust), browser=options.browser)
-
     words = "draw digits on a local page and watch them being read"
     parser = add("demo", parents=[TRUST], help=words)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run="cli:_serve")
     words = "as in predict (default: final-world)"
     parser.add_argument("model", nargs="?", default="final-world", help=words)
     words = "default: 127.0.0.1, this machine only; 0.0.0.0: all machines"
@@ -189,13 +171,23 @@ def _demo(add: Add) -> None:
     parser.add_argument("--no-browser", action="store_false", dest="browser", help=words)
 
 
+def _serve(options: argparse.Namespace) -> None:
+    print("starting the demo …", file=sys.stderr, flush=True)
+    # Gradio would send usage statistics and look for a new version at each start.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from mnist_lit.inference.demo import serve
+
+    place = options.model, options.host, options.port
+    serve(*place, trust=tuple(options.trust), browser=options.browser)
+
+
 def _pages(add: Add) -> None:
     one = "make a page of a run or a checkpoint: requirements, curves, mistakes …"
     several = "make a page of several runs or checkpoints side by side"
     pages: Any = ("report", 1, "report.html", one), ("compare", "+", "comparison.html", several)
     for name, count, default, words in pages:
         parser = add(name, parents=[TRUST], help=words)
-        parser.set_defaults(run=_later("evaluation.commands", "write_page"))
+        parser.set_defaults(run="evaluation.commands:write_page")
         which = "or a model of the package by name"
         parser.add_argument("runs", nargs=count, metavar="RUN|CHECKPOINT", help=which)
         parser.add_argument("--output", type=Path, default=default, help=f"default: {default}")

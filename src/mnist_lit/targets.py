@@ -39,7 +39,6 @@ BOUNDS: dict[str, dict[str, Any]] = {
         "gamma": Annotated[FiniteFloat, Gt(0), Le(10)],
         "pct_start": Annotated[float, Gt(0), Lt(1)],
         "step_size": Positive,
-        "anneal_strategy": Literal["cos", "linear"],
     },
     "torch.nn": {"label_smoothing": Probability},
     "pytorch_lightning.trainer": {
@@ -52,13 +51,11 @@ BOUNDS: dict[str, dict[str, Any]] = {
         "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps"],
         "precision": Literal["auto", "32-true", "bf16-mixed", "16-mixed"],
         "strategy": Literal["auto", "ddp"],
-        "deterministic": bool | Literal["warn"],
     },
     "pytorch_lightning.callbacks": {"monitor": Name, "patience": _Whole, "min_delta": _From0},
-    "pytorch_lightning.loggers": {
-        **dict.fromkeys(("project", "experiment_name", "tracking_uri"), Name),
-        "save_dir": str,
-    },
+    "pytorch_lightning.loggers": dict.fromkeys(
+        ("project", "experiment_name", "tracking_uri"), Name
+    ),
 }
 
 
@@ -78,35 +75,32 @@ def check(node: Mapping[str, Any], path: str, given: Collection[str] = ()) -> Ca
     """
     target = find(node.get("_target_"), path)
     named, anything = parameters(target)
+    home = getattr(target, "__module__", "")
+    bounds = next((rows for package, rows in BOUNDS.items() if home.startswith(package)), {})
     for name, value in node.items():
-        if name.startswith("_"):
-            if name == "_partial_" and type(value) is not bool:
-                raise ConfigError(f"{path}._partial_={value}: true or false is expected")
-            continue
-        if name not in named and not anything:
-            raise ConfigError(unknown(f"{path}.{name}", [n for n in named if n not in given]))
+        if name == "_partial_" and type(value) is not bool:
+            raise ConfigError(f"{path}._partial_={value}: true or false is expected")
         if name in named:
-            _check_value(target, named[name], value, f"{path}.{name}")
-    for name, parameter in named.items():
-        if parameter.default is parameter.empty and name not in (*node, *given):
-            if node.get("_partial_"):
-                continue
-            raise ConfigError(f"{path}.{name}: a value is missing, {node['_target_']} needs it")
+            _check_value(named[name], bounds.get(name), value, f"{path}.{name}")
+        elif not (anything or name.startswith("_")):
+            raise ConfigError(unknown(f"{path}.{name}", [n for n in named if n not in given]))
+    if not node.get("_partial_"):
+        for name, parameter in named.items():
+            if parameter.default is parameter.empty and name not in (*node, *given):
+                raise ConfigError(f"{path}.{name}: a value is missing, {node['_target_']} needs it")
     return target
 
 
-def _check_value(
-    target: Callable[..., Any], parameter: inspect.Parameter, value: Any, place: str
-) -> None:
+def _check_value(parameter: inspect.Parameter, bound: Any, value: Any, place: str) -> None:
     annotation, default = parameter.annotation, parameter.default
-    optional = default in (None, parameter.empty) or re.search("None|Optional", str(annotation))
+    # The text of pydantic's constraints contains `=None`, which does not make a type optional.
+    text = str(annotation)
+    optional = default in (None, parameter.empty) or re.search("(?<!=)None|Optional", text)
     if value is None and not optional:
         raise ConfigError(f"{place}=null: a value is expected")
     if value is None or (isinstance(value, Mapping) and "_target_" in value):
         return  # Hydra builds a nested node
-    home = getattr(target, "__module__", "")
-    bounds = (rows for package, rows in BOUNDS.items() if home.startswith(package))
-    kind = next(bounds, {}).get(parameter.name, annotation)
+    kind = annotation if bound is None else bound
     if kind is parameter.empty and type(default) is bool:
         kind = bool
     if _is_plain(kind):

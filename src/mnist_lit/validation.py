@@ -11,15 +11,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Le, Lt
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Strict,
-    StringConstraints,
-    TypeAdapter,
-    ValidationError,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Strict, StringConstraints, TypeAdapter, ValidationError
 
 from mnist_lit.errors import ConfigError, unknown
 from mnist_lit.text import LONGEST, for_terminal
@@ -32,22 +24,15 @@ Probability = Annotated[float, Strict(), Ge(0), Lt(1)]
 Share = Annotated[float, Strict(), Ge(0), Le(1)]
 Seed = Annotated[int, Strict(), Ge(0), Lt(2**32)]
 Positive = Annotated[int, Strict(), Ge(1), Lt(2**53)]
-Number = Annotated[float, Strict(), Ge(-1e39), Le(1e39)]  # what 32 bits hold
-
-
-def _named(text: str) -> str:
-    if not text.strip():
-        raise PydanticCustomError("name", "Input should be a name")
-    return text
-
-
-Name = Annotated[str, Strict(), AfterValidator(_named)]
+Number = Annotated[float, Strict(), Ge(-1e39), Le(1e39)]  # the range of 32-bit floats
+Name = Annotated[str, Strict(), StringConstraints(pattern=r"\S")]
 Target = Annotated[str, Strict(), StringConstraints(pattern=r"^[\w.]{1,200}$")]
 
 # Words of pydantic, and plainer ones.
 WORDS = {
     "Input ": "",
     "Value error, ": "",
+    r"String should match pattern '\S'": "should be a name",
     "a valid boolean": "true or false",
     "valid dictionary": "mapping",
 }
@@ -69,10 +54,7 @@ def validated(kind: Any, plain: Any, place: str = "") -> Any:
         return _adapter(kind).validate_python(plain)
     except ValidationError as mistakes:
         first = mistakes.errors(include_url=False, include_context=False)[0]
-    keys, kinds = _walk(kind, first["loc"])
-    for key in keys:
-        place += f".{key}" if str(key).isidentifier() else f"[{reprlib.repr(key)}]"
-    place = place.removeprefix(".")[:LONGEST]
+    place, kinds = _walk(kind, first["loc"], place)
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         raise ConfigError(unknown(place, _names(kinds[-2])))
     if first["type"] in ("missing", "missing_argument"):
@@ -90,22 +72,22 @@ def _adapter(kind: Any) -> Any:
     return TypeAdapter(kind, config=None if has_config else ConfigDict(strict=True))
 
 
-def _walk(kind: Any, location: Sequence[int | str]) -> tuple[list[int | str], list[Any]]:
-    """Return the keys in a location of pydantic, and the types along it, from the outermost.
+def _walk(kind: Any, location: Sequence[int | str], place: str) -> tuple[str, list[Any]]:
+    """Return a place extended by a location of pydantic, and the types along the location.
 
-    For a union the location also has the branch that pydantic tried; it is left out.
+    The first type is the outermost. For a union the location also has the branch that pydantic
+    tried; it is left out.
     """
-    keys: list[int | str] = []
     kinds = [_bare(kind)]
     for part in location:
         whole = kinds[-1]
         if get_origin(whole) in (Union, UnionType):
             continue
-        keys.append(part)
+        place += f".{part}" if str(part).isidentifier() else f"[{reprlib.repr(part)}]"
         hints = get_type_hints(whole, include_extras=True) if _names(whole) else {}
         items = (Any, *get_args(whole))[-1]
         kinds.append(_bare(hints.get(str(part), items)))
-    return keys, kinds
+    return place.removeprefix(".")[:LONGEST], kinds
 
 
 def _bare(kind: Any) -> Any:

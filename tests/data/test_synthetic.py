@@ -6,7 +6,7 @@ from scipy import ndimage
 
 import mnist_lit
 from mnist_lit import MNISTDataModule
-from mnist_lit.data.mnist import EACH, bank, exchange
+from mnist_lit.data.mnist import EACH, bank
 from mnist_lit.inference.pictures import is_laid_out
 
 
@@ -38,13 +38,15 @@ def test_a_share_of_the_images_is_exchanged_for_the_same_digit(mnist: MNISTDataM
     labels = mnist.train.labels
     assert len(bank()) == 10 * EACH
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    taken = exchange(order, torch.Generator().manual_seed(1), labels, 0.25)
+    data = MNISTDataModule(drawn=0.25)
+    data.train = mnist.train
+    taken = data.exchange(order, torch.Generator().manual_seed(1))
     kept = taken == order
     assert 0.7 < kept.float().mean() < 0.8
     both = torch.cat([labels, bank().labels])
     assert torch.equal(both[taken], labels[order])
     assert (taken[~kept] >= len(labels)).all()
-    assert torch.equal(taken, exchange(order, torch.Generator().manual_seed(1), labels, 0.25))
+    assert torch.equal(taken, data.exchange(order, torch.Generator().manual_seed(1)))
 
 
 def test_epochs_have_the_same_labels_and_other_images(mnist: MNISTDataModule) -> None:

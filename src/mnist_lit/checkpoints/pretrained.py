@@ -3,6 +3,7 @@
 Each is a checkpoint in ``weights/``, without the optimizer's state but with a record of results.
 """
 
+from argparse import Namespace
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -79,18 +80,15 @@ def record(name: str) -> dict[str, Any]:
 
     It has the parameters, experiment, seed and epoch, and the number of test digits read right.
     """
-    measured: dict[str, Any] = read_file(checkpoint_of(name))["record"]
-    return measured
+    return dict(read_file(checkpoint_of(name))["record"])
 
 
-def table() -> str:
-    """Return a table of the networks of the package, most parameters first."""
-    lines = [f"{'network':<18}{'parameters':>10}{'as floats':>11}{'accuracy':>10}  for"]
+def show_table(_: Namespace) -> None:
+    """Print a table of the networks of the package, most parameters first."""
+    print(f"{'network':<18}{'parameters':>10}{'as floats':>11}{'accuracy':>10}  for")
     records = {name: record(name) for name in names()}
     for name, known in sorted(records.items(), key=lambda item: -item[1]["parameters"]):
         parameters, accuracy = known["parameters"], known["test_correct"] / known["test_total"]
         size = f"{4 * parameters / 1000:.1f} kB"
-        lines.append(f"{name:<18}{parameters:>10,}{size:>11}{accuracy:>10.2%}  {PURPOSES[name]}")
-    return "\n".join(
-        [*lines, "accuracy: of these weights (last epoch of seed 0) on the test images"]
-    )
+        print(f"{name:<18}{parameters:>10,}{size:>11}{accuracy:>10.2%}  {PURPOSES[name]}")
+    print("accuracy: of these weights (last epoch of seed 0) on the test images")

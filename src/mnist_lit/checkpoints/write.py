@@ -40,9 +40,7 @@ class WholeFiles(TorchCheckpointIO):
 
     folder: Path | None = None
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         """Write a checkpoint; if that fails, a previous file stays unchanged."""
         write_bytes(Path(path), packed(checkpoint))
         self.folder = Path(path).resolve().parent

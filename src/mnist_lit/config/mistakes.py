@@ -63,15 +63,14 @@ MOVED = {
 }
 
 
-def moved(plain: Mapping[str, Any]) -> str | None:
-    """Return a message if a key has moved since an earlier version, else None."""
+def refuse_moved(plain: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` for a key that has moved since an earlier version."""
     for old, new in MOVED.items():
         group, _, key = old.partition(".")
         inner = plain[group].get(key) if isinstance(plain.get(group), dict) else None
         node_of_ones_own = isinstance(inner, dict) and "_target_" in inner and key != "build"
         if inner is not None and not node_of_ones_own:
-            return f"{old}: this key has moved; give it as {new}"
-    return None
+            raise ConfigError(f"{old}: this key has moved; give it as {new}")
 
 
 def refuse_options(arguments: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ labels (format: http://yann.lecun.com/exdb/mnist, "IDX").
 """
 
 import hashlib
-import struct
 import zlib
 from math import prod
 from pathlib import Path
@@ -96,7 +95,7 @@ def _parse(content: bytes, file: Path) -> Tensor:
     header = 4 + 4 * dimensions
     if not 1 <= dimensions <= 3 or len(content) < header:
         raise DataError(f"{file} is not in MNIST's format (IDX, unsigned bytes)")
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
+    shape = np.frombuffer(content, ">u4", count=dimensions, offset=4).tolist()
     if len(content) != header + prod(shape):
         sides = "×".join(map(str, shape))
         raise DataError(f"{file} is cut off or damaged: its header says {sides}")

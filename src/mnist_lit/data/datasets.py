@@ -57,9 +57,14 @@ class ImageSet:
             DataError: A file is missing or damaged or does not fit the others, or the images have
                 only one class or one value.
         """
-        facts = self._described()
+        facts, (train, test) = self._described(), self.sizes
+        how, images = "", f"the {test:,} test images, so optimistic"
+        if self.folds is not None:
+            how, images = "_folds", f"part {self.fold} of {self.folds} of the training images"
+        elif self.validation == "holdout":
+            how, images = "_holdout", f"{train // 12:,} training images held out"
         split = {key: getattr(self, key) for key in KEPT if getattr(self, key) is not None}
-        protocol = self._protocol(facts.name, *self.sizes)
+        protocol = f"{facts.name}{how}: best epoch, picked on {images}; last epoch, not picked"
         return replace(facts, protocol=protocol, source={**facts.source, **split})
 
     @property
@@ -143,15 +148,6 @@ class ImageSet:
         mask = torch.zeros(len(labels), dtype=torch.bool)
         mask[stratified(labels, len(labels) // 12, self.split_seed)] = True
         return mask
-
-    def _protocol(self, name: str, train: int, test: int) -> str:
-        """Say what the data set of this name, with so many images, is validated on."""
-        how, images = "", f"the {test:,} test images, so optimistic"
-        if self.folds is not None:
-            how, images = "_folds", f"part {self.fold} of {self.folds} of the training images"
-        elif self.validation == "holdout":
-            how, images = "_holdout", f"{train // 12:,} training images held out"
-        return f"{name}{how}: best epoch, picked on {images}; last epoch, not picked"
 
     def _described(self) -> Facts:
         raise NotImplementedError  # subclasses return their facts

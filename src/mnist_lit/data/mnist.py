@@ -6,7 +6,7 @@ with a foot, crossed sevens, open fours and others, laid out as MNIST's digits a
 """
 
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -43,28 +43,20 @@ class MNISTDataModule(ImagesDataModule, MnistSet):
         if not self.drawn:
             return super().train_dataloader()
         both = collect((one.images, one.labels) for one in (self.train, bank()))
-        chosen = partial(exchange, labels=self.train.labels, share=self.drawn)
-        return self._shuffled(both, chosen)
+        return self._shuffled(both, self.exchange)
 
+    def exchange(self, order: Int64[Tensor, " n"], random: torch.Generator) -> Int64[Tensor, " n"]:
+        """Replace a random share of the training images by synthetic digits of the same class.
 
-def exchange(
-    order: Int64[Tensor, " n"],
-    generator: torch.Generator,
-    labels: Int64[Tensor, " n"],
-    share: float,
-) -> Int64[Tensor, " n"]:
-    """Replace a random share of the training images by synthetic digits of the same class.
-
-    Args:
-        order: The positions of an epoch.
-        generator: Source of the random numbers.
-        labels: Labels of the training images. Positions from N on are those of the synthetic
-            digits, in the order of ``bank``.
-        share: The share, from 0 to 1.
-    """
-    exchanged = torch.rand(len(order), generator=generator) < share
-    which = torch.randint(EACH, (len(order),), generator=generator)
-    return torch.where(exchanged, len(labels) + EACH * labels[order] + which, order)
+        Args:
+            order: The positions of an epoch. In the result, positions from N on are those of the
+                synthetic digits, in the order of ``bank``.
+            random: Source of the random numbers.
+        """
+        exchanged = torch.rand(len(order), generator=random) < self.drawn
+        which = torch.randint(EACH, (len(order),), generator=random)
+        labels = self.train.labels
+        return torch.where(exchanged, len(labels) + EACH * labels[order] + which, order)
 
 
 @cache

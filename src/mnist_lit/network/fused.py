@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class _PoolNormReLU(torch.autograd.Function):
     ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         n, c, h, w = x.shape
-        y = _empty((n, c, h // 2, w // 2) if pool else (n, c, h, w), x.dtype)
+        y = _empty((n, c, h // 2, w // 2) if pool else (n, c, h, w), dtype=x.dtype)
         pooled = torch.empty_like(y) if pool else x
         positions = torch.empty_like(y, dtype=POSITION_TYPES[x.dtype]) if pool else None
         kept = torch.empty(4, c, dtype=torch.float32)
@@ -91,7 +91,7 @@ class _PoolNormReLU(torch.autograd.Function):
         n, h, w, pool = ctx.options
         c = pooled.shape[1]
         dy = dy.contiguous(memory_format=torch.channels_last)
-        dx = _empty((n, c, h, w), dy.dtype)
+        dx = _empty((n, c, h, w), dtype=dy.dtype)
         dweight, dbias = (torch.empty(c, dtype=torch.float32) for _ in range(2))
         maps = dy, pooled, positions, dx
         _call("backward", pooled, *maps, kept, dweight, dbias, n, h, w, pool)
@@ -128,7 +128,7 @@ class _ConvPool(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         x, weight = x.contiguous(), weight.detach().contiguous()
         (n, _, h, w), (c, _, _, size) = x.shape, weight.shape
-        pooled = _empty((n, c, h // 2, w // 2), _computed())
+        pooled = _empty((n, c, h // 2, w // 2), dtype=_computed())
         positions = torch.empty_like(pooled, dtype=POSITION_TYPES[pooled.dtype])
         _call("conv_pool_forward", pooled, x, weight, pooled, positions, n, h, w, size)
         ctx.save_for_backward(x, positions)
@@ -152,8 +152,7 @@ def _computed() -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if autocast else torch.float32
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+_empty = partial(torch.empty, memory_format=torch.channels_last)
 
 
 def _call(name: str, like: Tensor, *arguments: Tensor | float | int | None) -> None:
