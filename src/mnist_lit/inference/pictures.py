@@ -178,8 +178,7 @@ def lay_out(ink: Gray) -> UInt8[ndarray, "28 28"]:
         more = round(THINNEST * longer - stroke) + 1
         ink = ndimage.grey_dilation(np.pad(ink, more), footprint=disc(more))
         ink = ink[window(bounds(ink > 0.25))]
-        longer = max(ink.shape)
-    height, width = (max(1, round(BOX * length / longer)) for length in ink.shape)
+    height, width = (max(1, round(BOX * length / max(ink.shape))) for length in ink.shape)
     small = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)
     digit = np.clip(np.asarray(small), 0, None)
     digit = digit / digit.max()
