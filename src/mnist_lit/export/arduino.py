@@ -11,17 +11,11 @@ from mnist_lit.export.source import Run, Source, rendered
 
 def make(source: Source, int8: bool) -> bytes:
     """Return the library as a zip archive, without data of the machine that made it."""
-    name, task = source.name, source.about["task"].partition(";")[0]
-    picture = source.calibration()[0, 0].tolist()
-    align = source.compact.description["align"]
+    name, picture, release = source.name, source.calibration()[0, 0], version("mnist-lit")
     files: dict[str, str | bytes] = {
-        "library.properties": rendered(
-            "library.properties", name=name, version=version("mnist-lit"), sentence=task
-        ),
+        "library.properties": rendered("library.properties", source=source, version=release),
         f"src/{name}.h": c.make(replace(source, file=f"{name}.h"), int8),
-        "examples/picture/picture.ino": rendered(
-            "sketch.ino", name=name, side=source.facts.side, picture=picture, align=align
-        ),
+        "examples/picture/picture.ino": rendered("sketch.ino", source=source, picture=picture),
     }
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:

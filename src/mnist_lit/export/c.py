@@ -213,7 +213,6 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
     """Return the same in whole numbers."""
     arrays: Arrays = {}
     rows: list[Row] = []
-    turned = []  # whether the layer has a negative scale
     # `coming` is the real value of 1 in the input map of a layer.
     coming, outside, paper = _from_pixels(layers[0], source)
     for number, (layer, top) in enumerate(zip(layers, _tops(source), strict=True), 1):
@@ -236,7 +235,6 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
             shift = shift - scale * rounded.sum((1, 2, 3)) * outside
         norm, before, after, residual = _norm(layer, scale, shift, coming, top / 255)
         arrays[f"norm{number}"] = norm.astype(np.int32)
-        turned.append(bool((scale < 0).any()))
         row = {"before": before, "after": after, "depthwise_shift": depthwise_shift}
         rows.append({**row, **layer.numbers("norm_before_pool"), "residual": residual})
         coming = top / 255
@@ -247,8 +245,8 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
     unit = max(float(largest), float(np.abs(real).max()) / 32767)
     arrays["linear"] = np.round(real / unit).astype(np.int16)
     arrays["linear_bias"] = np.round(bias / unit).astype(np.int32)
-    more = {"outside": round(outside), "unit": f"{unit:.9g}", "negative": any(turned)}
-    return arrays, rows, more
+    negative = any((layer.scale < 0).any() for layer in layers)
+    return arrays, rows, {"outside": round(outside), "unit": f"{unit:.9g}", "negative": negative}
 
 
 def _depthwise(weight: ndarray, block: int) -> tuple[ndarray, ndarray, int, float]:

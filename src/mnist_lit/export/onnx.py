@@ -54,13 +54,13 @@ def _folded(source: Source) -> Any:
     weights["linear"], weights["linear_bias"] = linear_of(network)
     if isinstance(network.alignment, Alignment):
         weights["basis"] = network.alignment.basis.numpy()
-    text = rendered(
-        "network.onnxtxt", facts=facts, steepest=STEEPEST, layers=layers, weights=weights
+    model = onnx.parser.parse_model(
+        rendered("network.onnxtxt", facts=facts, steepest=STEEPEST, layers=layers, weights=weights)
     )
-    model = onnx.parser.parse_model(text)
-    for name, values in weights.items():
-        tensor = onnx.numpy_helper.from_array(np.asarray(values, np.float32), name)
-        model.graph.initializer.append(tensor)
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(values, np.float32), name)
+        for name, values in weights.items()
+    )
     for number, node in enumerate(model.graph.node):
         node.name = f"{node.op_type}_{number}"
     return model
@@ -71,7 +71,7 @@ def _traced(source: Source) -> Any:
     side = source.facts.side
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about itself
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             FromPixels(source).eval(),
             (torch.zeros(2, 1, side, side, dtype=torch.uint8),),
             dynamo=True,
@@ -80,7 +80,6 @@ def _traced(source: Source) -> Any:
             dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
             verbose=False,
         )
-    assert program is not None
     passes.ClearMetadataAndDocStringPass()(program.model)
     program.model.producer_version = None  # torch's version
     return program.model_proto

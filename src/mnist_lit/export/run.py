@@ -23,7 +23,7 @@ from mnist_lit.data.reopen import reopen, split
 from mnist_lit.errors import UserError, reason
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.export.formats import FORMATS
-from mnist_lit.export.source import CALIBRATION, Run, Source
+from mnist_lit.export.source import CALIBRATION, Source
 from mnist_lit.text import LONGEST, show
 
 TOLERANCE = 1e-4  # largest difference of a float format's logits
@@ -63,8 +63,7 @@ def command(options: Namespace) -> None:
     model, form, root = Path(options.model).resolve(), options.to, options.data_root
     stem = model.name if model.is_dir() else model.stem  # lr0.1 is the whole name of a folder
     path = options.output or Path(stem + FORMATS[form].ending)
-    read = pretrained.checkpoint_of(options.model), root or folders.data()
-    named = files.named(path, *read)
+    named = files.named(path, pretrained.checkpoint_of(options.model), root or folders.data())
     done = export(trained, form, path, root, options.trust, options.name)
     show(
         f"{named}: {done.size:,} bytes; {done.correct:,} of {done.total:,} test "
@@ -143,6 +142,8 @@ def _made(
     content = module.make(source, int8)
     run, notes = module.load(content, source)
     got = np.concatenate([run(part.numpy()) for part in torch.split(test.images, BATCH)])
+    each = itertools.cycle(test.images.numpy()[:, None])
+    times = timeit.repeat(lambda: run(next(each)), number=1, repeat=TIMED)
     result = Exported(
         path=path,
         size=len(content),
@@ -150,12 +151,11 @@ def _made(
         reference=source.correct,
         total=source.total,
         largest_difference=float(np.abs(got - wanted).max()),
-        milliseconds=_time(run, test.images.numpy()),
+        milliseconds=1000 * float(np.median(times)),
         notes=notes,
     )
-    needed, most = result.reference, TOLERANCE
-    if int8:
-        needed, most = needed - round(ALLOWED_LOSS * result.total), np.inf
+    needed = result.reference - (round(ALLOWED_LOSS * result.total) if int8 else 0)
+    most = np.inf if int8 else TOLERANCE
     if result.correct < needed or not result.largest_difference < most:
         raise UserError(
             f"it differs from the network: {result.correct:,} of {result.total:,} test images are "
@@ -163,9 +163,3 @@ def _made(
             f"less than {most:g} is allowed"
         )
     return content, result
-
-
-def _time(run: Run, images: ndarray) -> float:
-    """Return the median time for one image, in milliseconds."""
-    each = itertools.cycle(images[:, None])
-    return 1000 * np.median(timeit.repeat(lambda: run(next(each)), number=1, repeat=TIMED))

@@ -1,10 +1,11 @@
+{% set name, side, align = source.name, source.facts.side, source.compact.description.align %}
 {% set NAME = name|upper %}
 // Reads a picture from flash, row by row, and says on the serial line what it shows.
 #define {{ NAME }}_IMPLEMENTATION
 #include <{{ name }}.h>
 
 const uint8_t picture[{{ side }}][{{ side }}] PROGMEM = {
-{% for row in picture %}
+{% for row in picture.tolist() %}
   {% raw %}{{% endraw %}{% for pixel in row %}{{ "%3d" % pixel }}{{ ", " if not loop.last }}{% endfor %}},
 {% endfor %}
 };

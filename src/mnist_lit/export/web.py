@@ -12,7 +12,6 @@ from mnist_lit.export.layers import layers_of, linear_of
 from mnist_lit.export.source import Run, Source
 from mnist_lit.facts import THINNEST
 from mnist_lit.network.alignment import STEEPEST
-from mnist_lit.network.compact import count_parameters
 
 racer = need("py_mini_racer", "export")  # V8, which runs the page's code here
 # The attributes of a layer that the page needs.
@@ -50,14 +49,11 @@ def make(source: Source, int8: bool) -> bytes:
     numbers = np.concatenate(parts)
     page = filled(
         "export/web.html",
-        words=f"{count_parameters(network):,} parameters, which read {source.correct:,} of "
-        f"{source.total:,} test digits right.",
+        source=source,
         layers=described,
         linear=linear,
-        facts=facts,
         numbers=base64.b64encode(numbers.astype("<f4").tobytes()).decode(),
         count=len(numbers),
-        align=network.description["align"],
         steepest=STEEPEST,
         thinnest=THINNEST,
     )

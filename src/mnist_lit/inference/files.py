@@ -85,11 +85,10 @@ def open_picture(source: Any, name: str = "the picture") -> Image.Image:
         PictureError: It is missing, unreadable, no image, damaged or too large, or it has several
             frames or pages.
     """
-    with refusing(name_of(source, name)):
-        label, image = next(_decoded(source))
-        if label:
-            raise PictureError(SEVERAL)
-        return image
+    label, image = next(labelled_pages(source, name))
+    if label:
+        raise PictureError(f"{name_of(source, name)}: {SEVERAL}")
+    return image
 
 
 def pages(source: Any, name: str = "the picture") -> Iterator[Image.Image]:

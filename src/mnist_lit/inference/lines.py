@@ -42,9 +42,8 @@ def read_files(options: Namespace) -> None:
     with tqdm(total=len(sources), unit="picture", disable=None, leave=False) as bar:
         for batch in predict.prepare_files(trained.facts, sources, options.single):
             errors += [str(found) for _, found in batch if isinstance(found, PictureError)]
-            pages = [page for page, found in batch if not isinstance(found, PictureError)]
-            kept = [found for _, found in batch if not isinstance(found, PictureError)]
-            readings += zip(pages, read_all(trained, kept, device), strict=True)
+            kept = {page: found for page, found in batch if not isinstance(found, PictureError)}
+            readings += zip(kept, read_all(trained, [*kept.values()], device), strict=True)
             bar.update(len({page.source for page, _ in batch}))
     what = "digit" if trained.facts.noun == "digits" else "class"
     rows = [_row(page.name, reading, what, options.top) for page, reading in readings]

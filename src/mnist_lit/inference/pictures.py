@@ -33,20 +33,19 @@ def to_gray(image: Image.Image) -> Gray:
         PictureError: A value is not finite.
     """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        gray = np.array(image, dtype=np.float32)
-        most = float(gray.max())
-        # The values of a 16-bit file may have 8 or 12 bits.
-        gray /= next((top for top in (255, 4_095, 65_535) if most <= top), most)
-        np.clip(gray, 0, 1, out=gray)
-    elif image.mode == "F":
-        gray = np.array(image, dtype=np.float32)
+    if not image.mode.startswith(("I", "F")):
+        return np.divide(np.asarray(_flatten(image)), 255, dtype=np.float32)
+    gray = np.array(image, dtype=np.float32)
+    if image.mode == "F":
         gray -= gray.min()
         gray /= max(float(gray.max()), 1e-6)
         if not np.isfinite(gray).all():
             raise PictureError("values that are not numbers, or too far apart")
     else:
-        gray = np.divide(np.asarray(_flatten(image)), 255, dtype=np.float32)
+        most = float(gray.max())
+        # The values of a 16-bit file may have 8 or 12 bits.
+        gray /= next((top for top in (255, 4_095, 65_535) if most <= top), most)
+        np.clip(gray, 0, 1, out=gray)
     return gray
 
 
@@ -120,8 +119,7 @@ def prepare_for(facts: Facts, image: Image.Image, single: bool, name: str = "pic
         gray = to_gray(image)
         if not facts.centred:
             whole = np.array([(0, length) for length in gray.shape])
-            shape = facts.side, facts.side
-            small = Image.fromarray(gray).resize(shape, Image.Resampling.BOX, reducing_gap=None)
+            small = Image.fromarray(gray).resize((facts.side, facts.side), Image.Resampling.BOX)
             return [Candidate(_edges(whole, image, gray), _pixels(np.asarray(small)))]
         if is_laid_out(gray):
             return [Candidate(_edges(bounds(gray > 0), image, gray), _pixels(gray))]
@@ -180,8 +178,7 @@ def lay_out(ink: Gray) -> UInt8[ndarray, "28 28"]:
         more = round(THINNEST * longer - stroke) + 1
         ink = ndimage.grey_dilation(np.pad(ink, more), footprint=disc(more))
         ink = ink[window(bounds(ink > 0.25))]
-        longer = max(ink.shape)
-    height, width = (max(1, round(BOX * length / longer)) for length in ink.shape)
+    height, width = (max(1, round(BOX * length / max(ink.shape))) for length in ink.shape)
     small = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)
     digit = np.clip(np.asarray(small), 0, None)
     digit = digit / digit.max()

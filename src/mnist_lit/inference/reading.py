@@ -1,6 +1,6 @@
 """A network's reading of one picture: the digits in order, and how sure it is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain, repeat
@@ -145,7 +145,7 @@ def read_all(trained: Trained, pages: Sequence[Prepared], device: torch.device) 
     """
     candidates = [one for page in pages if not isinstance(page, str) for one in page]
     pixels = [seen.pixels for one in candidates for seen in (one, *chain(*one.ways))]
-    rows = iter(_classify(trained, pixels, device))
+    rows = _classify(trained, pixels, device)
     digits = trained.facts.classes == DIGITS and trained.facts.centred
     sure = iter(digit_probabilities(pixels, device)) if digits else repeat(1.0)
 
@@ -172,8 +172,8 @@ def read_all(trained: Trained, pages: Sequence[Prepared], device: torch.device) 
 
 def _classify(
     trained: Trained, pixels: Sequence[ndarray], device: torch.device
-) -> list[list[float]]:
-    """Return the probabilities of the classes for images, ``uint8 [side, side]`` each.
+) -> Iterator[list[float]]:
+    """Yield the probabilities of the classes for images, ``uint8 [side, side]`` each.
 
     Raises:
         CheckpointError: The network does not return a finite number for each class.
@@ -183,7 +183,6 @@ def _classify(
     network = trained.network.to(device, torch.float32).eval()
     convert_conv2d_weight_memory_format(network, torch.channels_last)
     classes = len(trained.facts.classes)
-    rows: list[list[float]] = []
     for start in range(0, len(pixels), BATCH):
         batch = pixels[start : start + BATCH]
         images = torch.from_numpy(np.stack(batch)).unsqueeze(1).to(device)
@@ -193,8 +192,7 @@ def _classify(
                 f"the network returns {list(logits.shape[1:])} values for {classes} classes, or "
                 "values that are not finite; give one whose training did not diverge"
             )
-        rows += logits.softmax(dim=1).tolist()
-    return rows
+        yield from logits.softmax(dim=1).tolist()
 
 
 def _in_order(kept: Sequence[tuple[Prediction, float]], parted: bool) -> Reading:
@@ -203,11 +201,9 @@ def _in_order(kept: Sequence[tuple[Prediction, float]], parted: bool) -> Reading
         return Reading((), "none", "no digit found, but something else")
     lines = in_lines([digit.box for digit, _ in kept])
     reading = Reading(tuple(tuple(kept[number][0] for number in line) for line in lines), "read")
+    sure = reading.probability >= LIKELY and min(score for _, score in kept) >= UNSURE
     # Touching digits that were cut apart are hardly more often right than wrong.
-    sure = (
-        reading.probability >= LIKELY and not parted and min(score for _, score in kept) >= UNSURE
-    )
-    return reading if sure else replace(reading, status="unsure")
+    return reading if sure and not parted else replace(reading, status="unsure")
 
 
 def digit_probabilities(pixels: Sequence[ndarray], device: torch.device) -> list[float]:

@@ -177,17 +177,15 @@ def _groups(mask: Mask) -> _Groups:
         pieces += _pieces(parts[window(boxes[part])] == part + 1, boxes[part])
     pieces.sort(key=lambda piece: -size(piece[0])[0])
     labels = np.zeros(mask.shape, np.int32)
-    digits = np.empty((len(pieces), 2, 2), int)
+    digits = np.empty((0, 2, 2), int)
     tallest: list[int] = []  # the area of the tallest piece of each digit
     for box, piece in pieces:
-        owners = np.flatnonzero(_are_owners(digits[: len(tallest)], box))
-        owner = int(owners[0]) if len(owners) else len(tallest)
-        if owner == len(tallest):
-            digits[owner] = box
+        owner = next(iter(np.flatnonzero(_are_owners(digits, box))), len(digits))
+        if owner == len(digits):
+            digits = np.append(digits, box[None], axis=0)
             tallest.append(int(piece.sum()))
         digits[owner] = union(np.stack([digits[owner], box]))
         labels[window(box)][piece] = owner + 1
-    digits = digits[: len(tallest)]
     heights = size(digits)[:, 0]
     tall = heights >= FRAGMENT * heights[np.argmax(tallest)]
     numbers = np.append(0, np.where(tall, tall.cumsum(), 0))
@@ -293,8 +291,7 @@ def _seam(ink: Gray, at: float, within: float) -> Int[ndarray, " h"]:
         padded = np.pad(total, 1, constant_values=np.inf)
         # A step aside costs a little, so that a path through the background is straight.
         three = np.stack([padded[:-2] + 0.05, padded[1:-1], padded[2:] + 0.05])
-        best = three.argmin(axis=0)
-        steps[row] = best - 1
+        steps[row] = three.argmin(axis=0) - 1
         total = three.min(axis=0) + cost[row]
     path = [int(total.argmin())]
     for step in steps[:0:-1]:  # from the last row to the second

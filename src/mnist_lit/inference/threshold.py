@@ -32,7 +32,6 @@ MIN_SIGNAL = 5.0
 DASHES = 4  # pieces of a digit with dashed strokes; other digits have three at most
 SPECK = 0.03  # share of the ink's area; a smaller piece is a speck
 BLANK = "no digit found, the page is blank or too faint"
-NOTHING = "no digit found, only lines or specks"
 
 
 class Foreground(NamedTuple):
@@ -136,7 +135,7 @@ def foreground(gray: Gray, side: int = WORKING_SIDE) -> Foreground:
         rules = ndimage.binary_dilation(rules, AROUND)
         mask = _mended(~rules & (depth > _otsu(depth[~rules])[0]), rules)
     if not mask.any():
-        raise PictureError(NOTHING)
+        raise PictureError("no digit found, only lines or specks")
     outside = depth[~mask]
     bare = _median(outside)
     noise = 1.4826 * _median(np.abs(outside - bare))
