@@ -19,7 +19,7 @@ from mnist_lit.config.check import parse
 from mnist_lit.data.batches import Images
 from mnist_lit.data.idx import ImagesDataModule
 from mnist_lit.data.reopen import split
-from mnist_lit.errors import StoppedError, UserError, line
+from mnist_lit.errors import CheckpointError, StoppedError, UserError, line
 from mnist_lit.evaluation import figures, page, provenance, report
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.files import clear, write_bytes, write_text
@@ -126,11 +126,17 @@ def _stoppable(run: Run, command: str | None) -> Iterator[None]:
 @contextmanager
 def _loggers(run: Run, config: dict[str, Any]) -> Iterator[None]:
     """Open the loggers, and finish those of W&B, which would stay open after the run."""
+    table = Path(run.config.run_dir) / "metrics.csv"
+    before = table.read_bytes() if table.is_file() else b""  # Lightning removes it
     run.trainer.loggers = loggers = build_loggers(run.config, run.record.runs)
     try:
         for logger in run.record.begun_anew(loggers):
             logger.log_hyperparams(config)
         yield
+    except CheckpointError:
+        if before:
+            write_bytes(table, before)
+        raise
     finally:
         for logger in loggers:
             if isinstance(logger, WandbLogger):
