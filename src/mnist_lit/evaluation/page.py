@@ -1,32 +1,38 @@
 """One page, in one file, of what a run or a checkpoint is worth; or of several side by side."""
 
-import base64
 import json
 import math
+from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained, read, read_file
 from mnist_lit.data.reopen import reopen, split
 from mnist_lit.errors import TrustError, UserError, reason
+from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
-from mnist_lit.evaluation.figures import drawn
 from mnist_lit.evaluation.history import History
 from mnist_lit.evaluation.requirements import shown
-from mnist_lit.facts import Facts
 from mnist_lit.network import summary
 from mnist_lit.network.compact import count_parameters
-from mnist_lit.text import for_link, masked
+from mnist_lit.text import for_link
 
 MOST_BYTES = 2**24  # of a file of a run's folder, checkpoints aside
 PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
+TEMPLATES = Environment(
+    loader=PackageLoader("mnist_lit", ""), autoescape=True, undefined=StrictUndefined
+)
+TEMPLATES.filters.update(shown=shown, link=for_link, yaml=OmegaConf.to_yaml)
+TEMPLATES.filters["embedded"] = lambda png: f"data:image/png;base64,{b64encode(png).decode()}"
+TEMPLATES.filters["width"] = lambda png: int.from_bytes(png[16:20], "big") * 96 // figures.DPI
+TEMPLATES.globals |= {"nan": math.nan, "series": figures.SERIES}  # NaN is null in report.json
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,6 @@ class Subject:
         trained: The network of the best epoch, or of the checkpoint.
         report: ``report.json``, of a folder.
         history: The epochs, of a folder.
-        config: The composed config, of a folder that Hydra made.
         pictures: Figures that only training can draw, by their names, of a folder.
     """
 
@@ -46,7 +51,6 @@ class Subject:
     trained: Trained
     report: dict[str, Any] | None = None
     history: History | None = None
-    config: str = ""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -75,10 +79,9 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
             f"{name}: not the folder of a finished run, which has report.json and checkpoints "
             f"({reason(error)})"
         ) from None
-    config = _content(folder, ".hydra/config.yaml").decode("utf-8", "replace")
     picture = _content(folder, "figures/augmentation.png")
     pictures = {"augmentation": picture} if picture.startswith(PNG) else {}
-    return Subject(name, trained, report, history, config, pictures)
+    return Subject(name, trained, report, history, pictures)
 
 
 def _content(folder: Path, name: str) -> bytes:
@@ -93,7 +96,7 @@ def _content(folder: Path, name: str) -> bytes:
 def page(
     subjects: Sequence[Subject], data_root: Path | None = None, trust: Collection[str] = ()
 ) -> str:
-    """Return a page of HTML that needs no other file: the subjects in columns.
+    """Return a page of HTML that needs no other file: of a subject, or of several side by side.
 
     Args:
         subjects: One or several, trained on the same data.
@@ -108,12 +111,11 @@ def page(
         trained = ", ".join(f"{one.name}: trained on {one.trained.facts.name}" for one in subjects)
         raise UserError(f"{trained}, but only networks for the same images can be compared")
     test = split(reopen(facts, data_root, trust), "test", facts)
-    evaluations, pictures = [], []
-    for one in subjects:
-        found = evaluate(one.trained.network, test, one.trained.facts, name=one.name)
-        evaluations.append(found)
-        pictures.append(draw(one, found, test.images))
-    return render(subjects, evaluations, pictures)
+    found = [
+        evaluate(one.trained.network, test, one.trained.facts, name=one.name) for one in subjects
+    ]
+    drawn = [draw(subjects[0], found[0], test.images)] if len(subjects) == 1 else []
+    return render(subjects, found, drawn)
 
 
 def draw(subject: Subject, evaluation: Evaluation, images: Tensor) -> dict[str, bytes]:
@@ -124,7 +126,8 @@ def draw(subject: Subject, evaluation: Evaluation, images: Tensor) -> dict[str, 
         evaluation: What its network said of the test images.
         images: The test images, ``uint8 [N, 1, side, side]``.
     """
-    return {**drawn(subject.trained, evaluation, images, subject.history), **subject.pictures}
+    pictures = figures.drawn(subject.trained, evaluation, images, subject.history)
+    return {**pictures, **subject.pictures}
 
 
 def render(
@@ -132,63 +135,45 @@ def render(
     evaluations: Sequence[Evaluation],
     pictures: Sequence[dict[str, bytes]],
 ) -> str:
-    """Return the page of subjects that have been evaluated and drawn.
+    """Return the page of a subject that has been evaluated and drawn, or of several, a row each.
 
     What is wrong in a stranger's ``report.json`` may raise anything here.
 
     Args:
         subjects: One or several, trained on the same data.
         evaluations: Of each, on the same test images.
-        pictures: Of each, what :func:`draw` returns.
+        pictures: Of a single one, what :func:`draw` returns.
     """
+    each = [_describe(*one) for one in zip(subjects, evaluations, strict=True)]
+    facts = subjects[0].trained.facts
+    if len(each) == 1:
+        layers = summary.table(subjects[0].trained.network, each[0]["title"], facts.side)
+        values = {"s": each[0], "figures": pictures[0], "layers": layers, "facts": facts}
+        wrong, columns = figures.mistaken(evaluations[0]), figures.MISTAKES
+        return filled("evaluation/page.html", mistaken=wrong, columns=columns, **values)
     right = [evaluation.right for evaluation in evaluations]
+    lines = {f"{n} {one['title']}": (one["history"], "val") for n, one in enumerate(each, 1)}
+    widths = [n * figures.WIDTH for n in (1, 2) if any(one.history for one in subjects)]
     return filled(
-        "evaluation/page.html",
-        figures=dict.fromkeys(chain(*sorted(pictures, key=len, reverse=True))),
-        noun=subjects[0].trained.facts.noun,
-        subjects=[_describe(*one) for one in zip(subjects, evaluations, pictures, strict=True)],
+        "evaluation/compare.html",
+        facts=facts,
+        subjects=each,
         only=[[int((one & ~other).sum()) for other in right] for one in right],
+        curves=[figures.png(figures.curves(lines, width)) for width in widths],
     )
 
 
 def filled(template: str, **values: Any) -> str:
     """Return a page made from a template, by its path in the package."""
-    environment = Environment(
-        loader=PackageLoader("mnist_lit", ""), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters |= {"shown": shown, "link": for_link, "masked": masked}
-    environment.filters["embedded"] = embedded
-    environment.globals["nan"] = math.nan  # which report.json has as null
-    return environment.get_template(template).render(**values)
+    return TEMPLATES.get_template(template).render(**values)
 
 
-def embedded(png: bytes) -> str:
-    """Return a picture as an address that holds it whole."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _describe(
-    subject: Subject, evaluation: Evaluation, pictures: dict[str, bytes]
-) -> dict[str, Any]:
-    network, facts, report = subject.trained.network, subject.trained.facts, subject.report
-    title = f"{report['model']}, seed {report['seed']}" if report else subject.name
+def _describe(subject: Subject, evaluation: Evaluation) -> dict[str, Any]:
+    report = subject.report
     return {
         **vars(subject),
-        "title": title,
+        "title": f"{report['model']}, seed {report['seed']}" if report else subject.name,
         "evaluation": evaluation,
-        "figures": pictures,
-        "parameters": count_parameters(network),
-        "layers": summary.table(network, title, facts.side),
-        "classes": [_class(evaluation, facts, number) for number in range(len(facts.classes))],
+        "confusion": evaluation.confusion.tolist(),
+        "parameters": count_parameters(subject.trained.network),
     }
-
-
-def _class(evaluation: Evaluation, facts: Facts, number: int) -> dict[str, Any]:
-    """Return what the page says of the images of a class."""
-    counts = evaluation.confusion[number].tolist()
-    count, right = sum(counts), counts[number]
-    counts[number] = 0
-    most = max(counts)
-    others = [name for name, times in zip(facts.classes, counts, strict=True) if times == most]
-    confused = f"{', '.join(others)} ({most}×)" if most else ""
-    return {"name": facts.classes[number], "count": count, "right": right, "confused": confused}

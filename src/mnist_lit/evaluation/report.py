@@ -3,6 +3,7 @@
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,7 @@ def content(
         "test_metrics": test_metrics,
         # None where there is no evaluation.
         **{f"test_{name}": getattr(evaluation, name, None) for name in TOLD},
-        "requirements": {
-            c.name: {"limit": c.limit, "value": c.value, "passed": c.passed} for c in checks
-        },
+        "requirements": {check.name: asdict(check) for check in checks},
         "checks": [check.line() for check in checks],
         "passed": all(check.passed for check in checks),
         "train_images_per_second": history.train_images / history.train_seconds,

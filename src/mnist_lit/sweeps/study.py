@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytorch_lightning as pl
+from matplotlib.figure import Figure
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
@@ -20,8 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_lit.config.schema import Search
 from mnist_lit.errors import ConfigError, reason
-from mnist_lit.evaluation import figures
-from mnist_lit.sweeps.results import publish, short
+from mnist_lit.evaluation.figures import LIGHT, label_log, overlay, plot
+from mnist_lit.sweeps.results import publish, short, worded
 from mnist_lit.text import masked
 
 # Seconds between signs of life, and without one until a trial counts as killed.
@@ -190,9 +191,10 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
         best.append([str(one.number), f"{one.value:.4f}", *values])
         words = [*command, *(f"{name}={value}" for name, value in one.params.items())]
         commands.append([str(one.number), (shlex.join(words),)])
-    drawn = _figures(study) if best[1:] else {}
+    name = study.user_attrs.get("options", {}).get("optimized_metric", "value")
+    drawn = _figures(study, name) if best[1:] else {}
     lines = [
-        f"{count(study)}. A value is the mean of a trial's trainings.",
+        f"{count(study)}. A value is the mean of a trial's trainings; pruned trials are gray.",
         "The best of many trials is optimistic: confirm it on other splits and seeds.",
     ]
     tables = {"The best": best, "Train one of them again, and test it": commands}
@@ -201,22 +203,49 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
     return f"{study.study_name}: {count(study)}\n{said}"
 
 
-def _figures(study: optuna.Study) -> dict[str, bytes]:
-    from optuna.visualization import matplotlib as draw
-
+def _figures(study: optuna.Study, objective: str) -> dict[str, Figure]:
+    shares: dict[str, float] = {}
+    with warnings.catch_warnings(), suppress(Exception):  # of several kinds for too few trials
+        warnings.simplefilter("ignore")  # and that it is experimental
+        shares = optuna.importance.get_param_importances(study)
+    valued = [one for one in study.trials if one.values is not None]
     drawn = {}
-    for name, plot in (
-        ("History", draw.plot_optimization_history),
-        ("Importances", draw.plot_param_importances),
-        ("Values of each parameter", draw.plot_slice),
-        ("Epochs", draw.plot_intermediate_values),
-    ):
-        # Of too few trials, or of equal values, Optuna raises several kinds.
-        with warnings.catch_warnings(), suppress(Exception):
-            warnings.simplefilter("ignore")  # that these are experimental, and have few trials
-            axes: Any = plot(study)
-            figure: Any = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
-            figure.set_size_inches(9, 4.5)
-            figure.set_layout_engine("constrained")
-            drawn[name] = figures.png(figure)
+    for name in ["trial", *dict.fromkeys(name for one in valued for name in one.params)]:
+        decides = f", which decides {shares[name]:.0%}" if name in shares else ""
+        drawn[f"{worded(objective)} by {name}{decides}"] = _values(valued, objective, name)
+    drawn["validation error of all trials"] = _reports(study.trials, best_first(study)[0])
     return drawn
+
+
+def _values(trials: Sequence[FrozenTrial], objective: str, name: str) -> Figure:
+    """Plot the values of trials by a parameter, or by their numbers.
+
+    Accuracies stand apart however near to 100 % they are. Trials that were pruned are gray, at the
+    value of their last epoch.
+    """
+    figure, (axes,) = plot(height=2.2)
+    accuracy, each = "accuracy" in objective, [one.values[0] for one in trials]
+    heights = [100 * (1 - value) for value in each] if accuracy else each
+    done = [one.state is TrialState.COMPLETE for one in trials]
+    colours = [LIGHT["mark" if one else "line"] for one in done]
+    axes.scatter([one.params.get(name, one.number) for one in trials], heights, 16, colours)
+    if any(getattr(one.distributions.get(name), "log", False) for one in trials):
+        axes.set_xscale("log")
+        label_log(axes.xaxis)
+    if accuracy:
+        axes.set_yscale("log")
+        label_log(axes.yaxis)
+        axes.yaxis.set_major_formatter(lambda height, _: f"{100 - height:.4g}%")
+        axes.invert_yaxis()
+    return figure
+
+
+def _reports(trials: Sequence[FrozenTrial], best: FrozenTrial) -> Figure:
+    """Plot the validation error of the epochs of every trial, and of the best."""
+    figure, (axes,) = plot(names=[f"#{best.number}"])
+    for one in [*trials, best]:
+        each = one.intermediate_values
+        line = [*each], [100 * (1 - value) for value in each.values()]
+        axes.plot(*line, color=LIGHT["line"], lw=0.8)
+    overlay(axes, "% of the images", {f"#{best.number}": [line]})
+    return figure

@@ -76,8 +76,9 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
     """
     run = run or prepare(parse(cfg))
     with _folder(run) as run_dir, _stoppable(run, command), no_exit(), quiet_lightning():
-        about = {**provenance.provenance(command), **_computed_on(run)}
-        with _loggers(run, cfg):
+        config = provenance.flat(OmegaConf.to_container(cfg, resolve=True))
+        about = {**provenance.provenance(command), **_computed_on(run), "config": config}
+        with _loggers(run, config):
             _introduce(run, run_dir, about)
             seconds = _fit(run)
             best = read(Path(run.best.best_model_path), trust=[run.config.model["_target_"]])
@@ -87,7 +88,7 @@ def train(cfg: DictConfig, command: str | None = None, run: Run | None = None) -
         if run.trainer.is_global_zero:
             if test is not None and evaluation is not None:
                 with optional("figures and report.html"):
-                    _draw(run, cfg, best, outcome, test, evaluation)
+                    _draw(run, best, outcome, test, evaluation)
             report.write(outcome, run_dir)  # last, for by it a finished run is known
             say(f"{report.text(outcome)}\n\n{_next(run, run_dir)}")
     stage, _, metric = run.config.optimized_metric.partition("/")
@@ -130,12 +131,12 @@ def _stoppable(run: Run, command: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _loggers(run: Run, cfg: DictConfig) -> Iterator[None]:
+def _loggers(run: Run, config: dict[str, Any]) -> Iterator[None]:
     """Open the loggers, and end what would go on after a run, as one of Weights & Biases does."""
     run.trainer.loggers = loggers = build_loggers(run.config, run.record.runs)
     try:
         for logger in run.record.begun_anew(loggers):
-            logger.log_hyperparams(provenance.flat(OmegaConf.to_container(cfg, resolve=True)))
+            logger.log_hyperparams(config)
         yield
     finally:
         for logger in loggers:
@@ -204,7 +205,7 @@ def _log_test(run: Run, outcome: dict[str, Any]) -> None:
 
 
 def _draw(
-    run: Run, cfg: DictConfig, best: Trained, outcome: Any, test: Images, evaluation: Evaluation
+    run: Run, best: Trained, outcome: dict[str, Any], test: Images, evaluation: Evaluation
 ) -> None:
     """Write figures and page into the folder of a run."""
     best.network.cpu()
@@ -213,10 +214,8 @@ def _draw(
         images = data.train
     else:
         images = Images(*next(iter(data.train_dataloader())))
-    samples = figures.augmented_samples(images, run.module.augmentations, run.facts)
-    augmented = {"augmentation": figures.png(samples)}
-    composed = OmegaConf.to_yaml(cfg)
-    subject = page.Subject(run_dir, best, outcome, run.record.history, composed, augmented)
+    augmented = {"augmentation": figures.augmented_samples(images, run.module.augmentations)}
+    subject = page.Subject(run_dir, best, outcome, run.record.history, augmented)
     pictures = page.draw(subject, evaluation, test.images)
     for name, content in pictures.items():
         write_bytes(Path(run_dir, "figures", f"{name}.png"), content)
