@@ -227,8 +227,9 @@ def test_a_report_has_no_tags_but_its_own(network: CompactCNN, mnist: MNISTDataM
     images = Images(mnist.test.images[:60], torch.arange(60) % len(HOSTILE))
 
     def made(name: str, facts: Facts) -> Reader:
-        subject = Subject(name, Trained(network, facts))
-        return Reader(render([subject], [evaluate(network, images, facts)], [{}]))
+        subject, said = Subject(name, Trained(network, facts)), evaluate(network, images, facts)
+        both = render([subject] * 2, [said] * 2, [])
+        return Reader(render([subject], [said], [{"mistakes": b""}]) + both)
 
     plain = made("x", replace(MNIST, classes=tuple(map(str, range(len(HOSTILE))))))
     for word in WORDS[:-1]:

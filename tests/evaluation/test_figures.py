@@ -1,15 +1,20 @@
 import io
+import itertools
 import os
-from dataclasses import replace
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from matplotlib import rc_context
-from matplotlib.image import imread
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import nn
 
-from mnist_lit import MNIST, MNISTDataModule, load_pretrained
+import mnist_lit
+from mnist_lit import MNIST, MNISTDataModule
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.config.lines import errors_as_lines
@@ -17,6 +22,8 @@ from mnist_lit.data.augmentation import RandomDistortion
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation
 from mnist_lit.evaluation.history import Epoch, History
+
+PACKAGE = Path(mnist_lit.__file__).parent
 
 
 def history() -> History:
@@ -39,21 +46,44 @@ def test_no_figure_is_blank(mnist: MNISTDataModule) -> None:
         **figures.drawn(
             pretrained.load("final"), evaluation(mnist, 40), mnist.test.images, history()
         ),
-        "augmentation": figures.png(figures.augmented_samples(mnist.train, [distort], MNIST)),
+        "augmentation": figures.augmented_samples(mnist.train, [distort]),
     }
-    assert len(drawn) == 7
+    assert len(drawn) == 6
     for name, picture in drawn.items():
-        pixels = imread(io.BytesIO(picture))
-        dark = (np.asarray(pixels)[..., :3].mean(axis=-1) < 0.5).mean()
+        dark = (np.asarray(Image.open(io.BytesIO(picture)).convert("L")) < 128).mean()
         assert 0.002 < dark < 0.5, name
 
 
-def test_names_of_classes_are_drawn_as_they_are(mnist: MNISTDataModule) -> None:
+def test_names_are_drawn_as_they_are() -> None:
     names = ("$\\foo$", "$x_", "数字", "五", "خمسة", "🂡", "w" * 1000, "{7}", "%s", r"\n")
-    facts = replace(MNIST, classes=names)
-    said = evaluation(mnist, 40)
-    trained = Trained(load_pretrained("nano"), facts)
-    assert all(figures.drawn(trained, said, mnist.test.images).values())
+    assert figures.png(figures.curves({name: (history(), "val") for name in names}))
+
+
+def overlaps(axes: Axes) -> list[tuple[str, str]]:
+    """Return the texts beside axes that lie over each other."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figures.png(figure)
+    boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
+    pairs = itertools.combinations(boxes, 2)
+    return [(one, two) for one, two in pairs if boxes[one].overlaps(boxes[two])]
+
+
+def test_names_beside_lines_keep_clear_of_each_other() -> None:
+    same = {f"{number} network": (history(), "val") for number in range(1, 11)}
+    figure = figures.curves(same)
+    for axes in figure.axes:
+        assert len(axes.texts) == 10
+        assert not overlaps(axes)
+        styles = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+        assert len(styles) == 10
+
+
+def test_every_colour_of_a_figure_is_one_of_the_palette() -> None:
+    assert {*figures.SERIES} <= {*figures.LIGHT}
+    literal = re.compile(r"#[0-9a-f]{3,6}\b", re.IGNORECASE)
+    homes = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".css", ".html")]
+    assert [home.name for home in homes if literal.search(home.read_text())] == ["palette.css"]
 
 
 def test_no_matplotlibrc_has_a_say(mnist: MNISTDataModule) -> None:
@@ -88,16 +118,6 @@ def test_the_loss_axis_can_be_read_however_short_the_run(losses: list[float]) ->
         assert all(float(label) for label in labels)
 
 
-def test_counts_on_dark_cells_are_white(mnist: MNISTDataModule) -> None:
-    found = evaluation(mnist, 40)
-    axes = figures.confusion(found, MNIST).axes[0]
-    wrong = found.confusion.fill_diagonal_(0)
-    for text in axes.texts:
-        x, y = (round(v) for v in text.get_position())
-        dark = wrong[y, x] > wrong.max() / 2
-        assert text.get_color() == ("white" if dark else "black")
-
-
 def test_calibration_counts_what_is_wrong_and_what_is_doubted(mnist: MNISTDataModule) -> None:
     found = evaluation(mnist, 40)
     wrong, doubted, *_ = figures.calibration(found, MNIST).axes[0].lines
@@ -106,40 +126,32 @@ def test_calibration_counts_what_is_wrong_and_what_is_doubted(mnist: MNISTDataMo
     assert np.asarray(doubted.get_ydata())[-1] == pytest.approx(doubt, rel=1e-4)
 
 
-def test_mistakes_names_what_it_shows(mnist: MNISTDataModule) -> None:
-    figure = figures.mistakes(evaluation(mnist, 3), mnist.test.images, MNIST)
-    axes = figure.axes[0]
-    assert axes.get_title() == "3 of 10000 test digits read wrongly"
-    captions = [text.get_text() for text in axes.texts]
-    expected = [
-        f"{d} read as {(d + 1) % 10}\n#{i}, 94%"
-        for i, d in enumerate(mnist.test.labels[:3].tolist())
-    ]
-    assert sorted(captions) == sorted(expected)
-
-
-@pytest.mark.parametrize(("wrong", "drawn"), [(200, 200), (201, 30)])
+@pytest.mark.parametrize(("wrong", "drawn"), [(0, 0), (3, 3), (200, 200), (201, 30)])
 def test_of_very_many_mistakes_the_first_are_drawn(
     mnist: MNISTDataModule, wrong: int, drawn: int
 ) -> None:
-    axes = figures.mistakes(evaluation(mnist, wrong), mnist.test.images, MNIST).axes[0]
-    assert len(axes.texts) == drawn
-    assert axes.get_title().startswith(f"{wrong} of 10000")
+    found = evaluation(mnist, wrong)
+    found.probabilities[2] = found.probabilities[2].square()
+    places = figures.mistaken(found)
+    assert len(places) == drawn
+    assert not found.right[places].any()
+    sure = found.probabilities[places].amax(dim=1)
+    assert torch.equal(sure, sure.sort(descending=True).values)
 
 
-def test_a_perfect_network_has_an_empty_sheet(mnist: MNISTDataModule) -> None:
-    perfect = evaluation(mnist, 0)
-    assert perfect.accuracy == 1
-    figure = figures.mistakes(perfect, mnist.test.images, MNIST)
-    assert figure.axes[0].get_title().startswith("0 of 10000")
+def test_tiles_stand_row_by_row() -> None:
+    images = torch.arange(3).float().view(3, 1, 1).expand(3, 2, 2) / 3
+    pixels = np.asarray(Image.open(io.BytesIO(figures.tiled(images, columns=2, zoom=1))))
+    assert pixels.shape == (6, 6)
+    assert [pixels[0, 0], pixels[0, 3], pixels[3, 0], pixels[3, 3]] == [0, 85, 170, 255]
+    assert (pixels[2] == 255).all()
 
 
 def test_learning_curves_show_every_epoch_and_the_best() -> None:
     left, right = figures.learning_curves(history()).axes
     assert [np.size(line.get_xdata()) for line in left.lines] == [5, 5]
-    legend = right.get_legend()
-    assert legend is not None
-    assert legend.get_texts()[-1].get_text() == "best: epoch 5, 99.80% right"
+    assert [text.get_text() for text in left.texts] == ["validation", "training"]
+    assert "best epoch, 5: 99.80% right" in right.get_title("left")
 
 
 def test_evaluation_counts(mnist: MNISTDataModule) -> None:

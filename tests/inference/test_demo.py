@@ -333,9 +333,7 @@ def test_a_picture_and_another_network(
     opened.set_input_files("#picture input[type=file]", picture)
     expect(opened.locator("#words")).to_have_text("2", timeout=15_000)
     other = next(name for name in pretrained.names() if name != "final")
-    opened.locator("#model input").click()
-    opened.get_by_role("option", name=other, exact=True).click()
-    expect(opened.locator("#model input")).to_have_value(other)
+    opened.get_by_role("radio", name=other, exact=True).check()
     expect(opened.locator("#words")).to_have_text("2", timeout=15_000)
 
 

@@ -1,3 +1,4 @@
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -220,11 +221,25 @@ def test_a_network_of_another_class_is_summed_up_by_lightning() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(256, 4)).train()
     lines = summary.table(network, "mine", 16, 2_000).splitlines()
     assert lines[0] == "mine"
-    (linear,) = (line for line in lines if "Linear" in line)
-    assert "1.0 K" in linear
-    assert "[1, 4]" in linear
+    assert [line.split() for line in lines[1:-1]] == [
+        ["layer", "output", "parameters", "multiply–adds", "sees"],
+        ["Sequential", "4", "1,028", "1,024"],
+        ["0", "Flatten", "256"],
+        ["1", "Linear", "4", "1,028", "1,024"],
+    ]
     assert lines[-1] == "1,028 of fewer than 2,000 parameters (51%), 4.1 kB as 32-bit floats"
     assert network.training
+
+
+def test_the_layers_are_aligned_however_long_their_names() -> None:
+    named = nn.Sequential(OrderedDict({"n" * 60: nn.Flatten(), "linear": nn.Linear(256, 4)}))
+    deep = CompactCNN([{"channels": 90}, {"channels": 90, "separable": True, "repeats": 12}])
+    for network, rows in ((named, 3), (deep, 9)):
+        _, heads, *lines = summary.table(network, "mine", 16).splitlines()
+        end = heads.index("output") + len("output")
+        for line in lines[:rows]:
+            assert line[end - 1] != " "
+            assert line[end : end + 2] in ("", "  ")
 
 
 def test_without_padding_the_map_shrinks_by_the_kernel() -> None:

@@ -1,11 +1,10 @@
-"""A page in one HTML file: the results of a run or a checkpoint, or of several in columns."""
+"""A page in one HTML file: the results of a run or a checkpoint, or of several in rows."""
 
-import base64
 import json
 import math
+from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,23 @@ from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained, read, read_file
 from mnist_lit.data.reopen import reopen, split
 from mnist_lit.errors import TrustError, UserError, reason
+from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
-from mnist_lit.evaluation.figures import drawn
 from mnist_lit.evaluation.history import History
 from mnist_lit.evaluation.requirements import shown
-from mnist_lit.facts import Facts
 from mnist_lit.network import summary
 from mnist_lit.network.compact import count_parameters
 from mnist_lit.text import for_link
 
 MOST_BYTES = 2**24  # of a file in a run's folder, except checkpoints
 PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of a PNG file
+TEMPLATES = Environment(
+    loader=PackageLoader("mnist_lit", ""), autoescape=True, undefined=StrictUndefined
+)
+TEMPLATES.filters.update(shown=shown, link=for_link, yaml=OmegaConf.to_yaml)
+TEMPLATES.filters["embedded"] = lambda png: f"data:image/png;base64,{b64encode(png).decode()}"
+TEMPLATES.filters["width"] = lambda png: int.from_bytes(png[16:20], "big") * 96 // figures.DPI
+TEMPLATES.globals |= {"nan": math.nan, "series": figures.SERIES}  # null in report.json
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def _content(folder: Path, name: str) -> bytes:
 def page(
     subjects: Sequence[Subject], data_root: Path | None = None, trust: Collection[str] = ()
 ) -> str:
-    """Return a page of HTML that needs no other file: the subjects in columns.
+    """Return a page of HTML that needs no other file: of a subject, or of several side by side.
 
     Args:
         subjects: One or several, trained on the same data.
@@ -105,12 +110,11 @@ def page(
         trained = ", ".join(f"{one.name}: trained on {one.trained.facts.name}" for one in subjects)
         raise UserError(f"{trained}, but only networks for the same images can be compared")
     test = split(reopen(facts, data_root, trust), "test", facts)
-    evaluations, pictures = [], []
-    for one in subjects:
-        found = evaluate(one.trained.network, test, one.trained.facts, name=one.name)
-        evaluations.append(found)
-        pictures.append(draw(one, found, test.images))
-    return render(subjects, evaluations, pictures)
+    found = [
+        evaluate(one.trained.network, test, one.trained.facts, name=one.name) for one in subjects
+    ]
+    drawn = [draw(subjects[0], found[0], test.images)] if len(subjects) == 1 else []
+    return render(subjects, found, drawn)
 
 
 def draw(subject: Subject, evaluation: Evaluation, images: Tensor) -> dict[str, bytes]:
@@ -121,7 +125,8 @@ def draw(subject: Subject, evaluation: Evaluation, images: Tensor) -> dict[str, 
         evaluation: Its network's answers for the test images.
         images: The test images, ``uint8 [N, 1, side, side]``.
     """
-    return {**drawn(subject.trained, evaluation, images, subject.history), **subject.pictures}
+    pictures = figures.drawn(subject.trained, evaluation, images, subject.history)
+    return {**pictures, **subject.pictures}
 
 
 def render(
@@ -129,63 +134,45 @@ def render(
     evaluations: Sequence[Evaluation],
     pictures: Sequence[dict[str, bytes]],
 ) -> str:
-    """Return the page of evaluated and drawn subjects.
+    """Return the page of an evaluated subject, or of several, each in a row.
 
     A wrong ``report.json`` may raise anything here.
 
     Args:
         subjects: One or several, trained on the same data.
         evaluations: The evaluation of each, on the same test images.
-        pictures: The result of ``draw`` for each.
+        pictures: The result of ``draw`` for a single subject; empty for several.
     """
+    each = [_describe(*one) for one in zip(subjects, evaluations, strict=True)]
+    facts = subjects[0].trained.facts
+    if len(each) == 1:
+        layers = summary.table(subjects[0].trained.network, each[0]["title"], facts.side)
+        values = {"s": each[0], "figures": pictures[0], "layers": layers, "facts": facts}
+        wrong, columns = figures.mistaken(evaluations[0]), figures.MISTAKES
+        return filled("evaluation/page.html", mistaken=wrong, columns=columns, **values)
     right = [evaluation.right for evaluation in evaluations]
+    lines = {f"{n} {one['title']}": (one["history"], "val") for n, one in enumerate(each, 1)}
+    widths = [n * figures.WIDTH for n in (1, 2) if any(one.history for one in subjects)]
     return filled(
-        "evaluation/page.html",
-        figures=dict.fromkeys(chain(*sorted(pictures, key=len, reverse=True))),
-        noun=subjects[0].trained.facts.noun,
-        subjects=[_describe(*one) for one in zip(subjects, evaluations, pictures, strict=True)],
+        "evaluation/compare.html",
+        facts=facts,
+        subjects=each,
         only=[[int((one & ~other).sum()) for other in right] for one in right],
+        curves=[figures.png(figures.curves(lines, width)) for width in widths],
     )
 
 
 def filled(template: str, **values: Any) -> str:
     """Return a page made from a template, by its path in the package."""
-    environment = Environment(
-        loader=PackageLoader("mnist_lit", ""), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters |= {"shown": shown, "link": for_link, "yaml": OmegaConf.to_yaml}
-    environment.filters["embedded"] = embedded
-    environment.globals["nan"] = math.nan  # null in report.json
-    return environment.get_template(template).render(**values)
+    return TEMPLATES.get_template(template).render(**values)
 
 
-def embedded(png: bytes) -> str:
-    """Return a picture as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _describe(
-    subject: Subject, evaluation: Evaluation, pictures: dict[str, bytes]
-) -> dict[str, Any]:
-    network, facts, report = subject.trained.network, subject.trained.facts, subject.report
-    title = f"{report['model']}, seed {report['seed']}" if report else subject.name
+def _describe(subject: Subject, evaluation: Evaluation) -> dict[str, Any]:
+    report = subject.report
     return {
         **vars(subject),
-        "title": title,
+        "title": f"{report['model']}, seed {report['seed']}" if report else subject.name,
         "evaluation": evaluation,
-        "figures": pictures,
-        "parameters": count_parameters(network),
-        "layers": summary.table(network, title, facts.side),
-        "classes": [_class(evaluation, facts, number) for number in range(len(facts.classes))],
+        "confusion": evaluation.confusion.tolist(),
+        "parameters": count_parameters(subject.trained.network),
     }
-
-
-def _class(evaluation: Evaluation, facts: Facts, number: int) -> dict[str, Any]:
-    """Return the page's entry for a class."""
-    counts = evaluation.confusion[number].tolist()
-    count, right = sum(counts), counts[number]
-    counts[number] = 0
-    most = max(counts)
-    others = [name for name, times in zip(facts.classes, counts, strict=True) if times == most]
-    confused = f"{', '.join(others)} ({most}×)" if most else ""
-    return {"name": facts.classes[number], "count": count, "right": right, "confused": confused}

@@ -57,6 +57,7 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                     js_on_load=PAPER.with_suffix(".js").read_text(),
                     elem_id="paper",
                 )
+                words = gr.Markdown(HINT, elem_id="words")  # on a telephone, below the paper
                 picture = gr.Image(
                     label="or a picture of digits",
                     type="filepath",
@@ -66,10 +67,10 @@ def build(model: str, trust: tuple[str, ...] = ()) -> Any:
                         mirror=False, constraints={"video": {"facingMode": "environment"}}
                     ),
                     elem_id="picture",
+                    height=200,
                 )
+                choice = gr.Radio([*networks], value=model, label="Network", elem_id="model")
             with gr.Column():
-                choice = gr.Dropdown([*networks], value=model, label="Network", elem_id="model")
-                words = gr.Markdown(HINT, elem_id="words")
                 given = {"interactive": False, "buttons": []}
                 seen = gr.Image(
                     label="What the network sees (28×28 a digit)", elem_id="seen", **given

@@ -1,7 +1,7 @@
 """A table of a network's layers, with totals against its budget."""
 
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import repeat, takewhile
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ class Layer:
         output: Shape of its output for one image, as ``12×28×28``.
         parameters: Number of its trainable parameters.
         multiply_adds: Number of its multiply–adds for one image.
-        receptive_field: Side of its receptive field, in pixels of the image.
+        receptive_field: Side of its receptive field, in pixels of the image; 0 if unknown.
     """
 
     name: str
@@ -81,7 +81,7 @@ def table(network: nn.Module, name: str, side: int, max_parameters: int | None =
     """Return the table of a network's layers as text, with totals against the budget if given.
 
     Args:
-        network: The network; if it is no ``CompactCNN``, Lightning makes the table.
+        network: The network; if it is no ``CompactCNN``, Lightning finds its layers.
         name: Its name.
         side: Side of the images, in pixels.
         max_parameters: The budget: it should have fewer parameters; None for no budget.
@@ -92,20 +92,23 @@ def table(network: nn.Module, name: str, side: int, max_parameters: int | None =
         share = parameters / max_parameters
         total = f"{parameters:,} of fewer than {max_parameters:,} parameters ({share:.0%})"
     total += f", {4 * parameters / 1000:.1f} kB as 32-bit floats"
-    if not isinstance(network, CompactCNN):
-        return f"{name}\n{_by_lightning(network, side)}\n{total}"
-    rows = layers(network)
-    lines = [name, f"{'layer':<16}{'output':>12}{'parameters':>12}{'multiply–adds':>15}{'sees':>8}"]
+    rows = layers(network) if isinstance(network, CompactCNN) else _by_lightning(network, side)
+    cells = [["layer", "output", "parameters", "multiply–adds", "sees"]]
     for row in rows:
         counts = [f"{n:,}" if n else "" for n in (row.parameters, row.multiply_adds)]
-        sees = f"{row.receptive_field} px"
-        lines.append(f"{row.name:<16}{row.output:>12}{counts[0]:>12}{counts[1]:>15}{sees:>8}")
-    uses = sum(row.multiply_adds for row in rows) / 1e6
-    view = f"features see {receptive_field(network)} pixels"
-    return "\n".join([*lines, total, f"{uses:.2f} million multiply–adds an image, {view}"])
+        sees = f"{row.receptive_field} px" if row.receptive_field else ""
+        cells.append([row.name, row.output, *counts, sees])
+    usual = zip((16, 12, 12, 15, 8), zip(*cells, strict=True), strict=True)
+    left, *others = [max(width, 2 + max(map(len, column))) for width, column in usual]
+    lines = ["".join([c.ljust(left), *map(str.rjust, rest, others)]).rstrip() for c, *rest in cells]
+    if isinstance(network, CompactCNN):
+        uses = sum(row.multiply_adds for row in rows) / 1e6
+        view = f"features see {receptive_field(network)} pixels"
+        total += f"\n{uses:.2f} million multiply–adds an image, {view}"
+    return "\n".join([name, *lines, total])
 
 
-def _by_lightning(network: nn.Module, side: int) -> str:
+def _by_lightning(network: nn.Module, side: int) -> list[Layer]:
     # Imported here, because reading pictures needs no Lightning.
     from pytorch_lightning import LightningModule
     from pytorch_lightning.utilities.model_summary import ModelSummary
@@ -118,4 +121,9 @@ def _by_lightning(network: nn.Module, side: int) -> str:
     module.network = network
     blank = next(network.parameters(), torch.zeros(())).new_zeros(1, 1, side, side)
     module.example_input_array = blank
-    return str(ModelSummary(module.to(blank.device), max_depth=-1))
+    found = ModelSummary(module.to(blank.device), max_depth=-1)
+    kinds = zip(found.layer_names, found.layer_types, strict=True)
+    names = [f"{name.removeprefix('network').lstrip('.')} {kind}".strip() for name, kind in kinds]
+    shapes = ["×".join(map(str, shape[1:])) for shape in found.out_sizes]
+    uses = [sum(counts.values()) // 2 for counts in found.flop_counts.values()]
+    return list(map(Layer, names, shapes, found.param_nums, uses, repeat(0)))

@@ -12,25 +12,24 @@ from statistics import mean, stdev
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from scipy.stats import t
 
 from mnist_lit.checkpoints.read import read_file
 from mnist_lit.errors import CheckpointError
-from mnist_lit.evaluation import figures
+from mnist_lit.evaluation.figures import LIGHT, Points, defaults, overlay, plot, png, points
 from mnist_lit.evaluation.history import History
-from mnist_lit.evaluation.page import embedded, filled
+from mnist_lit.evaluation.page import filled
 from mnist_lit.files import write_text
 from mnist_lit.sweeps.job import Job, jobs
 from mnist_lit.text import for_csv, for_terminal
 
 # Jobs that differ only in these are repetitions of one setting.
 REPEATS = ("seed", "data.fold", "data.split_seed")
+MOST, SHOWN = 40, 5  # settings that are compared, and those whose epochs are drawn
 COLUMNS = (
     *("best_val_accuracy", "last_val_accuracy", "best_val_loss", "test_accuracy"),
     *("best_epoch", "epochs", "parameters", "passed"),
 )
-SHOWN = 5  # settings whose epochs are drawn
 
 
 def publish(
@@ -39,7 +38,7 @@ def publish(
     lines: Sequence[str],
     tables: Mapping[str, Sequence[Sequence[Any]]],
     rows: Sequence[Sequence[Any]],
-    drawn: Mapping[str, bytes],
+    drawn: Mapping[str, Figure],
     after: Sequence[str],
 ) -> str:
     """Write ``results.csv`` and ``results.html`` into a folder; return the text to print.
@@ -51,15 +50,15 @@ def publish(
         tables: Rows by the title of the table, heads first. A cell is a text, or a tuple of one
             command.
         rows: All jobs or trials, heads first. The first value of each row is the folder.
-        drawn: Figures by their titles, as PNG.
+        drawn: Figures by their titles.
         after: Lines to print after the first table.
     """
-    text = io.StringIO()
+    text, heads = io.StringIO(), rows[0]
     csv.writer(text, lineterminator="\n").writerows(map(for_csv, row) for row in rows)
     write_text(folder / "results.csv", text.getvalue())
-    every = [[_link(folder, str(place)), *map(short, rest)] for place, *rest in rows[1:]]
-    tables = {**tables, "All": [rows[0], *every]}
-    pictures = {name: embedded(content) for name, content in drawn.items()}
+    every = [[_link(folder, str(row[0])), *map(short, row[1:], heads[1:])] for row in rows[1:]]
+    tables = {**tables, "All": [heads, *every]}
+    pictures = {name: png(figure) for name, figure in drawn.items()}
     page = filled("sweeps/sweep.html", title=title, lines=lines, tables=tables, figures=pictures)
     write_text(folder / "results.html", page)
     cells = [[for_terminal(cell) for cell in row] for row in next(iter(tables.values()))]
@@ -73,14 +72,10 @@ def worded(key: str) -> str:
     return re.sub(r"_metrics\.|[_/]", " ", key)
 
 
-def worth(value: float, key: str) -> str:
-    """Return the number of that key as text for a person."""
-    return f"{value:.2%}" if "accuracy" in key else f"{value:.4f}"
-
-
-def short(value: Any) -> str:
-    """Return a value as text for a person."""
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+def short(value: Any, key: str = "") -> str:
+    """Return a value, of a key of a report, as text for a person; accuracies in per cent."""
+    digits = ".2%" if "accuracy" in key else ".5g"
+    return format(value, digits) if isinstance(value, float) else str(value)
 
 
 def _link(folder: Path, place: str) -> Any:
@@ -129,7 +124,7 @@ def settings(found: Sequence[Job]) -> list[Setting]:
     return sorted(each.values(), key=lambda one: mean(one.values) if lower else -mean(one.values))
 
 
-@figures.defaults
+@defaults
 def write(sweep: Path) -> str:
     """Write ``results.csv`` and ``results.html``, and return the table as text."""
     found = jobs(sweep)
@@ -150,8 +145,8 @@ def write(sweep: Path) -> str:
         what = f"{worded(first.ranked_by)}, ± the standard deviation over seeds or folds."
         how = f"Bars are 95% intervals of the mean. Protocol: {first.report['protocol']}."
         lines += [what, how]
-        plots = {"Settings": compared, "Epochs of the best": epochs}
-        drawn = {name: figures.png(plot(each)) for name, plot in plots.items()}
+        drawn = {f"{worded(first.ranked_by)} of the settings": compared(each)}
+        drawn["validation error of the best"] = epochs(each)
     tables = {"Settings, best first": table(each) if each else []}
     return publish(sweep, f"Sweep {sweep.name}", lines, tables, rows, drawn, left)
 
@@ -170,35 +165,32 @@ def table(found: Sequence[Setting]) -> list[list[str]]:
 
 
 def compared(found: Sequence[Setting]) -> Figure:
-    """Plot every job's value and each setting's mean with its 95 % interval, by Student's t."""
-    figure = Figure(figsize=(9, 0.4 * len(found) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    for place, one in enumerate(reversed(found)):
-        number, half = len(one.values), None
-        axes.plot(one.values, [place] * number, "o", color="0.7", ms=4)
-        if number > 1:
-            half = t.ppf(0.975, number - 1) * stdev(one.values) / math.sqrt(number)
-        axes.errorbar(mean(one.values), place, xerr=half, fmt="D", color="C0", capsize=3, ms=5)
-    axes.set_yticks(range(len(found)), [one.name for one in reversed(found)])
-    axes.set_xlabel(worded(found[0].jobs[0].ranked_by))
-    axes.grid(alpha=0.3, axis="x")
+    """Plot every job's value and each setting's mean with its 95% interval, by Student's t."""
+    shown, accuracy = found[:MOST], "accuracy" in found[0].jobs[0].ranked_by
+    share, unit = (100, "%") if accuracy else (1, "")
+    figure, (axes,) = plot(height=0.42 * len(shown) + 0.7)
+    for place, one in enumerate(shown):
+        values, half = [share * value for value in one.values], None
+        axes.plot(values, [place] * len(values), "o", color=LIGHT["quiet"], ms=4, alpha=0.5)
+        if len(values) > 1:
+            half = t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+        axes.errorbar(mean(values), place, xerr=half, fmt="D", color=LIGHT["mark"], capsize=3, ms=5)
+        words = for_terminal(f"{place + 1}  {one.name}", 66)
+        axes.text(0.02, place - 0.3, words, size=8, transform=axes.get_yaxis_transform())
+    axes.set(ylim=(len(shown) - 0.5, -0.8), yticks=[])
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter(f"{{x:g}}{unit}")
     return figure
 
 
 def epochs(found: Sequence[Setting]) -> Figure:
     """Plot the validation error of every job of the best settings against the epoch."""
-    figure, (axes,) = figures.plot(9, 4.5)
-    axes.set_yscale("log", nonpositive="mask")
-    for place, setting in enumerate(found[:SHOWN]):
+    lines: dict[str, list[Points]] = {f"{n}": [] for n, _ in enumerate(found[:SHOWN], 1)}
+    for setting, drawn in zip(found, lines.values(), strict=False):
         for one in setting.jobs:
             with suppress(CheckpointError):  # the checkpoint has been removed
                 kept = read_file(one.folder / "checkpoints" / "last.ckpt")
-                rows = History.of(kept).validated
-                wrong = [100 * (1 - row.val_accuracy) for row in rows]
-                axes.plot([row.epoch for row in rows], wrong, "o-", ms=3, color=f"C{place}")
-        axes.plot([], color=f"C{place}", label=setting.name)
-    figures.label_log(axes.yaxis)
-    axes.set(xlabel="epoch", ylabel="% of validation images wrong")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=8)
+                drawn.append(points(History.of(kept), "val_accuracy"))
+    figure, (axes,) = plot(names=lines)
+    overlay(axes, "% of the images", lines)
     return figure

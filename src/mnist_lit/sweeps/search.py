@@ -23,7 +23,7 @@ from mnist_lit.sweeps import study
 from mnist_lit.sweeps.grid import values
 from mnist_lit.sweeps.job import CONFIG, WRITTEN, Job, identity, refuse_others, write_config
 from mnist_lit.sweeps.processes import Processes
-from mnist_lit.sweeps.results import worth
+from mnist_lit.sweeps.results import short
 from mnist_lit.text import masked, show
 from mnist_lit.training.hydra import build_run
 from mnist_lit.training.resume import differing, options_of
@@ -204,7 +204,7 @@ class Search:
         value, state = None, TrialState.FAIL
         try:
             value = training.result()
-            state, said = TrialState.COMPLETE, worth(value, name)
+            state, said = TrialState.COMPLETE, short(value, name)
         except TrialPruned as pruned:
             state, said = TrialState.PRUNED, f"pruned after {pruned}"
         except Exception as error:
@@ -215,7 +215,7 @@ class Search:
         del self.running[training]
         self.succeeded.append(state is not TrialState.FAIL)
         first = study.best_first(self.study)[:1]
-        best = [f"  (best {worth(one.values[0], name)}, trial {one.number})" for one in first]
+        best = [f"  (best {short(one.values[0], name)}, trial {one.number})" for one in first]
         show("".join([f"{label}  {said}  {took.total_seconds():.0f} s", *best]))
 
     def _train(self, trial: optuna.Trial) -> float:

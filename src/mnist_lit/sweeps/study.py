@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytorch_lightning as pl
+from matplotlib.figure import Figure
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
@@ -20,8 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_lit.config.schema import Search
 from mnist_lit.errors import ConfigError, reason
-from mnist_lit.evaluation import figures
-from mnist_lit.sweeps.results import publish, short, worded, worth
+from mnist_lit.evaluation.figures import LIGHT, defaults, logarithmic, overlay, plot
+from mnist_lit.sweeps.results import publish, short, worded
 from mnist_lit.text import masked
 
 # Seconds between heartbeats, and without one until a trial counts as killed.
@@ -188,12 +189,12 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
     commands: list[list[Any]] = [["trial", "command"]]
     for one in best_first(study)[:SHOWN]:
         values = [short(one.params.get(name, "–")) for name in names]
-        best.append([str(one.number), worth(one.value or 0.0, name), *values])
+        best.append([str(one.number), short(one.value, name), *values])
         words = [*command, *(f"{name}={value}" for name, value in one.params.items())]
         commands.append([str(one.number), (shlex.join(words),)])
-    drawn = _figures(study) if best[1:] else {}
+    drawn = _figures(study, name) if best[1:] else {}
     lines = [
-        f"{count(study)}. A value is the mean of a trial's trainings.",
+        f"{count(study)}. A value is the mean of a trial's trainings; pruned trials are gray.",
         "The best of many trials is optimistic: confirm it on other splits and seeds.",
     ]
     tables = {"The best": best, "Train one of them again, and test it": commands}
@@ -202,23 +203,48 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
     return f"{study.study_name}: {count(study)}\n{said}"
 
 
-@figures.defaults
-def _figures(study: optuna.Study) -> dict[str, bytes]:
-    from optuna.visualization import matplotlib as draw
-
-    drawn = {}
-    for name, plot in (
-        ("History", draw.plot_optimization_history),
-        ("Importances", draw.plot_param_importances),
-        ("Values of each parameter", draw.plot_slice),
-        ("Epochs", draw.plot_intermediate_values),
-    ):
+@defaults
+def _figures(study: optuna.Study, objective: str) -> dict[str, Figure]:
+    shares: dict[str, float] = {}
+    with warnings.catch_warnings(), suppress(Exception):
         # For too few trials or equal values, Optuna raises various exceptions.
-        with warnings.catch_warnings(), suppress(Exception):
-            warnings.simplefilter("ignore")  # about experimental plots and few trials
-            axes: Any = plot(study)
-            figure: Any = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
-            figure.set_size_inches(9, 4.5)
-            figure.set_layout_engine("constrained")
-            drawn[name] = figures.png(figure)
+        warnings.simplefilter("ignore")  # about few trials
+        shares = optuna.importance.get_param_importances(study)
+    valued = [one for one in study.trials if one.values is not None]
+    drawn = {}
+    for name in ["trial", *dict.fromkeys(name for one in valued for name in one.params)]:
+        decides = f", which decides {shares[name]:.0%}" if name in shares else ""
+        drawn[f"{worded(objective)} by {name}{decides}"] = _values(valued, objective, name)
+    drawn["validation error of all trials"] = _reports(study.trials, best_first(study)[0])
     return drawn
+
+
+def _values(trials: Sequence[FrozenTrial], objective: str, name: str) -> Figure:
+    """Plot the values of trials against a parameter, or against their numbers.
+
+    The axis of an accuracy is logarithmic in the error. Pruned trials are gray, with the value of
+    their last epoch.
+    """
+    figure, (axes,) = plot(height=2.2)
+    accuracy, each = "accuracy" in objective, [one.values[0] for one in trials]
+    heights = [100 * (1 - value) for value in each] if accuracy else each
+    colours = [LIGHT["mark" if one.state is TrialState.COMPLETE else "line"] for one in trials]
+    axes.scatter([one.params.get(name, one.number) for one in trials], heights, 16, colours)
+    if any(getattr(one.distributions.get(name), "log", False) for one in trials):
+        logarithmic(axes.xaxis)
+    if accuracy:
+        logarithmic(axes.yaxis)
+        axes.yaxis.set_major_formatter(lambda height, _: f"{100 - height:.4g}%")
+        axes.invert_yaxis()
+    return figure
+
+
+def _reports(trials: Sequence[FrozenTrial], best: FrozenTrial) -> Figure:
+    """Plot the validation error of every trial against the epoch; the best has a colour."""
+    figure, (axes,) = plot(names=[f"#{best.number}"])
+    for one in [*trials, best]:
+        each = one.intermediate_values
+        line = [*each], [100 * (1 - value) for value in each.values()]
+        axes.plot(*line, color=LIGHT["line"], lw=0.8)
+    overlay(axes, "% of the images", {f"#{best.number}": [line]})
+    return figure

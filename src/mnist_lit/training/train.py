@@ -217,8 +217,7 @@ def _draw(
         images = data.train
     else:
         images = Images(*next(iter(data.train_dataloader())))
-    samples = figures.augmented_samples(images, run.module.augmentations, run.facts)
-    augmented = {"augmentation": figures.png(samples)}
+    augmented = {"augmentation": figures.augmented_samples(images, run.module.augmentations)}
     subject = page.Subject(run_dir, best, outcome, run.record.history, augmented)
     pictures = page.draw(subject, evaluation, test.images)
     for name, content in pictures.items():
