@@ -269,7 +269,7 @@ def drawing(address: str, browser: Tab) -> None:
 def comparison() -> bytes:
     """Compare two networks on a page."""
     html = page([open_subject("final"), open_subject("nano")])
-    return screenshot(lambda browser: browser.set_content(html), 1300, 1250)
+    return screenshot(lambda browser: browser.set_content(html), 700, 780)
 
 
 def screenshot(prepare: Callable[[Tab], object], width: int, height: int) -> bytes:

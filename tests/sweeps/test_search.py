@@ -1,6 +1,7 @@
 """Searches: trials that fail, are pruned, repeated and killed, and their results."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -25,11 +26,20 @@ from optuna.trial import TrialState, create_trial
 
 from mnist_lit.config.schema import Search
 from mnist_lit.errors import ConfigError
+from mnist_lit.evaluation import figures
 from mnist_lit.sweeps import job
 from mnist_lit.sweeps import search as trials
 from mnist_lit.sweeps.processes import Processes, came_to
 from mnist_lit.sweeps.search import distribution
-from mnist_lit.sweeps.study import begun, count, opened_study, take_back, trial_id, write
+from mnist_lit.sweeps.study import (
+    _figures,
+    begun,
+    count,
+    opened_study,
+    take_back,
+    trial_id,
+    write,
+)
 from mnist_lit.training import rundir
 from mnist_lit.training.train import train
 from tests.conftest import PROJECT, TINY, Here
@@ -80,6 +90,31 @@ def study(tmp_path: Path) -> Study:
 
 def database(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 's/study.db'}"
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.0], [0.1, 0.99, 1.0]])
+def test_the_figures_of_a_search_show_every_trial(values: list[float]) -> None:
+    kinds = CategoricalDistribution(("[distort,noise]", "none"))
+    rates = FloatDistribution(1e-3, 1.0, log=True)
+    found = optuna.create_study(direction="maximize")
+    for number, value in enumerate(values):
+        params = {"augmentation": kinds.choices[number % 2], "optimizer.lr": 10.0**-number}
+        spaces = {"augmentation": kinds, "optimizer.lr": rates}
+        more: Any = {"distributions": spaces, "intermediate_values": {1: value}}
+        found.add_trial(create_trial(value=value, params=params, **more))
+    found.add_trial(create_trial(value=0.5, state=TrialState.PRUNED))
+    *scattered, epochs = _figures(found, "last_val_accuracy").values()
+    assert len(scattered) == 3
+    for figure in scattered:
+        assert figures.png(figure)
+        (axes,) = figure.axes
+        (points,) = axes.collections
+        inside = axes.bbox.contains
+        assert all(inside(*place) for place in axes.transData.transform(points.get_offsets()))
+        labels = [one.get_window_extent() for one in axes.get_xticklabels()]
+        assert not any(one.overlaps(other) for one, other in itertools.pairwise(labels))
+        assert {one.get_text()[-1] for one in axes.get_yticklabels()} == {"%"}
+    assert [text.get_text() for text in epochs.axes[0].texts] == [f"#{found.best_trial.number}"]
 
 
 @pytest.mark.slow

@@ -196,8 +196,7 @@ def mistaken(evaluation: Evaluation) -> list[int]:
     """
     wrong = (~evaluation.right).nonzero().flatten()
     order = evaluation.probabilities[wrong].amax(dim=1).argsort(descending=True)
-    places: list[int] = wrong[order][: 30 if len(wrong) > 200 else None].tolist()
-    return places
+    return list(wrong[order][: 30 if len(wrong) > 200 else None].tolist())
 
 
 def first_layer(filters: Float[Tensor, "n k k"]) -> bytes:

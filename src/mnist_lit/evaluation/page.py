@@ -32,7 +32,8 @@ TEMPLATES = Environment(
 TEMPLATES.filters.update(shown=shown, link=for_link, yaml=OmegaConf.to_yaml)
 TEMPLATES.filters["embedded"] = lambda png: f"data:image/png;base64,{b64encode(png).decode()}"
 TEMPLATES.filters["width"] = lambda png: int.from_bytes(png[16:20], "big") * 96 // figures.DPI
-TEMPLATES.globals |= {"nan": math.nan, "series": figures.SERIES}  # null in report.json
+# In report.json, NaN is null.
+TEMPLATES.globals |= {"nan": math.nan, "series": figures.SERIES, "columns": figures.MISTAKES}
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,7 @@ def render(
     if len(each) == 1:
         layers = summary.table(subjects[0].trained.network, each[0]["title"], facts.side)
         values = {"s": each[0], "figures": pictures[0], "layers": layers, "facts": facts}
-        wrong, columns = figures.mistaken(evaluations[0]), figures.MISTAKES
-        return filled("evaluation/page.html", mistaken=wrong, columns=columns, **values)
+        return filled("evaluation/page.html", mistaken=figures.mistaken(evaluations[0]), **values)
     right = [evaluation.right for evaluation in evaluations]
     lines = {f"{n} {one['title']}": (one["history"], "val") for n, one in enumerate(each, 1)}
     widths = [n * figures.WIDTH for n in (1, 2) if any(one.history for one in subjects)]

@@ -214,7 +214,8 @@ def _figures(study: optuna.Study, objective: str) -> dict[str, Figure]:
     drawn = {}
     for name in ["trial", *dict.fromkeys(name for one in valued for name in one.params)]:
         decides = f", which decides {shares[name]:.0%}" if name in shares else ""
-        drawn[f"{worded(objective)} by {name}{decides}"] = _values(valued, objective, name)
+        having = [one for one in valued if name in ("trial", *one.params)]
+        drawn[f"{worded(objective)} by {name}{decides}"] = _values(having, objective, name)
     drawn["validation error of all trials"] = _reports(study.trials, best_first(study)[0])
     return drawn
 
@@ -227,9 +228,12 @@ def _values(trials: Sequence[FrozenTrial], objective: str, name: str) -> Figure:
     """
     figure, (axes,) = plot(height=2.2)
     accuracy, each = "accuracy" in objective, [one.values[0] for one in trials]
-    heights = [100 * (1 - value) for value in each] if accuracy else each
-    colours = [LIGHT["mark" if one.state is TrialState.COMPLETE else "line"] for one in trials]
+    # A logarithmic axis has no 0.
+    heights = [max(0.01, 100 * (1 - value)) for value in each] if accuracy else each
+    colours = [LIGHT["mark" if one.state is TrialState.COMPLETE else "quiet"] for one in trials]
     axes.scatter([one.params.get(name, one.number) for one in trials], heights, 16, colours)
+    if name == "trial":
+        axes.locator_params(axis="x", integer=True)
     if any(getattr(one.distributions.get(name), "log", False) for one in trials):
         logarithmic(axes.xaxis)
     if accuracy:
@@ -245,6 +249,6 @@ def _reports(trials: Sequence[FrozenTrial], best: FrozenTrial) -> Figure:
     for one in [*trials, best]:
         each = one.intermediate_values
         line = [*each], [100 * (1 - value) for value in each.values()]
-        axes.plot(*line, color=LIGHT["line"], lw=0.8)
+        axes.plot(*line, color=LIGHT["quiet"], lw=0.4)
     overlay(axes, "% of the images", {f"#{best.number}": [line]})
     return figure
