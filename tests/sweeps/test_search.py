@@ -101,8 +101,8 @@ def test_the_figures_of_a_search_show_every_trial(values: list[float]) -> None:
         params = {"augmentation": kinds.choices[number % 2], "optimizer.lr": 10.0**-number}
         spaces = {"augmentation": kinds, "optimizer.lr": rates}
         more: Any = {"distributions": spaces, "intermediate_values": {1: value}}
-        found.add_trial(optuna.trial.create_trial(value=value, params=params, **more))
-    found.add_trial(optuna.trial.create_trial(value=0.5, state=TrialState.PRUNED))
+        found.add_trial(create_trial(value=value, params=params, **more))
+    found.add_trial(create_trial(value=0.5, state=TrialState.PRUNED))
     *scattered, epochs = _figures(found, "last_val_accuracy").values()
     assert len(scattered) == 3
     for figure in scattered:

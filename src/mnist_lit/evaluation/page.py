@@ -32,7 +32,7 @@ TEMPLATES = Environment(
 TEMPLATES.filters.update(shown=shown, link=for_link, yaml=OmegaConf.to_yaml)
 TEMPLATES.filters["embedded"] = lambda png: f"data:image/png;base64,{b64encode(png).decode()}"
 TEMPLATES.filters["width"] = lambda png: int.from_bytes(png[16:20], "big") * 96 // figures.DPI
-# NaN is null in report.json.
+# In report.json, NaN is null.
 TEMPLATES.globals |= {"nan": math.nan, "series": figures.SERIES, "columns": figures.MISTAKES}
 
 
