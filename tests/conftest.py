@@ -185,7 +185,12 @@ def here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Here:
     """Do what ``python train.py`` does, in this process, which has loaded torch already."""
+    from hydra.core.hydra_config import HydraConfig
+
     from mnist_lit.training import hydra
+
+    # Else a later training in this process would lie in the sweep of this one.
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         monkeypatch.chdir(tmp_path)

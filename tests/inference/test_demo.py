@@ -237,7 +237,7 @@ def touch(page: Page, *fingers: tuple[float, float] | None) -> dict[str, Any]:
 def test_one_finger_draws_whatever_else_touches_the_paper(browser: Browser, address: str) -> None:
     phone = browser.new_page(viewport={"width": 600, "height": 780}, has_touch=True, is_mobile=True)
     phone.goto(address)
-    phone.wait_for_selector("#paper canvas", timeout=60_000)
+    phone.locator("#paper canvas").tap(trial=True, timeout=60_000)  # waits until it stays in place
     finger = phone.context.new_cdp_session(phone)
 
     def send(kind: str, *fingers: tuple[float, float] | None) -> None:
