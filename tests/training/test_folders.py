@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
@@ -357,8 +358,17 @@ def test_a_run_killed_before_its_first_last_checkpoint_starts_anew(
     (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
     before = (tmp_path / "run" / "checkpoints" / "best.ckpt").read_bytes()
     assert here(*NAMED).stderr.startswith("error: hydra.run.dir=run: another run lies there; give")
+    (tmp_path / "run" / "checkpoints" / "best.ckpt.old").write_text("of an earlier start")
+    files = sorted(tmp_path.rglob("*"))
+    assert here(*NAMED, "ckpt_path=auto", "model.dropout=2").returncode == 1
+    with FileLock(tmp_path / "run" / rundir.OURS / "lock", is_singleton=False):
+        assert "another process" in here(*NAMED, "ckpt_path=auto").stderr
+    (tmp_path / "run" / rundir.OURS).rename(tmp_path / "away")
+    assert "another run lies there" in here(*NAMED, "ckpt_path=auto").stderr
+    (tmp_path / "away").rename(tmp_path / "run" / rundir.OURS)
+    assert sorted(tmp_path.rglob("*")) == files
     assert here(*NAMED, "ckpt_path=auto").returncode == 0
-    assert (tmp_path / "run" / "checkpoints" / "best.ckpt.old").read_bytes() == before
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt.old1").read_bytes() == before
     assert (tmp_path / "run" / "report.json").is_file()
 
 
