@@ -230,7 +230,7 @@ def test_a_lock_that_is_no_lock_ends_a_sweep_in_a_line(here: Here, tmp_path: Pat
     assert (tmp_path / "sweep/0/run.log").is_file()
 
 
-@pytest.mark.parametrize("name", ["multirun.yaml", "results.csv", "results.html"])
+@pytest.mark.parametrize("name", ["multirun.yaml", "results.csv", "results.html", "study.db"])
 def test_a_folder_with_files_of_somebody_else_is_no_sweep(
     name: str, here: Here, tmp_path: Path
 ) -> None:
@@ -240,6 +240,20 @@ def test_a_folder_with_files_of_somebody_else_is_no_sweep(
     assert done.stderr == f"error: mine/{name}: not of a sweep; give another hydra.sweep.dir\n"
     assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
     assert (tmp_path / "mine" / name).read_text() == "mine"
+
+
+def test_a_grid_and_a_search_have_folders_of_their_own(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    search = ("hparams_search=default", "optimizer.lr=interval(0.01,0.1)")
+    for config, words, before in (
+        ("search: {study: a}", ["-m", BASIC, "seed=3"], "the study a"),
+        ("search: {study: a}", search, "the study a"),
+        ("search: null", search, "a grid"),
+    ):
+        (tmp_path / "s/multirun.yaml").write_text(f"{config} # {job.OURS}")
+        done = here(*words, *TINY, "hydra.sweep.dir=s")
+        assert done.stderr.endswith(f"s: {before} lies there; give another hydra.sweep.dir\n")
+        assert [path.name for path in (tmp_path / "s").iterdir()] == ["multirun.yaml"]
 
 
 @pytest.mark.parametrize(
