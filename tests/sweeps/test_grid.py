@@ -301,6 +301,22 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     return seen
 
 
+def test_a_job_writes_through_no_link(
+    planned: dict[str, list[Any]], here: Here, tmp_path: Path
+) -> None:
+    command = ("-m", *TINY, BASIC, "seed=0", "hydra.sweep.dir=sweep")
+    assert here(*command).stderr == "error: of 1 job 1 waiting\n"
+    (tmp_path / "theirs").mkdir()
+    for link in (tmp_path / "sweep/0/.hydra", tmp_path / "1"):
+        link.symlink_to(tmp_path / "theirs")
+    done = here(*command)
+    assert done.stderr.endswith("sweep/0/.hydra: is a link, and a run writes there; remove it\n")
+    for place in ("1", "1/0"):  # of a trial, and of a training of a trial
+        with pytest.raises(ConfigError, match="is a link, and a job writes there; remove it"):
+            job.Job(tmp_path / place, 0, [], {}).write()
+    assert not list((tmp_path / "theirs").iterdir())
+
+
 def test_jobs_that_differ_in_seeds_are_checked_once(
     planned: dict[str, list[Any]], here: Here, tmp_path: Path
 ) -> None:

@@ -46,8 +46,15 @@ class Job:
     config: dict[str, Any]
     label: str = ""
 
+    def refuse_links(self) -> None:
+        """Raise ``ConfigError`` if the job would write through a link in its sweep's folder."""
+        if self.folder.resolve() != self.folder:
+            raise ConfigError(f"{self.folder}: is a link, and a job writes there; remove it")
+        rundir.refuse_links(self.folder)
+
     def write(self) -> None:
-        """Make the folder and, in it, ``job.json``."""
+        """Make the folder and, in it, ``job.json``; raises ``ConfigError`` if one is a link."""
+        self.refuse_links()
         (self.folder / rundir.OURS).mkdir(parents=True, exist_ok=True)
         kept = {key: value for key, value in asdict(self).items() if key != "folder"}
         write_text(self.folder / rundir.JOB, json.dumps(kept, indent=1) + "\n")

@@ -89,14 +89,15 @@ def claim(
     The process that has the lock may claim it again. Only the first process of a run locks it.
 
     Raises:
-        ConfigError: Another process trains there, the run is finished, the folder has another run
-            or a file that this run would replace, or it cannot be made.
+        ConfigError: Another process trains there, the run is finished, the folder has another run,
+            a file that this run would replace or a link that it would follow, or it cannot be made.
     """
     # The system releases the lock of a dead process. A process has one counting lock per folder.
     lock = FileLock(folder.resolve() / OURS / "lock", timeout=0, is_singleton=True)
     if lock.is_locked or not is_first():
         return lock.acquire() if lock.is_locked else nullcontext()
     try:
+        refuse_links(folder)
         if not goes_on(folder, ckpt_path):
             _refuse_others(folder, key, auto)
         elif (folder / "report.json").is_file():
@@ -113,6 +114,16 @@ def claim(
     except OSError as error:
         words = f"cannot be made: {error.strerror}; give another folder"
         raise ConfigError(f"{key}={folder}: {words}") from None
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise ``ConfigError`` if a run would write there through a link; the folder may be one."""
+    names = (OURS, HYDRAS, JOB, "output.log", *WRITTEN)
+    places = ("*", f"{OURS}/*", f"{HYDRAS}/*")
+    for path in (path for place in places for path in folder.glob(place)):
+        written = path.parent != folder or any(path.match(name) for name in names)
+        if written and path.is_symlink():
+            raise ConfigError(f"{path}: is a link, and a run writes there; remove it")
 
 
 def _refuse_others(folder: Path, key: str, auto: bool) -> None:
