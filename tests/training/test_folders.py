@@ -16,10 +16,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_lit import compose, train
+from mnist_lit.config.check import parse
 from mnist_lit.errors import ConfigError
 from mnist_lit.evaluation.provenance import override
 from mnist_lit.files import UNFINISHED
 from mnist_lit.training import hydra, rundir
+from mnist_lit.training.build import build_loggers
 from tests.conftest import PROJECT, TINY, Here
 from tests.own import Boom
 
@@ -323,10 +325,25 @@ def test_a_run_needs_a_name_that_is_one(here: Here, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", [".mnist-lit", ".hydra/config.yaml", "run.log", "checkpoints"])
+def test_a_run_writes_through_no_link(name: str, here: Here, tmp_path: Path) -> None:
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True)
+    (tmp_path / "theirs").mkdir()
+    link.symlink_to(tmp_path / "theirs")
+    done = here(*NAMED)
+    assert done.stderr == f"error: run/{name}: is a link, and a run writes there; remove it\n"
+    assert not list((tmp_path / "theirs").iterdir())
+
+
 def test_curves_of_others_stay(tiny: Callable[..., DictConfig], tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("mine")
     with pytest.raises(ConfigError, match=r"logger\.csv: .*metrics\.csv would be replaced; give"):
         train(tiny("logger=csv", f"logger.csv.save_dir={tmp_path}"))
+    begun = {"ckpt_path": "elsewhere/checkpoints/last.ckpt", "run_dir": str(tmp_path / "new")}
+    config = parse(tiny("logger=csv", f"logger.csv.save_dir={tmp_path}"))
+    with pytest.raises(ConfigError, match=r"logger\.csv: .*metrics\.csv would be replaced; give"):
+        build_loggers(config.model_copy(update=begun), {})
     assert (tmp_path / "metrics.csv").read_text() == "mine"
     assert not (tmp_path / "hparams.yaml").exists()
 
