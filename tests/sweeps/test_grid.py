@@ -17,6 +17,7 @@ from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
 
 from mnist_lit import MNISTDataModule
 from mnist_lit.data.batches import folds
@@ -271,6 +272,22 @@ def test_a_job_lies_within_the_folder_of_its_sweep(place: str, here: Here, tmp_p
     assert done.stderr.startswith(f"error: hydra.sweep.subdir={said}: not a folder within ")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_job_imports_nothing_of_the_working_folder_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit('theirs')")
+    monkeypatch.setattr(sys, "argv", [str(Path(sys.executable).with_name("mnist-lit"))])
+    sources = [{"provider": "main", "path": "file:///conf"}]
+    hydras = {"runtime": {"config_sources": sources}, "job": {"config_name": "config"}}
+    launcher = processes.Processes(n_jobs=1)
+    launcher.config = OmegaConf.create({"hydra": hydras})
+    python, script, command, *_ = launcher._program()
+    assert command == "train"
+    words = [python, script, "--version"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("mnist-lit ")
 
 
 def test_a_folder_may_be_named_like_a_number_of_hydra() -> None:
