@@ -17,6 +17,7 @@ from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
 
 from mnist_lit import MNISTDataModule
 from mnist_lit.data.batches import folds
@@ -230,7 +231,7 @@ def test_a_lock_that_is_no_lock_ends_a_sweep_in_a_line(here: Here, tmp_path: Pat
     assert (tmp_path / "sweep/0/run.log").is_file()
 
 
-@pytest.mark.parametrize("name", ["multirun.yaml", "results.csv", "results.html"])
+@pytest.mark.parametrize("name", ["multirun.yaml", "results.csv", "results.html", "study.db"])
 def test_a_folder_with_files_of_somebody_else_is_no_sweep(
     name: str, here: Here, tmp_path: Path
 ) -> None:
@@ -240,6 +241,20 @@ def test_a_folder_with_files_of_somebody_else_is_no_sweep(
     assert done.stderr == f"error: mine/{name}: not of a sweep; give another hydra.sweep.dir\n"
     assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
     assert (tmp_path / "mine" / name).read_text() == "mine"
+
+
+def test_a_grid_and_a_search_have_folders_of_their_own(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    search = ("hparams_search=default", "optimizer.lr=interval(0.01,0.1)")
+    for config, words, before in (
+        ("search: {study: a}", ["-m", BASIC, "seed=3"], "the study a"),
+        ("search: {study: a}", search, "the study a"),
+        ("search: null", search, "a grid"),
+    ):
+        (tmp_path / "s/multirun.yaml").write_text(f"{config} # {job.OURS}")
+        done = here(*words, *TINY, "hydra.sweep.dir=s")
+        assert done.stderr.endswith(f"s: {before} lies there; give another hydra.sweep.dir\n")
+        assert [path.name for path in (tmp_path / "s").iterdir()] == ["multirun.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +272,22 @@ def test_a_job_lies_within_the_folder_of_its_sweep(place: str, here: Here, tmp_p
     assert done.stderr.startswith(f"error: hydra.sweep.subdir={said}: not a folder within ")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_job_imports_nothing_of_the_working_folder_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit('theirs')")
+    monkeypatch.setattr(sys, "argv", [str(Path(sys.executable).with_name("mnist-lit"))])
+    sources = [{"provider": "main", "path": "file:///conf"}]
+    hydras = {"runtime": {"config_sources": sources}, "job": {"config_name": "config"}}
+    launcher = processes.Processes(n_jobs=1)
+    launcher.config = OmegaConf.create({"hydra": hydras})
+    python, script, command, *_ = launcher._program()
+    assert command == "train"
+    words = [python, script, "--version"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("mnist-lit ")
 
 
 def test_a_folder_may_be_named_like_a_number_of_hydra() -> None:
@@ -285,6 +316,22 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     monkeypatch.setattr(grid, "build_run", built)
     monkeypatch.setattr(Plugins, "instantiate_launcher", lambda self, **given: Nothing())
     return seen
+
+
+def test_a_job_writes_through_no_link(
+    planned: dict[str, list[Any]], here: Here, tmp_path: Path
+) -> None:
+    command = ("-m", *TINY, BASIC, "seed=0", "hydra.sweep.dir=sweep")
+    assert here(*command).stderr == "error: of 1 job 1 waiting\n"
+    (tmp_path / "theirs").mkdir()
+    for link in (tmp_path / "sweep/0/.hydra", tmp_path / "1"):
+        link.symlink_to(tmp_path / "theirs")
+    done = here(*command)
+    assert done.stderr.endswith("sweep/0/.hydra: is a link, and a run writes there; remove it\n")
+    for place in ("1", "1/0"):  # of a trial, and of a training of a trial
+        with pytest.raises(ConfigError, match="is a link, and a job writes there; remove it"):
+            job.Job(tmp_path / place, 0, [], {}).write()
+    assert not list((tmp_path / "theirs").iterdir())
 
 
 def test_jobs_that_differ_in_seeds_are_checked_once(

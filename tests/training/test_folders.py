@@ -11,14 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_lit import compose, train
+from mnist_lit.config.check import parse
 from mnist_lit.errors import ConfigError
 from mnist_lit.evaluation.provenance import override
 from mnist_lit.files import UNFINISHED
 from mnist_lit.training import hydra, rundir
+from mnist_lit.training.build import build_loggers
 from tests.conftest import PROJECT, TINY, Here
 from tests.own import Boom
 
@@ -322,10 +325,25 @@ def test_a_run_needs_a_name_that_is_one(here: Here, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", [".mnist-lit", ".hydra/config.yaml", "run.log", "checkpoints"])
+def test_a_run_writes_through_no_link(name: str, here: Here, tmp_path: Path) -> None:
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True)
+    (tmp_path / "theirs").mkdir()
+    link.symlink_to(tmp_path / "theirs")
+    done = here(*NAMED)
+    assert done.stderr == f"error: run/{name}: is a link, and a run writes there; remove it\n"
+    assert not list((tmp_path / "theirs").iterdir())
+
+
 def test_curves_of_others_stay(tiny: Callable[..., DictConfig], tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("mine")
     with pytest.raises(ConfigError, match=r"logger\.csv: .*metrics\.csv would be replaced; give"):
         train(tiny("logger=csv", f"logger.csv.save_dir={tmp_path}"))
+    begun = {"ckpt_path": "elsewhere/checkpoints/last.ckpt", "run_dir": str(tmp_path / "new")}
+    config = parse(tiny("logger=csv", f"logger.csv.save_dir={tmp_path}"))
+    with pytest.raises(ConfigError, match=r"logger\.csv: .*metrics\.csv would be replaced; give"):
+        build_loggers(config.model_copy(update=begun), {})
     assert (tmp_path / "metrics.csv").read_text() == "mine"
     assert not (tmp_path / "hparams.yaml").exists()
 
@@ -357,8 +375,17 @@ def test_a_run_killed_before_its_first_last_checkpoint_starts_anew(
     (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
     before = (tmp_path / "run" / "checkpoints" / "best.ckpt").read_bytes()
     assert here(*NAMED).stderr.startswith("error: hydra.run.dir=run: another run lies there; give")
+    (tmp_path / "run" / "checkpoints" / "best.ckpt.old").write_text("of an earlier start")
+    files = sorted(tmp_path.rglob("*"))
+    assert here(*NAMED, "ckpt_path=auto", "model.dropout=2").returncode == 1
+    with FileLock(tmp_path / "run" / rundir.OURS / "lock", is_singleton=False):
+        assert "another process" in here(*NAMED, "ckpt_path=auto").stderr
+    (tmp_path / "run" / rundir.OURS).rename(tmp_path / "away")
+    assert "another run lies there" in here(*NAMED, "ckpt_path=auto").stderr
+    (tmp_path / "away").rename(tmp_path / "run" / rundir.OURS)
+    assert sorted(tmp_path.rglob("*")) == files
     assert here(*NAMED, "ckpt_path=auto").returncode == 0
-    assert (tmp_path / "run" / "checkpoints" / "best.ckpt.old").read_bytes() == before
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt.old1").read_bytes() == before
     assert (tmp_path / "run" / "report.json").is_file()
 
 

@@ -213,6 +213,7 @@ def _prepared(sweep: Path, one: Job) -> list[str] | None:
     """
     if one.state not in ("waiting", "stopped", "failed"):
         return None
+    one.refuse_links()
     (one.folder / OURS).mkdir(parents=True, exist_ok=True)
     # Since the state was read, another sweep may have started or finished the job.
     with suppress(Timeout), FileLock(one.folder / OURS / "lock", timeout=0):

@@ -21,7 +21,7 @@ from mnist_lit.training import rundir
 from mnist_lit.validation import PLAIN, validated
 
 CONFIG = "multirun.yaml"
-WRITTEN = (CONFIG, "results.csv", "results.html")  # files in the folder of a sweep
+WRITTEN = (CONFIG, "results.csv", "results.html", "study.db")  # files in the folder of a sweep
 OURS = "hydra_plugins.mnist_lit_sweeps.Sweep"  # in every CONFIG of this project
 MISSED = "missed requirements"
 
@@ -46,8 +46,15 @@ class Job:
     config: dict[str, Any]
     label: str = ""
 
+    def refuse_links(self) -> None:
+        """Raise ``ConfigError`` if the job would write through a link in its sweep's folder."""
+        if self.folder.resolve() != self.folder:
+            raise ConfigError(f"{self.folder}: is a link, and a job writes there; remove it")
+        rundir.refuse_links(self.folder)
+
     def write(self) -> None:
-        """Make the folder and, in it, ``job.json``."""
+        """Make the folder and, in it, ``job.json``; raises ``ConfigError`` if one is a link."""
+        self.refuse_links()
         (self.folder / rundir.OURS).mkdir(parents=True, exist_ok=True)
         kept = {key: value for key, value in asdict(self).items() if key != "folder"}
         write_text(self.folder / rundir.JOB, json.dumps(kept, indent=1) + "\n")
@@ -155,8 +162,17 @@ def write_config(sweep: Path, config: DictConfig) -> None:
     write_text(sweep / CONFIG, OmegaConf.to_yaml(config))
 
 
-def refuse_others(sweep: Path, names: Iterable[str] = WRITTEN) -> None:
-    """Raise ``ConfigError`` if a folder has one of the names but is no sweep of this project."""
+def refuse_others(sweep: Path, study: str | None = None, names: Iterable[str] = WRITTEN) -> None:
+    """Raise ``ConfigError`` if a folder has one of the names but is not this sweep's.
+
+    Args:
+        sweep: The folder.
+        study: The study of a search; None for a grid.
+        names: The names that the sweep writes.
+    """
     there, config = [name for name in names if (sweep / name).exists()], sweep / CONFIG
     if there and not (config.is_file() and OURS in config.read_text(errors="replace")):
         raise ConfigError(f"{sweep / there[0]}: not of a sweep; give another hydra.sweep.dir")
+    if there and (name := OmegaConf.select(OmegaConf.load(config), "search.study")) != study:
+        words = f"the study {name}" if name else "a grid"
+        raise ConfigError(f"{sweep}: {words} lies there; give another hydra.sweep.dir")

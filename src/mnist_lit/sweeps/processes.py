@@ -146,9 +146,12 @@ class Processes(Launcher):
 
     def _program(self) -> list[str]:
         """Return this program's command line without its overrides and without ``-m``."""
+        # With `-m`, Python would first import the files of the working folder.
         script = Path(sys.argv[0])
-        is_ours = script.is_file() and script.suffix == ".py" and script.stem != "__main__"
-        program = [str(script.resolve())] if is_ours else ["-m", "mnist_lit", "train"]
+        if script.stem == "__main__" or not script.is_file():
+            program = ["-m", "mnist_lit", "train"]
+        else:
+            program = [str(script.resolve()), *([] if script.suffix == ".py" else ["train"])]
         sources = {one.provider: one.path for one in self.config.hydra.runtime.config_sources}
         flags = [f"--config-path={sources['main']}"]
         flags.append(f"--config-name={self.config.hydra.job.config_name}")

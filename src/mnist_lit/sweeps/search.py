@@ -21,7 +21,7 @@ from mnist_lit.errors import ConfigError, RunError, line
 from mnist_lit.evaluation.provenance import flat
 from mnist_lit.sweeps import study
 from mnist_lit.sweeps.grid import values
-from mnist_lit.sweeps.job import CONFIG, WRITTEN, Job, identity, refuse_others, write_config
+from mnist_lit.sweeps.job import WRITTEN, Job, identity, refuse_others, write_config
 from mnist_lit.sweeps.processes import Processes
 from mnist_lit.sweeps.results import short
 from mnist_lit.text import masked, show
@@ -68,7 +68,7 @@ class Search:
         """
         self.folder = Path(self.config.hydra.sweep.dir).expanduser().resolve()
         numbered = [place.name for place in self.folder.glob("[0-9]*") if place.name.isdecimal()]
-        refuse_others(self.folder, [*WRITTEN, "study.db", *numbered])
+        refuse_others(self.folder, self.config.search.study, [*WRITTEN, *numbered])
         self.fixed, self.space = self._space(given)
         self.base = self._checked([])
         self.search = self.base.search
@@ -89,11 +89,6 @@ class Search:
             if taken := [name for name in numbered if int(name) >= begun]:
                 words = f"not of the study {self.search.study}, which has {begun} trials"
                 raise ConfigError(f"{self.folder / taken[0]}: {words}; give another search.study")
-            written = self.folder / CONFIG
-            before = OmegaConf.load(written) if written.is_file() else self.config
-            if (name := OmegaConf.select(before, "search.study")) != self.search.study:
-                words = f"the study {name} lies there; give another hydra.sweep.dir"
-                raise ConfigError(f"{self.folder}: {words}")
             write_config(self.folder, self.config)
             many = f"{study.count(self.study)}; {self.search.n_trials} wanted"
             show(f"study {self.search.study} in {masked(self.search.storage)}: {many}")

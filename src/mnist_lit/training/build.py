@@ -252,7 +252,7 @@ def build_loggers(config: Config, runs: Mapping[str, str]) -> list[Logger]:
         known = dict.fromkeys(("id", "run_id"), runs[name]) if name in runs else {}
         logger = build(node, f"logger.{name}", kind=Logger, **known)
         loggers.append(logger)
-        if not isinstance(logger, CSVLogger) or config.ckpt_path is not None:
+        if not isinstance(logger, CSVLogger) or goes_on(Path(config.run_dir), config.ckpt_path):
             continue
         folder = Path(logger.log_dir).resolve()
         for file in (folder / "metrics.csv", folder / "hparams.yaml"):

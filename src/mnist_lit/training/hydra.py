@@ -292,9 +292,6 @@ class BuildFirst(Callback):
                 last = Path(config.hydra.run.dir).expanduser() / "checkpoints" / "last.ckpt"
                 with flag_override(config, "readonly", False):
                     config.ckpt_path = str(last) if last.is_file() else None
-                if not last.is_file():  # a run that was killed in its first epoch starts again
-                    with suppress(OSError):
-                        last.with_name("best.ckpt").rename(last.with_name("best.ckpt.old"))
             if not config.hydra.run.dir:
                 raise ConfigError("hydra.run.dir=: the name of a folder is expected")
             with _reserved(config) as folder:
@@ -303,7 +300,7 @@ class BuildFirst(Callback):
                     print(f"{folder}: this run is finished")
                     raise SystemExit
                 # The lock is held as long as this object is.
-                self.claimed = rundir.claim(folder, run.config.ckpt_path, "hydra.run.dir")
+                self.claimed = rundir.claim(folder, run.config.ckpt_path, "hydra.run.dir", auto)
                 BUILT.append(run)
 
 

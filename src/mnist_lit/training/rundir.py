@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -78,27 +79,36 @@ def goes_on(folder: Path, ckpt_path: str | None) -> bool:
 
 
 def claim(
-    folder: Path, ckpt_path: str | None = None, key: str = "run_dir"
+    folder: Path, ckpt_path: str | None = None, key: str = "run_dir", auto: bool = False
 ) -> AbstractContextManager[Any]:
     """Make the folder of a run, and lock it until the context is left; ``key`` is for messages.
+
+    With ``auto``, a run that was killed in its first epoch starts again, and its ``best.ckpt`` gets
+    another name.
 
     The process that has the lock may claim it again. Only the first process of a run locks it.
 
     Raises:
-        ConfigError: Another process trains there, the run is finished, the folder has another run
-            or a file that this run would replace, or it cannot be made.
+        ConfigError: Another process trains there, the run is finished, the folder has another run,
+            a file that this run would replace or a link that it would follow, or it cannot be made.
     """
     # The system releases the lock of a dead process. A process has one counting lock per folder.
     lock = FileLock(folder.resolve() / OURS / "lock", timeout=0, is_singleton=True)
     if lock.is_locked or not is_first():
         return lock.acquire() if lock.is_locked else nullcontext()
     try:
+        refuse_links(folder)
         if not goes_on(folder, ckpt_path):
-            _refuse_others(folder, key)
+            _refuse_others(folder, key, auto)
         elif (folder / "report.json").is_file():
             raise ConfigError(f"{key}={folder}: this run is finished")
         (folder / OURS).mkdir(parents=True, exist_ok=True)
-        return lock.acquire()
+        claimed = lock.acquire()
+        last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+        if auto and best.exists() and not last.exists():
+            names = (best.with_name(f"best.ckpt.old{number or ''}") for number in count())
+            best.rename(next(name for name in names if not name.exists()))
+        return claimed
     except Timeout:
         raise ConfigError(f"{key}={folder}: another process trains there") from None
     except OSError as error:
@@ -106,14 +116,27 @@ def claim(
         raise ConfigError(f"{key}={folder}: {words}") from None
 
 
-def _refuse_others(folder: Path, key: str) -> None:
+def refuse_links(folder: Path) -> None:
+    """Raise ``ConfigError`` if a run would write there through a link; the folder may be one."""
+    names = (OURS, HYDRAS, JOB, "output.log", *WRITTEN)
+    places = ("*", f"{OURS}/*", f"{HYDRAS}/*")
+    for path in (path for place in places for path in folder.glob(place)):
+        written = path.parent != folder or any(path.match(name) for name in names)
+        if written and path.is_symlink():
+            raise ConfigError(f"{path}: is a link, and a run writes there; remove it")
+
+
+def _refuse_others(folder: Path, key: str, auto: bool) -> None:
     """Raise if the run would replace files there. A running one is left to the lock."""
     if is_running(folder):
         return
     ours = (folder / OURS).is_dir()
     if (folder / JOB).is_file() and not in_a_sweep():
         raise ConfigError(f"{key}={folder}: a job of a sweep lies there; give another folder")
-    begun = (folder / "report.json").is_file() or any((folder / "checkpoints").glob("[!.]*.ckpt"))
+    kept = {path.name for path in (folder / "checkpoints").glob("[!.]*.ckpt")}
+    if auto and ours:
+        kept.discard("best.ckpt")
+    begun = bool(kept) or (folder / "report.json").is_file()
     if begun and (ours or (folder / HYDRAS / "overrides.yaml").is_file()):
         resume = shlex.quote(f"ckpt_path={folder}")
         words = f"give another folder, or go on with that run: {resume}"
