@@ -449,7 +449,10 @@ def test_what_is_no_grid_is_refused_in_a_line(
     assert not list(tmp_path.glob("sweep/*/*"))
 
 
-def test_a_lock_that_is_no_lock_is_a_line_and_no_running_job(tmp_path: Path) -> None:
+def test_a_lock_that_is_no_lock_is_a_line_and_no_running_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "in_a_sweep", lambda: True)
     one = job.Job(tmp_path / "0", 0, [], {}, "")
     one.write()
     (tmp_path / "0" / rundir.OURS / "lock").mkdir()
