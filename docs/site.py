@@ -33,7 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path in root.glob(pattern):
             named.append(File(path.relative_to(root).as_posix(), *place))
     one_output = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})
-    exporter = MarkdownExporter(config=one_output)  # type: ignore[no-untyped-call]
+    exporter = MarkdownExporter(config=one_output)  # type: ignore[no-untyped-call]  # untyped there
     for path in root.glob("notebooks/*.ipynb"):
         known = {"unique_key": path.stem}  # with which the names of its figures begin
         text, found = exporter.from_filename(str(path), known)

@@ -56,8 +56,9 @@ def kept(file: Path) -> Iterator[None]:
     """
     handler = logging.FileHandler(file, encoding="utf-8")
     # A full disk must not print a traceback for each record.
-    handler.handleError = lambda record: None  # type: ignore[method-assign]  # of this one alone
-    whole = handler.format  # a traceback may contain any text
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # of one instance
+    whole = handler.format
+    # A traceback may contain any text. mypy accepts no method of one instance.
     handler.format = lambda record: lines_for_terminal(whole(record))  # type: ignore[method-assign]
     lightning, warned = logging.getLogger("pytorch_lightning"), logging.getLogger("py.warnings")
     console = logging.StreamHandler()  # otherwise captured warnings would not be printed
