@@ -30,7 +30,7 @@ QUICK = (
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder like a checkout, with a user's data set."""
     shutil.copytree(PROJECT / "conf", tmp_path / "conf")
-    write_idx(tmp_path / "fashion", classes=7, side=28)
+    write_idx(tmp_path / "fashion", classes=10, side=28)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", list(sys.argv))
