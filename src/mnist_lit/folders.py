@@ -1,6 +1,7 @@
 """Folders on this machine."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -33,3 +34,15 @@ def data() -> Path:
         if (place / "data" / "MNIST" / "raw").is_dir():
             return (place / "data").resolve()
     return cache()
+
+
+def shown(path: Path) -> str:
+    """Return a path for a message, relative to the working folder if it is inside.
+
+    A relative path never looks like an option or the name of a network.
+    """
+    here = Path.cwd()
+    if not path.is_relative_to(here):
+        return str(path)
+    place = str(path.relative_to(here))
+    return place if re.match(r"[^-].*/", place) else f"./{place}"

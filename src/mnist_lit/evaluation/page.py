@@ -33,7 +33,7 @@ TEMPLATES.filters.update(shown=shown, link=for_link, yaml=OmegaConf.to_yaml)
 TEMPLATES.filters["embedded"] = lambda png: f"data:image/png;base64,{b64encode(png).decode()}"
 TEMPLATES.filters["width"] = lambda png: int.from_bytes(png[16:20], "big") * 96 // figures.DPI
 # In report.json, NaN is null.
-TEMPLATES.globals |= {"nan": math.nan, "series": figures.SERIES, "columns": figures.MISTAKES}
+TEMPLATES.globals |= {"nan": math.nan, "columns": figures.MISTAKES}
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _content(folder: Path, name: str) -> bytes:
 def page(
     subjects: Sequence[Subject], data_root: Path | None = None, trust: Collection[str] = ()
 ) -> str:
-    """Return a page of HTML that needs no other file: of a subject, or of several side by side.
+    """Return a page of HTML that needs no other file: of a subject, or of several in rows.
 
     Args:
         subjects: One or several, trained on the same data.
@@ -151,7 +151,11 @@ def render(
         values = {"s": each[0], "figures": pictures[0], "layers": layers, "facts": facts}
         return filled("evaluation/page.html", mistaken=figures.mistaken(evaluations[0]), **values)
     right = [evaluation.right for evaluation in evaluations]
-    lines = {f"{n} {one['title']}": (one["history"], "val") for n, one in enumerate(each, 1)}
+    titles = [one["title"] for one in each]
+    for number, (one, title) in enumerate(zip(each, titles, strict=True)):
+        one["color"] = figures.SERIES[number % len(figures.SERIES)]
+        one["label"] = title if titles.count(title) == 1 else f"{number + 1} {title}"
+    lines = {one["label"]: (one["history"], "val") for one in each}
     widths = [n * figures.WIDTH for n in (1, 2) if any(one.history for one in subjects)]
     return filled(
         "evaluation/compare.html",

@@ -38,7 +38,7 @@ def provenance(command: str | None) -> dict[str, Any]:
     }
 
 
-def override(key: str, path: Path) -> str:
+def override(key: str, path: Path | str) -> str:
     """Return a Hydra override with a path, quoted if its characters need it."""
     text = str(path)
     if not re.fullmatch(r"[\w.+-]*/[\w./+-]*", text, re.ASCII):  # without a slash 1_0 is a number
