@@ -78,9 +78,7 @@ def short(value: Any, key: str = "") -> str:
     """Return a value, of a key of a report, as text for a person; accuracies in per cent."""
     if isinstance(value, float):
         return format(value, ".2%" if "accuracy" in key else ".1f" if key == "seconds" else ".5g")
-    if key in COLUMNS:
-        return requirements.shown("" if value is None else value)
-    return str(value)
+    return requirements.shown(value) if key in COLUMNS else str(value)
 
 
 def _link(folder: Path, place: str) -> Any:
@@ -142,8 +140,7 @@ def write(sweep: Path) -> str:
         values = [report.get(name, "") for name in (*COLUMNS, "wall_seconds")]
         rows.append([place, state, *words, *values, why])
         if state != "finished":
-            said = ": ".join(filter(None, [state, why]))
-            left.append(f"  {shown(one.folder)}: {one.label}  {said}")
+            left.append(f"  {shown(one.folder)}: {one.label}  {state}: {why}".rstrip(": "))
     drawn = {}
     lines = [f"{len(found)} jobs: {tally(one.state for one in found)}."]
     if each:
