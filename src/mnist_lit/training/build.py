@@ -101,11 +101,12 @@ def prepare(config: Config) -> Run:
     module.build_optimizer(_length(config, data))  # a check that they can be built
     options, run_dir = options_of(config), Path(config.run_dir).resolve()
     record = RecordHistory([*config.logger], options)
+    notes = list(data.notes) if isinstance(data, ImagesDataModule) else []
     if config.ckpt_path is not None:
-        last, logged = resumed(config.ckpt_path, options)
+        last, logged, done = resumed(config.ckpt_path, options)
+        notes.append(f"resumes after epoch {done} of {config.trainer['max_epochs']}")
         config.ckpt_path = str(last)
         record.runs = logged if goes_on(run_dir, config.ckpt_path) else {}
-    notes = list(data.notes) if isinstance(data, ImagesDataModule) else []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, module.network))
     folder, before = run_dir / "checkpoints", config.ckpt_path
