@@ -75,6 +75,7 @@ def test_a_run_becomes_one_file(run: Path, tmp_path: Path) -> None:
         assert "Parameters < 20,000 994 pass" in words
         assert re.search(r"Validation Accuracy ≥ 99.4% \d+\.\d+% FAIL", words)
         assert "data.batch_size: 64" in words
+        assert "metrics: {} " in words
         assert "requirements.min_val_accuracy: 0.994" in words
         assert "${" not in words
         assert words.count("Good: ") == len(SECTIONS) + len(["confusion", "mistakes"])

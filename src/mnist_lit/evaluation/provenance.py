@@ -53,11 +53,11 @@ def flat(plain: Any, key: str = "") -> dict[str, Any]:
         plain: Mappings, lists and values.
         key: Prefix of all keys.
     """
-    if isinstance(plain, str) or plain in ({}, []):
-        return {key: masked(str(plain))}
-    if isinstance(plain, list):
+    if isinstance(plain, str):
+        return {key: masked(plain)}
+    if isinstance(plain, list) and plain:
         plain = dict(enumerate(plain))
-    if not isinstance(plain, Mapping):
+    if not plain or not isinstance(plain, Mapping):
         return {key: plain}
     found: dict[str, Any] = {}
     for name, value in plain.items():
