@@ -41,8 +41,5 @@ def shown(path: Path) -> str:
 
     A relative path never looks like an option or the name of a network.
     """
-    here = Path.cwd()
-    if not path.is_relative_to(here):
-        return str(path)
-    place = str(path.relative_to(here))
-    return place if re.match(r"[^-].*/", place) else f"./{place}"
+    place = str(path).removeprefix(f"{Path.cwd()}/")
+    return place if re.match("/|[^-].*/", place) else f"./{place}"

@@ -26,14 +26,13 @@ from mnist_lit.text import for_link
 
 MOST_BYTES = 2**24  # of a file in a run's folder, except checkpoints
 PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of a PNG file
-TEMPLATES = Environment(
-    loader=PackageLoader("mnist_lit", ""), autoescape=True, undefined=StrictUndefined
-)
+SOURCES = PackageLoader("mnist_lit", "")
+TEMPLATES = Environment(loader=SOURCES, autoescape=True, undefined=StrictUndefined)
 TEMPLATES.filters.update(shown=shown, link=for_link, yaml=OmegaConf.to_yaml)
 TEMPLATES.filters["embedded"] = lambda png: f"data:image/png;base64,{b64encode(png).decode()}"
 TEMPLATES.filters["width"] = lambda png: int.from_bytes(png[16:20], "big") * 96 // figures.DPI
 # In report.json, NaN is null.
-TEMPLATES.globals |= {"nan": math.nan, "columns": figures.MISTAKES}
+TEMPLATES.globals |= {"nan": math.nan, "series": figures.SERIES, "columns": figures.MISTAKES}
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,8 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
     except TrustError:
         raise
     except (KeyError, TypeError, ValueError, OSError, RecursionError, UserError) as error:
-        raise UserError(
-            f"{name}: not the folder of a finished run, which has report.json and checkpoints "
-            f"({reason(error)})"
-        ) from None
+        words = "not the folder of a finished run, which has report.json and checkpoints"
+        raise UserError(f"{name}: {words} ({reason(error)})") from None
     picture = _content(folder, "figures/augmentation.png")
     pictures = {"augmentation": picture} if picture.startswith(PNG) else {}
     return Subject(name, trained, report, history, pictures)
@@ -152,15 +149,14 @@ def render(
         return filled("evaluation/page.html", mistaken=figures.mistaken(evaluations[0]), **values)
     right = [evaluation.right for evaluation in evaluations]
     titles = [one["title"] for one in each]
-    for number, (one, title) in enumerate(zip(each, titles, strict=True)):
-        one["color"] = figures.SERIES[number % len(figures.SERIES)]
-        one["label"] = title if titles.count(title) == 1 else f"{number + 1} {title}"
-    lines = {one["label"]: (one["history"], "val") for one in each}
+    names = [f"{n} {one}" if titles.count(one) > 1 else one for n, one in enumerate(titles, 1)]
+    lines = {name: (one["history"], "val") for name, one in zip(names, each, strict=True)}
     widths = [n * figures.WIDTH for n in (1, 2) if any(one.history for one in subjects)]
     return filled(
         "evaluation/compare.html",
         facts=facts,
         subjects=each,
+        names=names,
         only=[[int((one & ~other).sum()) for other in right] for one in right],
         curves=[figures.png(figures.curves(lines, width)) for width in widths],
     )

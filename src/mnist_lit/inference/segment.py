@@ -231,11 +231,10 @@ def _found(seen: Foreground, groups: _Groups) -> Iterator[Found]:
 
     def found(box: Box, numbers: ndarray, cut: bool) -> Found:
         height, width = size(box)
-        around = grown(box, max(4, 0.3 * max(height, width)), seen.mask.shape)
-        ink = seen.ink(np.isin(groups.labels[window(around)], numbers + 1), window(around))
+        near = grown(box, max(4, 0.3 * max(height, width)), seen.mask.shape)
+        ink = seen.ink(np.isin(groups.labels[window(near)], numbers + 1), window(near))
         wide = len(groups.boxes) > 2 and width > max(1.6 * usual, 0.8 * height)
-        ways = _parted(ink, around) if cut and (wide or _is_wide(box)) else ()
-        return Found(box, ink, tuple(ways))
+        return Found(box, ink, tuple(_parted(ink, near)) if cut and (wide or _is_wide(box)) else ())
 
     for cluster in _clusters(groups.boxes):
         box = union(groups.boxes[cluster])

@@ -101,11 +101,6 @@ class Setting:
     jobs: list[Job] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
 
-    @property
-    def name(self) -> str:
-        """Its varied overrides."""
-        return " ".join(f"{k}={v}" for k, v in self.varied.items()) or "all jobs"
-
 
 def varied(found: Sequence[Job]) -> list[str]:
     """Return the keys in which the jobs' overrides differ, in the order they were given."""
@@ -177,13 +172,13 @@ def compared(found: Sequence[Setting]) -> Figure:
     figure, (axes,) = plot(height=0.42 * len(shown) + 0.7)
     for place, one in enumerate(shown):
         values, bar = [share * value for value in one.values], None
-        middle = mean(values)
         axes.plot(values, [place] * len(values), "o", color=LIGHT["quiet"], ms=4, alpha=0.5)
         if len(values) > 2:
             half = t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-            bar = [[min(half, middle)], [min(half, 100 - middle)]] if accuracy else half
-        axes.errorbar(middle, place, xerr=bar, fmt="D", color=LIGHT["mark"], capsize=3, ms=5)
-        words = for_terminal(f"{place + 1}  {one.name}", 66)
+            bar = [[min(half, mean(values))], [min(half, 100 - mean(values))]] if accuracy else half
+        axes.errorbar(mean(values), place, xerr=bar, fmt="D", color=LIGHT["mark"], capsize=3, ms=5)
+        setting = " ".join(f"{key}={value}" for key, value in one.varied.items()) or "all jobs"
+        words = for_terminal(f"{place + 1}  {setting}", 66)
         axes.text(0.02, place - 0.3, words, size=8, transform=axes.get_yaxis_transform())
     axes.set(ylim=(len(shown) - 0.5, -0.8), yticks=[])
     axes.locator_params(axis="x", nbins=5)

@@ -157,6 +157,7 @@ def build_module(config: Config, facts: Facts = MNIST) -> LitClassifier:
     loss: Any = build(config.loss, "loss")
     if not callable(loss):
         raise ConfigError(f"loss={config.loss['_target_']}: it cannot be called")
+    nodes, later = config.augmentation.items(), ["optimizer", "total_steps", "T_max", "max_lr"]
     return build(
         config.module,
         "module",
@@ -164,14 +165,10 @@ def build_module(config: Config, facts: Facts = MNIST) -> LitClassifier:
         network=build_network(described, trust=[target]),
         facts=facts,
         optimizer=build(config.optimizer, "optimizer", later=["params"]),
-        scheduler=build(
-            config.scheduler, "scheduler", later=["optimizer", "total_steps", "T_max", "max_lr"]
-        ),
+        scheduler=build(config.scheduler, "scheduler", later),
         loss=loss,
         metrics=build_metrics(config, facts),
-        augmentations=[
-            build(node, f"augmentation.{name}") for name, node in config.augmentation.items()
-        ],
+        augmentations=[build(node, f"augmentation.{name}") for name, node in nodes],
         seed=config.seed,
         compile_mode=config.compile,
     )
