@@ -108,9 +108,8 @@ def page(
         trained = ", ".join(f"{one.name}: trained on {one.trained.facts.name}" for one in subjects)
         raise UserError(f"{trained}, but only networks for the same images can be compared")
     test = split(reopen(facts, data_root, trust), "test", facts)
-    found = [
-        evaluate(one.trained.network, test, one.trained.facts, name=one.name) for one in subjects
-    ]
+    each = ((one.trained, one.name) for one in subjects)
+    found = [evaluate(one.network, test, one.facts, name=name) for one, name in each]
     drawn = [draw(subjects[0], found[0], test.images)] if len(subjects) == 1 else []
     return render(subjects, found, drawn)
 
