@@ -191,7 +191,7 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own(here: Here, tmp_path: Pat
     models = [json.loads(path.read_text())["model"] for path in reports]
     assert models == ["optimized", "small"]
     assert done.stderr == "error: of 2 jobs 2 missed requirements\n"
-    assert done.stdout.count(": missed requirements, Validation Accuracy ≥ 99.4%") == 2
+    assert done.stdout.count("  missed requirements: Validation Accuracy ≥ 99.4%") == 2
 
 
 @pytest.mark.slow
