@@ -371,7 +371,13 @@ def test_a_run_needs_a_name_that_is_one(here: Here, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [".mnist-lit", ".hydra/config.yaml", "run.log", "checkpoints"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".mnist-lit", ".hydra/config.yaml", "run.log", "checkpoints", "tensorboard"),
+        *("tensorboard/hparams.yaml", "figures/x.png", "mlflow.db-journal"),
+    ],
+)
 def test_a_run_writes_through_no_link(name: str, here: Here, tmp_path: Path) -> None:
     link = tmp_path / "run" / name
     link.parent.mkdir(parents=True)

@@ -21,7 +21,7 @@ from mnist_lit.training import rundir
 from mnist_lit.validation import PLAIN, validated
 
 CONFIG = "multirun.yaml"
-WRITTEN = (CONFIG, "results.csv", "results.html", "study.db")  # files in the folder of a sweep
+WRITTEN = (CONFIG, "results.csv", "results.html", "study.db", "mlflow.db")  # in a sweep's folder
 OURS = "hydra_plugins.mnist_lit_sweeps.Sweep"  # in every CONFIG of this project
 MISSED = "missed requirements"
 
@@ -163,13 +163,14 @@ def write_config(sweep: Path, config: DictConfig) -> None:
 
 
 def refuse_others(sweep: Path, study: str | None = None, names: Iterable[str] = WRITTEN) -> None:
-    """Raise ``ConfigError`` if a folder has one of the names but is not this sweep's.
+    """Raise ``ConfigError`` if a folder has one of the names but is not this sweep's, or a link.
 
     Args:
         sweep: The folder.
         study: The study of a search; None for a grid.
         names: The names that the sweep writes.
     """
+    rundir.refuse_links(sweep, [f"{name}*" for name in WRITTEN])  # also the journal of a database
     there, config = [name for name in names if (sweep / name).exists()], sweep / CONFIG
     if there and not (config.is_file() and OURS in config.read_text(errors="replace")):
         raise ConfigError(f"{sweep / there[0]}: not of a sweep; give another hydra.sweep.dir")
