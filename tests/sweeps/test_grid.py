@@ -250,7 +250,9 @@ def test_a_sweep_writes_through_no_link(name: str, here: Here, tmp_path: Path) -
     search = ("hparams_search=default", "optimizer.lr=interval(0.01,0.1)")
     for words in (["-m", BASIC, "seed=0,1"], search):
         done = here(*words, *TINY, "hydra.sweep.dir=s")
-        assert done.stderr.endswith(f"s/{name}: is a link, and a run writes there; remove it\n")
+        assert done.stderr.endswith(
+            f"s/{name}: is a link or a pipe, and a run writes there; remove it\n"
+        )
     assert not (tmp_path / "theirs").exists()
 
 
@@ -338,7 +340,9 @@ def test_a_job_writes_through_no_link(
     for link in (tmp_path / "sweep/0/.hydra", tmp_path / "1"):
         link.symlink_to(tmp_path / "theirs")
     done = here(*command)
-    assert done.stderr.endswith("sweep/0/.hydra: is a link, and a run writes there; remove it\n")
+    assert done.stderr.endswith(
+        "sweep/0/.hydra: is a link or a pipe, and a run writes there; remove it\n"
+    )
     for place in ("1", "1/0"):  # of a trial, and of a training of a trial
         with pytest.raises(ConfigError, match="is a link, and a job writes there; remove it"):
             job.Job(tmp_path / place, 0, [], {}).write()

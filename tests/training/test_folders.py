@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
@@ -384,8 +385,19 @@ def test_a_run_writes_through_no_link(name: str, here: Here, tmp_path: Path) -> 
     (tmp_path / "theirs").mkdir()
     link.symlink_to(tmp_path / "theirs")
     done = here(*NAMED)
-    assert done.stderr == f"error: run/{name}: is a link, and a run writes there; remove it\n"
+    assert (
+        done.stderr
+        == f"error: run/{name}: is a link or a pipe, and a run writes there; remove it\n"
+    )
     assert not list((tmp_path / "theirs").iterdir())
+
+
+@pytest.mark.parametrize("name", ["run.log", "metrics.csv", ".hydra/overrides.yaml"])
+def test_a_run_does_not_wait_for_a_pipe(name: str, here: Here, tmp_path: Path) -> None:
+    (tmp_path / "run" / name).parent.mkdir(parents=True)
+    os.mkfifo(tmp_path / "run" / name)
+    done = here(*NAMED)
+    assert done.stderr.startswith(f"error: run/{name}: is a link or a pipe, and a run writes th")
 
 
 def test_curves_of_others_stay(tiny: Callable[..., DictConfig], tmp_path: Path) -> None:

@@ -146,11 +146,15 @@ def identity(config: Config) -> dict[str, Any]:
 def jobs(sweep: Path) -> list[Job]:
     """Return the jobs of a sweep in the order of their numbers.
 
-    A sweep inside this one has its own jobs. A link leads to no job.
+    A sweep inside this one has its own jobs. A link or a pipe is no job.
     """
     sweep = sweep.resolve()
     inner = [file.parent for file in sweep.glob(f"*/**/{CONFIG}")]
-    files = [file for file in sweep.glob(f"*/**/{rundir.JOB}") if file.resolve() == file]
+    files = [
+        file
+        for file in sweep.glob(f"*/**/{rundir.JOB}")
+        if file.is_file() and file.resolve() == file
+    ]
     own = [file.parent for file in files if not any(file.is_relative_to(other) for other in inner)]
     return sorted(map(read, own), key=lambda one: one.number)
 

@@ -120,12 +120,12 @@ def claim(
 def refuse_links(
     folder: Path, names: Iterable[str] = (OURS, HYDRAS, JOB, "output.log", *WRITTEN)
 ) -> None:
-    """Raise ``ConfigError`` if one of the names there is a link; the folder may be one."""
+    """Raise ``ConfigError`` if one of the names there is a link or a pipe."""
     places = ("*", *(f"{inner}/*" for inner in (OURS, HYDRAS, "figures", "tensorboard")))
     for path in (path for place in places for path in folder.glob(place)):
         written = path.parent != folder or any(path.match(name) for name in names)
-        if written and path.is_symlink():
-            raise ConfigError(f"{path}: is a link, and a run writes there; remove it")
+        if written and (path.is_symlink() or not (path.is_file() or path.is_dir())):
+            raise ConfigError(f"{path}: is a link or a pipe, and a run writes there; remove it")
 
 
 def _refuse_others(folder: Path, key: str, auto: bool) -> None:
