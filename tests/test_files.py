@@ -156,5 +156,5 @@ def test_a_run_whose_checkpoint_is_given_by_a_link_stays(tmp_path: Path) -> None
     for name in ("best.ckpt", "last.ckpt"):
         (folder / name).touch()
     (tmp_path / "my.ckpt").symlink_to(folder / "best.ckpt")
-    with pytest.raises(WriteError, match=r"last\.ckpt: cannot be written: it is an input"):
+    with pytest.raises(WriteError, match=r"last\.ckpt: cannot be written: an input"):
         files.named(folder / "last.ckpt", tmp_path / "my.ckpt")

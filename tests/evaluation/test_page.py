@@ -311,6 +311,8 @@ def test_an_output_is_never_an_input(
         (["compare", "nano", "pico"], default),
         (["export", "nano", "--to", "torch"], default),
         (["report", str(best)], report),
+        (["report", "nano"], report),
+        (["export", "nano", "--to", "torch"], best),
         (["export", str(best), "--to", "torch"], report),
         (["report", str(run)], best),
         (["report", str(run)], report),
@@ -320,9 +322,11 @@ def test_an_output_is_never_an_input(
         (["predict", "nano", str(tmp_path)], picture),
     ):
         option = "--show" if words[0] == "predict" else "--output"
-        with pytest.raises(SystemExit, match=r"error: .*: it is an input; give another name"):
+        with pytest.raises(
+            SystemExit, match=r"error: .*: an input, or of a run; give another name"
+        ):
             main([*words, option, str(output)])
-    with pytest.raises(SystemExit, match="it is an input"):
+    with pytest.raises(SystemExit, match="an input"):
         main(["report", "nano", "--output", str(pretrained.checkpoint_of("nano"))])
     assert {file: file.read_bytes() for file in read} == read
     assert link.is_symlink()
