@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     ("command", "seconds", "said"),
     [
         (["train.py", "--help"], 2.0, "python train.py"),
-        ([str(PROGRAM), "--help"], 2.0, "train.py"),
+        ([PROGRAM, "--help"], 2.0, "train.py"),
         (["train.py", "--cfg", "job"], 2.0, "max_parameters: 20000"),
         (["train.py", "seeed=1"], 2.0, "error: seeed: no such key; did you mean seed?"),
         (["train.py", "optimizer=sgdd"], 2.0, "error: optimizer=sgdd: no such choice"),

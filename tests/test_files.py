@@ -84,6 +84,10 @@ def test_an_altered_report_of_a_job_is_named(content: bytes, words: str, tmp_pat
     report.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"0.report\.json: .*({words}).*; move it away, or"):
         job.jobs(tmp_path)
+    report.unlink()
+    (tmp_path / "0" / rundir.ERROR).write_bytes(b"{")
+    with pytest.raises(ConfigError, match=r"error\.json: .*JSONDecodeError.*; move it away, or"):
+        job.jobs(tmp_path)
 
 
 def test_a_link_leads_to_no_job(tmp_path: Path) -> None:
@@ -123,6 +127,11 @@ def test_a_wide_network_reads_some_images_at_a_time(monkeypatch: pytest.MonkeyPa
     network.register_forward_pre_hook(lambda _, arguments: given.append(len(arguments[0])))
     torch.testing.assert_close(evaluate.classify(network, images), wanted)
     assert given == [3, 3, 3]
+
+
+def test_a_name_that_is_not_utf_8_is_written_with_question_marks(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "page.html", os.fsdecode(b"a\xff"))
+    assert (tmp_path / "page.html").read_text() == "a?"
 
 
 def test_a_read_only_file_stays(tmp_path: Path) -> None:

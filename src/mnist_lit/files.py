@@ -71,8 +71,8 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text as UTF-8; see ``whole``."""
-    write_bytes(path, text.encode())
+    """Write a text as UTF-8; see ``whole``. Bytes of a name that are none become question marks."""
+    write_bytes(path, text.encode(errors="replace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

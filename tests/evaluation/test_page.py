@@ -19,7 +19,6 @@ from mnist_lit import MNISTDataModule, compose, folders
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import read_file
 from mnist_lit.cli import main
-from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.errors import UserError
 from mnist_lit.evaluation.evaluate import evaluate
 from mnist_lit.evaluation.history import Epoch, History
@@ -208,6 +207,7 @@ def test_an_altered_folder_is_a_line(
         *(reported(requirements={"a": one}) for one in (1, {}, {"limit": 1})),
         *(reported(test_metrics=one) for one in ({"f1": 0.5}, [1])),
         reported(date=5),
+        *(reported(**{k: 10**400}) for k in ("peak_learning_rate", "config", "optimizer")),
     ],
 )
 def test_a_report_that_no_run_wrote_is_a_line(
@@ -217,7 +217,7 @@ def test_a_report_that_no_run_wrote_is_a_line(
     change(folder)
     subject = open_subject(str(folder))
     found = evaluate(subject.trained.network, mnist.test.subset(torch.arange(10)))
-    with pytest.raises(SystemExit, match=r"^error: [^\n]{1,1000}$"), errors_as_lines():
+    with pytest.raises(UserError, match=r"run: report\.json is not as a run leaves it: [^\n]+$"):
         render([subject], [found], [{}])
 
 

@@ -323,6 +323,13 @@ def test_a_study_with_other_parameters_is_refused(
     assert "evil" not in done.stdout + done.stderr
 
 
+def test_a_study_with_altered_options_is_refused(here: Here, tmp_path: Path) -> None:
+    with opened_study(searched(tmp_path), 1) as (found, _):
+        found.set_user_attr("options", [1])
+    done = here(*SEARCH, LR, "search.study=a", f"search.storage={searched(tmp_path).storage}")
+    assert done.stderr == "error: search.study=a: options=[1]: should be a mapping\n"
+
+
 @pytest.mark.slow
 def test_a_study_is_of_one_search(in_process: None, here: Here, study: Study) -> None:
     search = (*SEARCH, "optimizer.weight_decay=0")

@@ -127,6 +127,8 @@ def read(folder: Path) -> Job:
     file = folder / rundir.JOB
     try:
         found: Job = validated(Job, {**json.loads(file.read_bytes()), "folder": folder})
+        file = folder / rundir.ERROR
+        _ = found.error
         file = folder / "report.json"
         if report := found.report:  # it has all that a sweep needs
             _ = found.why, found.value(found.ranked_by)
