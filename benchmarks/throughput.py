@@ -146,7 +146,7 @@ def main() -> None:
 def conditions(rounds: int) -> dict[str, Any]:
     """Return the date, the machine and other conditions of a measurement."""
     return {
-        "command": " ".join(["python", "benchmarks/throughput.py", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "date": date.today().isoformat(),
         "rounds": rounds,
         "machine": f"{platform.machine()}, {devices.describe(CPU)}",

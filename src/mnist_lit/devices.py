@@ -1,6 +1,5 @@
 """Choose the device and the precision."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,15 +48,3 @@ def describe(device: torch.device) -> str:
         instructions = torch.backends.cpu.get_cpu_capability()
         return f"cpu ({threads} thread{'s' if threads > 1 else ''}, {instructions})"
     return str(device)
-
-
-def crowded() -> bool:
-    """Return whether other programs use the cores; False if the system does not say.
-
-    This is so if the load of the last minute is at least 1 and another thread is running now.
-    """
-    try:
-        load = Path("/proc/loadavg").read_text().replace("/", " ").split()
-    except OSError:
-        return False
-    return torch.get_num_threads() > 1 and float(load[0]) >= 1 and int(load[3]) > 1

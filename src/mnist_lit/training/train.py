@@ -10,9 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
+import mnist_lit
 from mnist_lit import devices
 from mnist_lit.checkpoints.read import Trained, read
 from mnist_lit.config.check import parse
@@ -164,7 +166,8 @@ def _introduce(run: Run, run_dir: Path, about: Mapping[str, Any]) -> None:
         say(note)
     precision = f"{about['precision']} (trainer.precision={config.trainer['precision']})"
     say(f"training on {about['device']}, {precision}\n{about['operations']}\n{shown(run_dir)}")
-    if run.trainer.strategy.root_device.type == "cpu" and devices.crowded():
+    on_cpu = run.trainer.strategy.root_device.type == "cpu"
+    if on_cpu and torch.get_num_threads() > 1 and mnist_lit.crowded():
         say("other programs use the cores: OMP_NUM_THREADS=1 may train faster")
 
 
