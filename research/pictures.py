@@ -96,6 +96,7 @@ def overview() -> Figure:
     bars.set_xlabel("probability")
     bars.set_box_aspect(1.1)
     plot_accuracy(right)
+    right.set_xlim(right=50_000)  # room for the longest name
     right.set_title("accuracy against size, mean of ten seeds")
     return figure
 

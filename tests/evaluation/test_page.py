@@ -74,6 +74,7 @@ def test_a_run_becomes_one_file(run: Path, tmp_path: Path) -> None:
         assert "Parameters < 20,000 994 pass" in words
         assert re.search(r"Validation Accuracy ≥ 99.4% \d+\.\d+% FAIL", words)
         assert "data.batch_size: 64" in words
+        assert "metrics: {} " in words
         assert "requirements.min_val_accuracy: 0.994" in words
         assert "${" not in words
         assert words.count("Good: ") == len(SECTIONS) + len(["confusion", "mistakes"])
@@ -94,14 +95,16 @@ def test_a_shipped_model_has_what_is_known_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_images")
-def test_two_stand_side_by_side(run: Path, tmp_path: Path) -> None:
+def test_two_are_compared_by_their_names(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     main(["compare", str(run), "final", "--output", str(file)])
     page = Reader(file.read_text(encoding="utf-8"))
     assert page.pictures == ["Curves"]
     words = " ".join(page.words.split())
     assert "Not known" not in words
-    differ = re.search(r"that of a column does not\. 1 2 1 – \d+ 2 (\d+) –", words)
+    differ = re.search(
+        r"that of a column does not\. nano, seed 0 final nano, seed 0 – \d+ final (\d+) –", words
+    )
     assert differ is not None
     assert int(differ[1]) > 100  # of 1,000; a network of ten batches reads far less
 
@@ -116,7 +119,10 @@ def test_ten_have_a_row_each_and_what_their_configs_differ_in(run: Path) -> None
     words = " ".join(Reader(text).words.split())
     assert words.startswith("nano, seed 0; nano, seed 0; nano; nano;")
     assert re.search(r" 10 nano \d+\.\d+% 0\.\d+ 994 Trainings", words)
-    assert re.search(r"option value: networks optimizer\.lr 0\.\d+ : 1; 0\.123 : 2 The page", words)
+    differ = (
+        r"value: networks optimizer\.lr 0\.\d+ : 1 nano, seed 0 0\.123 : 2 nano, seed 0 The page"
+    )
+    assert re.search(differ, words)
     assert "elsewhere" not in words
 
 

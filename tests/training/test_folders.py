@@ -323,6 +323,7 @@ def test_one_command_starts_goes_on_and_finds_the_end(here: Here, tmp_path: Path
     first = (tmp_path / "run/metrics.csv").read_text().splitlines()
     done = here(*command)
     assert (done.returncode, done.stderr) == (0, "")
+    assert "\nresumes after epoch 1 of 2\n" in done.stdout
     rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
     assert rows[:2] == first[:2]
     assert len(rows) == 3

@@ -26,9 +26,8 @@ from mnist_lit.text import for_link
 
 MOST_BYTES = 2**24  # of a file in a run's folder, except checkpoints
 PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of a PNG file
-TEMPLATES = Environment(
-    loader=PackageLoader("mnist_lit", ""), autoescape=True, undefined=StrictUndefined
-)
+SOURCES = PackageLoader("mnist_lit", "")
+TEMPLATES = Environment(loader=SOURCES, autoescape=True, undefined=StrictUndefined)
 TEMPLATES.filters.update(shown=shown, link=for_link, yaml=OmegaConf.to_yaml)
 TEMPLATES.filters["embedded"] = lambda png: f"data:image/png;base64,{b64encode(png).decode()}"
 TEMPLATES.filters["width"] = lambda png: int.from_bytes(png[16:20], "big") * 96 // figures.DPI
@@ -75,10 +74,8 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
     except TrustError:
         raise
     except (KeyError, TypeError, ValueError, OSError, RecursionError, UserError) as error:
-        raise UserError(
-            f"{name}: not the folder of a finished run, which has report.json and checkpoints "
-            f"({reason(error)})"
-        ) from None
+        words = "not the folder of a finished run, which has report.json and checkpoints"
+        raise UserError(f"{name}: {words} ({reason(error)})") from None
     picture = _content(folder, "figures/augmentation.png")
     pictures = {"augmentation": picture} if picture.startswith(PNG) else {}
     return Subject(name, trained, report, history, pictures)
@@ -96,7 +93,7 @@ def _content(folder: Path, name: str) -> bytes:
 def page(
     subjects: Sequence[Subject], data_root: Path | None = None, trust: Collection[str] = ()
 ) -> str:
-    """Return a page of HTML that needs no other file: of a subject, or of several side by side.
+    """Return a page of HTML that needs no other file: of a subject, or of several in rows.
 
     Args:
         subjects: One or several, trained on the same data.
@@ -111,9 +108,8 @@ def page(
         trained = ", ".join(f"{one.name}: trained on {one.trained.facts.name}" for one in subjects)
         raise UserError(f"{trained}, but only networks for the same images can be compared")
     test = split(reopen(facts, data_root, trust), "test", facts)
-    found = [
-        evaluate(one.trained.network, test, one.trained.facts, name=one.name) for one in subjects
-    ]
+    each = ((one.trained, one.name) for one in subjects)
+    found = [evaluate(one.network, test, one.facts, name=name) for one, name in each]
     drawn = [draw(subjects[0], found[0], test.images)] if len(subjects) == 1 else []
     return render(subjects, found, drawn)
 
@@ -155,18 +151,21 @@ def render(
                 "evaluation/page.html", mistaken=figures.mistaken(evaluations[0]), **values
             )
         right = [evaluation.right for evaluation in evaluations]
-        lines = {f"{n} {one['title']}": (one["history"], "val") for n, one in enumerate(each, 1)}
+        titles = [one["title"] for one in each]
+        names = [f"{n} {one}" if titles.count(one) > 1 else one for n, one in enumerate(titles, 1)]
+        lines = {name: (one["history"], "val") for name, one in zip(names, each, strict=True)}
         widths = [n * figures.WIDTH for n in (1, 2) if any(one.history for one in subjects)]
         return filled(
             "evaluation/compare.html",
             facts=facts,
             subjects=each,
+            names=names,
             only=[[int((one & ~other).sum()) for other in right] for one in right],
             curves=[figures.png(figures.curves(lines, width)) for width in widths],
         )
     except Exception as error:  # a wrong report.json raises whatever its first wrong value leads to
-        names = ", ".join(one.name for one in subjects)
-        raise UserError(f"{names}: report.json is not as a run leaves it: {line(error)}") from None
+        wrong = ", ".join(one.name for one in subjects)
+        raise UserError(f"{wrong}: report.json is not as a run leaves it: {line(error)}") from None
 
 
 def filled(template: str, **values: Any) -> str:

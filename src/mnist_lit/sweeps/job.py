@@ -6,6 +6,7 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,10 +93,7 @@ class Job:
     @property
     def why(self) -> str:
         """The reason why the job failed, or the requirements that it missed."""
-        if self.state != MISSED:
-            return self.error
-        checks = self.report["requirements"].values()
-        return ", ".join(check["title"] for check in checks if not check["passed"])
+        return rundir.missed(self.report) if self.state == MISSED else self.error
 
     @property
     def objective(self) -> str:
@@ -116,6 +114,11 @@ class Job:
     def said(self) -> dict[str, str]:
         """The overrides by their keys."""
         return dict(word.lstrip("+~").partition("=")[::2] for word in self.overrides)
+
+
+def tally(states: Iterable[str]) -> str:
+    """Return the number of each state, as ``2 finished, 1 failed``."""
+    return ", ".join(f"{number} {state}" for state, number in Counter(states).items())
 
 
 def read(folder: Path) -> Job:

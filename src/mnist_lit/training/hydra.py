@@ -91,7 +91,8 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
             sys.argv = given
             result = train(cfg, _command(given[0], typed, cfg), BUILT.pop() if BUILT else None)
             if cfg.requirements.enforce and not (in_a_sweep or result.passed):
-                raise SystemExit(f"error: requirements not met in {result.run_dir}")
+                place, missed = folders.shown(result.run_dir), rundir.missed(vars(result.report))
+                raise SystemExit(f"error: requirements not met in {place}: {missed}")
         return result.objective
 
     with errors_as_lines():

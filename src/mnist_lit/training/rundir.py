@@ -6,7 +6,7 @@ Imports nothing heavy.
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from mnist_lit.errors import ConfigError, StoppedError, line
 from mnist_lit.files import UNFINISHED, write_text
+from mnist_lit.folders import shown
 from mnist_lit.text import show
 
 OURS = ".mnist-lit"  # the first thing that is made in a run's folder; it holds the lock
@@ -52,7 +53,7 @@ def in_a_sweep() -> bool:
 def announced(folder: Path) -> Iterator[None]:
     """Print a line at the start and at the end of a job, if its sweep has given it a label."""
     file = folder / JOB  # other sweepers of Hydra do not write it
-    label = json.loads(file.read_bytes())["label"] if file.is_file() else str(folder)
+    label = json.loads(file.read_bytes())["label"] if file.is_file() else shown(folder)
     if not label or not is_first():
         yield
         return
@@ -64,6 +65,12 @@ def announced(folder: Path) -> Iterator[None]:
         raise
     report = json.loads((folder / "report.json").read_bytes())
     show(f"{label}  {report['last_val_accuracy']:.2%}  {report['wall_seconds']:.0f} s")
+
+
+def missed(report: Mapping[str, Any]) -> str:
+    """Return the titles of the requirements that a finished run has missed."""
+    checks = report["requirements"].values()
+    return ", ".join(check["title"] for check in checks if not check["passed"])
 
 
 def is_first() -> bool:
