@@ -240,7 +240,8 @@ def unread() -> Figure:
 
 def demonstration() -> bytes:
     """Draw the digit on the demo's page."""
-    command = [sys.executable, "-m", "mnist_lit", "demo", "final-world", "--no-browser"]
+    program = str(Path(sys.executable).with_name("mnist-lit"))
+    command = [program, "demo", "final-world", "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().split()[0]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mnist_lit import compose
 from mnist_lit.checkpoints import pretrained
@@ -25,9 +25,10 @@ from mnist_lit.checkpoints.read import read_file
 from mnist_lit.cli import main
 from mnist_lit.errors import CheckpointError, ConfigError
 from mnist_lit.export.formats import FORMATS
+from mnist_lit.sweeps.processes import Processes
 from mnist_lit.training.classifier import LitClassifier
 from mnist_lit.training.train import TrainingResult, train
-from tests.conftest import PROJECT, TINY, Here, run_train
+from tests.conftest import PROGRAM, PROJECT, TINY, Here, run_train
 
 LONG = [
     *(option for option in TINY if not option.startswith(("trainer.max", "callbacks"))),
@@ -46,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     ("command", "seconds", "said"),
     [
         (["train.py", "--help"], 2.0, "python train.py"),
-        (["-m", "mnist_lit", "--help"], 2.0, "train.py"),
+        ([PROGRAM, "--help"], 2.0, "train.py"),
         (["train.py", "--cfg", "job"], 2.0, "max_parameters: 20000"),
         (["train.py", "seeed=1"], 2.0, "error: seeed: no such key; did you mean seed?"),
         (["train.py", "optimizer=sgdd"], 2.0, "error: optimizer=sgdd: no such choice"),
@@ -60,11 +61,7 @@ def test_an_answer_that_needs_no_torch_comes_at_once(
         import resource, runpy, sys
         try:
             sys.argv = sys.argv[1:]
-            if sys.argv[0] == "-m":
-                del sys.argv[0]
-                runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-            else:
-                runpy.run_path(sys.argv[0], run_name="__main__")
+            runpy.run_path(sys.argv[0], run_name="__main__")
         finally:
             usage = resource.getrusage(resource.RUSAGE_SELF)
             heavy = {"torch", "pytorch_lightning", "torchvision", "matplotlib"} & set(sys.modules)
@@ -83,7 +80,7 @@ def test_an_answer_that_needs_no_torch_comes_at_once(
 
 def test_a_working_folder_that_is_gone_is_a_line(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
-    for words in ("-m mnist_lit list", str(PROJECT / "train.py")):
+    for words in (f"{PROGRAM} list", str(PROJECT / "train.py")):
         script = f"mkdir -p gone; cd gone; rmdir ../gone; exec {sys.executable} {words}"
         done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True)
         line = "error: FileNotFoundError: [Errno 2] No such file or directory\n"
@@ -284,16 +281,21 @@ def test_version_and_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"^nano +994 +4.0 kB +99.09%  under 1,000", "\n".join(rows), re.MULTILINE)
 
 
-def test_a_file_of_a_strangers_folder_is_not_imported(tmp_path: Path) -> None:
+def test_a_file_of_a_strangers_folder_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     theirs, ran = tmp_path / "theirs", tmp_path / "ran"
     theirs.mkdir()
-    for package in ("dill", "pynvml"):  # torch looks for them, but needs neither
+    for package in ("dill", "pynvml", "yaml"):  # torch looks for the first two, but needs neither
         (theirs / f"{package}.py").write_text(f"open({str(ran)!r}, 'w')")
-    # A script is started with its own folder in the path, and not with the working folder.
-    command = tmp_path / "command.py"
-    command.write_text("from mnist_lit.cli import main\nmain()\n")
-    subprocess.run([sys.executable, str(command), "list"], cwd=theirs, check=True)
-    assert not ran.exists()
+    monkeypatch.setattr(sys, "argv", ["mnist-lit"])  # no file, as on Windows
+    sources = [{"provider": "main", "path": str(PROJECT / "conf")}]
+    hydras = {"runtime": {"config_sources": sources}, "job": {"config_name": "config"}}
+    jobs = Processes()
+    jobs.config = OmegaConf.create({"hydra": hydras})
+    for command in ([PROGRAM, "list"], [*jobs._program(), "--cfg", "job"]):
+        subprocess.run(command, cwd=theirs, check=True)
+        assert not ran.exists()
 
 
 def test_export_describes_its_formats(capsys: pytest.CaptureFixture[str]) -> None:

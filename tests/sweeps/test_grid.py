@@ -260,6 +260,19 @@ def test_a_folder_with_files_of_somebody_else_is_no_sweep(
     assert (tmp_path / "mine" / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["results.csv", "study.db", "study.db-journal", "mlflow.db"])
+def test_a_sweep_writes_through_no_link(name: str, here: Here, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / name).symlink_to(tmp_path / "theirs")
+    search = ("hparams_search=default", "optimizer.lr=interval(0.01,0.1)")
+    for words in (["-m", BASIC, "seed=0,1"], search):
+        done = here(*words, *TINY, "hydra.sweep.dir=s")
+        assert done.stderr.endswith(
+            f"s/{name}: is a link or a pipe, and a run writes there; remove it\n"
+        )
+    assert not (tmp_path / "theirs").exists()
+
+
 def test_a_grid_and_a_search_have_folders_of_their_own(here: Here, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     search = ("hparams_search=default", "optimizer.lr=interval(0.01,0.1)")
@@ -344,7 +357,9 @@ def test_a_job_writes_through_no_link(
     for link in (tmp_path / "sweep/0/.hydra", tmp_path / "1"):
         link.symlink_to(tmp_path / "theirs")
     done = here(*command)
-    assert done.stderr.endswith("sweep/0/.hydra: is a link, and a run writes there; remove it\n")
+    assert done.stderr.endswith(
+        "sweep/0/.hydra: is a link or a pipe, and a run writes there; remove it\n"
+    )
     for place in ("1", "1/0"):  # of a trial, and of a training of a trial
         with pytest.raises(ConfigError, match="is a link, and a job writes there; remove it"):
             job.Job(tmp_path / place, 0, [], {}).write()

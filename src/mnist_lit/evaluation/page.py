@@ -15,7 +15,7 @@ from torch import Tensor
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained, read, read_file
 from mnist_lit.data.reopen import reopen, split
-from mnist_lit.errors import TrustError, UserError, reason
+from mnist_lit.errors import TrustError, UserError, line, reason
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.evaluation.history import History
@@ -101,7 +101,7 @@ def page(
         trust: Data modules of other packages that may be imported.
 
     Raises:
-        UserError: The subjects were trained on different data.
+        UserError: The subjects were trained on different data; see also ``render``.
     """
     facts = subjects[0].trained.facts
     if len({(one.trained.facts.name, one.trained.facts.classes) for one in subjects}) > 1:
@@ -133,32 +133,39 @@ def render(
 ) -> str:
     """Return the page of an evaluated subject, or of several, each in a row.
 
-    A wrong ``report.json`` may raise anything here.
-
     Args:
         subjects: One or several, trained on the same data.
         evaluations: The evaluation of each, on the same test images.
         pictures: The result of ``draw`` for a single subject; empty for several.
+
+    Raises:
+        UserError: A ``report.json`` is not as a run leaves it.
     """
-    each = [_describe(*one) for one in zip(subjects, evaluations, strict=True)]
-    facts = subjects[0].trained.facts
-    if len(each) == 1:
-        layers = summary.table(subjects[0].trained.network, each[0]["title"], facts.side)
-        values = {"s": each[0], "figures": pictures[0], "layers": layers, "facts": facts}
-        return filled("evaluation/page.html", mistaken=figures.mistaken(evaluations[0]), **values)
-    right = [evaluation.right for evaluation in evaluations]
-    titles = [one["title"] for one in each]
-    names = [f"{n} {one}" if titles.count(one) > 1 else one for n, one in enumerate(titles, 1)]
-    lines = {name: (one["history"], "val") for name, one in zip(names, each, strict=True)}
-    widths = [n * figures.WIDTH for n in (1, 2) if any(one.history for one in subjects)]
-    return filled(
-        "evaluation/compare.html",
-        facts=facts,
-        subjects=each,
-        names=names,
-        only=[[int((one & ~other).sum()) for other in right] for one in right],
-        curves=[figures.png(figures.curves(lines, width)) for width in widths],
-    )
+    try:
+        each = [_describe(*one) for one in zip(subjects, evaluations, strict=True)]
+        facts = subjects[0].trained.facts
+        if len(each) == 1:
+            layers = summary.table(subjects[0].trained.network, each[0]["title"], facts.side)
+            values = {"s": each[0], "figures": pictures[0], "layers": layers, "facts": facts}
+            return filled(
+                "evaluation/page.html", mistaken=figures.mistaken(evaluations[0]), **values
+            )
+        right = [evaluation.right for evaluation in evaluations]
+        titles = [one["title"] for one in each]
+        names = [f"{n} {one}" if titles.count(one) > 1 else one for n, one in enumerate(titles, 1)]
+        lines = {name: (one["history"], "val") for name, one in zip(names, each, strict=True)}
+        widths = [n * figures.WIDTH for n in (1, 2) if any(one.history for one in subjects)]
+        return filled(
+            "evaluation/compare.html",
+            facts=facts,
+            subjects=each,
+            names=names,
+            only=[[int((one & ~other).sum()) for other in right] for one in right],
+            curves=[figures.png(figures.curves(lines, width)) for width in widths],
+        )
+    except Exception as error:  # a wrong report.json raises whatever its first wrong value leads to
+        wrong = ", ".join(one.name for one in subjects)
+        raise UserError(f"{wrong}: report.json is not as a run leaves it: {line(error)}") from None
 
 
 def filled(template: str, **values: Any) -> str:

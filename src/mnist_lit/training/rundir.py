@@ -6,7 +6,7 @@ Imports nothing heavy.
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
@@ -25,8 +25,9 @@ OURS = ".mnist-lit"  # the first thing that is made in a run's folder; it holds 
 ERROR = f"{OURS}/error.json"  # one line: why the run failed
 # The other files of a run; Hydra writes its own first.
 WRITTEN = (
-    *("checkpoints", "figures", "tensorboard", "wandb", "mlflow.db", "metrics.csv", "hparams.yaml"),
-    *("report.html", "report.json", "run.log", "packages.txt", "changes.diff", f"{UNFINISHED}*"),
+    *("checkpoints", "figures", "tensorboard", "wandb", "mlflow.db*", "metrics.csv"),
+    *("hparams.yaml", "report.html", "report.json", "run.log", "packages.txt", "changes.diff"),
+    f"{UNFINISHED}*",
 )
 HYDRAS = ".hydra"
 JOB = "job.json"  # in the folder of a sweep's job: its identity
@@ -123,14 +124,15 @@ def claim(
         raise ConfigError(f"{key}={folder}: {words}") from None
 
 
-def refuse_links(folder: Path) -> None:
-    """Raise ``ConfigError`` if a run would write there through a link; the folder may be one."""
-    names = (OURS, HYDRAS, JOB, "output.log", *WRITTEN)
-    places = ("*", f"{OURS}/*", f"{HYDRAS}/*")
+def refuse_links(
+    folder: Path, names: Iterable[str] = (OURS, HYDRAS, JOB, "output.log", *WRITTEN)
+) -> None:
+    """Raise ``ConfigError`` if one of the names there is a link or a pipe."""
+    places = ("*", *(f"{inner}/*" for inner in (OURS, HYDRAS, "figures", "tensorboard")))
     for path in (path for place in places for path in folder.glob(place)):
         written = path.parent != folder or any(path.match(name) for name in names)
-        if written and path.is_symlink():
-            raise ConfigError(f"{path}: is a link, and a run writes there; remove it")
+        if written and (path.is_symlink() or not (path.is_file() or path.is_dir())):
+            raise ConfigError(f"{path}: is a link or a pipe, and a run writes there; remove it")
 
 
 def _refuse_others(folder: Path, key: str, auto: bool) -> None:
