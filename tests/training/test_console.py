@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-import mnist_lit
+from mnist_lit.busy import crowded
 from mnist_lit.errors import RunError
 from mnist_lit.training.console import kept
 from mnist_lit.training.train import train
@@ -134,4 +134,4 @@ def test_a_machine_with_other_work_is_recognised(
     load: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "read_text", lambda _: load)
-    assert mnist_lit.crowded() is expected
+    assert crowded() is expected

@@ -13,8 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
-import mnist_lit
 from mnist_lit import devices
+from mnist_lit.busy import crowded
 from mnist_lit.checkpoints.read import Trained, read
 from mnist_lit.config.check import parse
 from mnist_lit.data.batches import Images
@@ -167,7 +167,7 @@ def _introduce(run: Run, run_dir: Path, about: Mapping[str, Any]) -> None:
     precision = f"{about['precision']} (trainer.precision={config.trainer['precision']})"
     say(f"training on {about['device']}, {precision}\n{about['operations']}\n{shown(run_dir)}")
     on_cpu = run.trainer.strategy.root_device.type == "cpu"
-    if on_cpu and torch.get_num_threads() > 1 and mnist_lit.crowded():
+    if on_cpu and torch.get_num_threads() > 1 and crowded():
         say("other programs use the cores: OMP_NUM_THREADS=1 may train faster")
 
 
