@@ -218,7 +218,7 @@ def test_torchruns_processes_have_one_folder_and_end_with_one_line(tmp_path: Pat
     (folder,) = tmp_path.glob("outputs/*/*")
     lines = [line for line in said.splitlines() if "error: " in line]
     assert len(lines) == 1, said
-    assert re.fullmatch(r"error: stopped in epoch \d+ of 500; to go on: .*", lines[0])
+    assert re.fullmatch(r"error: stopped in epoch \d+ of 500; to resume: .*", lines[0])
     assert {path.name for path in folder.iterdir()} >= {".hydra", "checkpoints", "run.log"}
 
 
@@ -418,7 +418,7 @@ def test_a_stopped_training_says_how_to_go_on_and_nothing_else(tmp_path: Path) -
         process.send_signal(signal.SIGINT)
         printed, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    words = r"error: stopped in epoch (\d+) of 500; to go on: (.*)"
+    words = r"error: stopped in epoch (\d+) of 500; to resume: (.*)"
     stopped = re.fullmatch(words, said.strip())
     assert stopped, said
     assert stopped[2] == "python train.py ckpt_path=./run"
@@ -442,7 +442,7 @@ def test_a_training_that_is_asked_to_end_says_how_to_go_on(here: Here) -> None:
     callback = "+callbacks.end._target_=tests.test_command_line.Terminate"
     done = here(*TINY, callback, "hydra.run.dir=run")
     assert done.returncode == 1
-    words = "stopped in epoch 2 of 2; to go on: python train.py ckpt_path=./run"
+    words = "stopped in epoch 2 of 2; to resume: python train.py ckpt_path=./run"
     assert done.stderr == f"error: {words}\n"
 
 
@@ -482,7 +482,7 @@ def test_a_run_without_a_terminal_trains(tmp_path: Path) -> None:
         os.close(ours)  # which sends SIGHUP
         assert process.wait(timeout=100) == 1
     line = (tmp_path / "run" / "run.log").read_text().splitlines()[-1]
-    assert re.fullmatch(r"stopped in epoch \d+ of 500; to go on: .*/run", line)
+    assert re.fullmatch(r"stopped in epoch \d+ of 500; to resume: .*/run", line)
 
 
 def test_nohup_keeps_a_run_alive(tmp_path: Path, here: Here) -> None:

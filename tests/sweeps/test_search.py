@@ -264,7 +264,7 @@ def test_a_search_that_is_stopped_tries_the_same_again(
         patch.setattr(Processes, "train", stopped)
         done = here(*SEARCH, LR, "search.n_trials=2")
     assert done.stderr == "error: stopped\n"
-    assert "the same command goes on with what is missing" in done.stdout
+    assert "repeat the same command to run the others" in done.stdout
     assert here(*SEARCH, LR, "search.n_trials=2").returncode == 0
     states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
     assert [one.state for one in study().trials] == states

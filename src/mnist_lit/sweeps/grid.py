@@ -86,7 +86,7 @@ class Grid:
             bad = [state for one in planned if (state := one.state) != "finished"]
             if {*bad} - {job.MISSED}:
                 again = shlex.quote(override("hydra.sweep.dir", shown(folder)))
-                show(f"the same command with {again} goes on with what is not finished")
+                show(f"to run the others, repeat the command with {again}")
         if bad:
             raise RunError(f"of {many} {job.tally(bad)}")
 

@@ -134,7 +134,7 @@ def write(sweep: Path) -> str:
         words = [one.said.get(key, "") for key in keys]
         values = [report.get(name, "") for name in (*COLUMNS, "wall_seconds")]
         rows.append([place, state, *words, *values, why])
-        if state != "finished":
+        if state not in ("finished", "waiting"):
             left.append(f"  {shown(one.folder)}: {one.label}  {state}: {why}".rstrip(": "))
     drawn = {}
     lines = [f"{len(found)} jobs: {tally(one.state for one in found)}."]

@@ -99,7 +99,7 @@ class Search:
             finally:
                 show(study.write(self.study, self.folder, self._again()))
                 if study.begun(self.study) < self.search.n_trials:
-                    show("the same command goes on with what is missing")
+                    show("repeat the same command to run the others")
             if not any(self.succeeded) and (self.succeeded or not study.best_first(self.study)):
                 words = "mend the cause, and raise search.n_trials or give another search.study"
                 raise RunError(f"the trials have all failed; {words}")

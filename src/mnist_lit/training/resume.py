@@ -106,6 +106,6 @@ def resumed(ckpt_path: str, options: Mapping[str, Any]) -> tuple[Path, dict[str,
 
 
 def altered(checkpoint: str | Path, error: Exception) -> CheckpointError:
-    """Return what says that no training goes on from a file, or from what somebody made of one."""
+    """Return the error of a file from which no training can be resumed."""
     words = f"it holds no training to resume ({line(error)}); init_from= takes the weights alone"
     return CheckpointError(f"ckpt_path={checkpoint}: {words}")

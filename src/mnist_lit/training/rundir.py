@@ -148,7 +148,7 @@ def _refuse_others(folder: Path, key: str, auto: bool) -> None:
     begun = bool(kept) or (folder / "report.json").is_file()
     if begun and (ours or (folder / HYDRAS / "overrides.yaml").is_file()):
         resume = shlex.quote(f"ckpt_path={folder}")
-        words = f"give another folder, or go on with that run: {resume}"
+        words = f"give another folder, or resume that run: {resume}"
         raise ConfigError(f"{key}={folder}: another run lies there; {words}")
     # From Python, a run may use the folder of another Hydra program.
     names = WRITTEN if key == "run_dir" else (HYDRAS, *WRITTEN)

@@ -119,7 +119,7 @@ def _stoppable(run: Run, command: str | None) -> Iterator[None]:
         epoch = min(run.trainer.current_epoch + 1, epochs)  # after the last epoch it is one more
         program = "mnist-lit train" if str(command).startswith("mnist-lit") else "python train.py"
         resume = shlex.quote(provenance.override("ckpt_path", shown(folder.parent)))
-        further = f"; to go on: {program} {resume}"
+        further = f"; to resume: {program} {resume}"
         if not (folder / "last.ckpt").is_file():
             further = ", before there was anything to resume"
         raise StoppedError(f"stopped in epoch {epoch} of {epochs}{further}") from None
