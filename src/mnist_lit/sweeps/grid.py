@@ -124,7 +124,7 @@ class Grid:
         if named or others not in self.composed:
             numbered = [*overrides, f"hydra.job.num={place}", f"hydra.job.id={place}"]
             self.composed[others] = self.loader.load_sweep_config(self.config, numbered)
-        composed = self.composed[others].copy()
+        composed = self.composed[others]  # no job keeps it
         for word in {*overrides} - {*others}:
             composed.seed = OverridesParser.create().parse_override(word).value()
         with flag_override(composed.hydra, "readonly", False):
