@@ -88,7 +88,7 @@ def test_jobs_that_fail_end_no_others(launcher: str, here: Here, tmp_path: Path)
     listed = "  sweep/0: 1 of 2  callbacks.boom.epoch=1  failed: ZeroDivisionError: a defect; "
     assert f"{listed}the whole traceback is in sweep/0/run.log" in said
     assert "Last Validation Accuracy: " in (tmp_path / "sweep/1/run.log").read_text()
-    assert "the same command with hydra.sweep.dir=./sweep goes on" in done.stdout
+    assert "repeat the command with hydra.sweep.dir=./sweep" in done.stdout
     assert 'raise ZeroDivisionError("a defect' in (tmp_path / "sweep/0/run.log").read_text()
     page = (tmp_path / "sweep/results.html").read_text()
     assert page.count("ZeroDivisionError") == bad
