@@ -50,7 +50,7 @@ def test_a_named_folder_holds_one_run(here: Here, tmp_path: Path) -> None:
     done = here(*NAMED, "seed=1")
     assert done.returncode == 1
     assert done.stderr == (
-        "error: hydra.run.dir=run: another run lies there; give another folder, or go on with that "
+        "error: hydra.run.dir=run: another run lies there; give another folder, or resume that "
         "run: ckpt_path=run\n"
     )
     assert (tmp_path / "run" / "report.json").read_bytes() == before
@@ -319,7 +319,7 @@ def test_a_folder_has_one_process(here: Here, tmp_path: Path) -> None:
 def test_one_command_starts_goes_on_and_finds_the_end(here: Here, tmp_path: Path) -> None:
     stop = f"+callbacks.stop={{_target_: tests.own.CtrlC, folder: run, once: {tmp_path / 'once'}}}"
     command = (*NAMED, "logger=csv", "ckpt_path=auto", stop)
-    assert "error: stopped in epoch 2 of 2; to go on" in here(*command).stderr
+    assert "error: stopped in epoch 2 of 2; to resume" in here(*command).stderr
     first = (tmp_path / "run/metrics.csv").read_text().splitlines()
     done = here(*command)
     assert (done.returncode, done.stderr) == (0, "")
