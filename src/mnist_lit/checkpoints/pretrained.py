@@ -19,7 +19,7 @@ PURPOSES = {
     "final-world": "people's pictures; as final, also trained on synthetic digits",
     "flagship": "the highest accuracy under 20,000 parameters",
     "small": "under 10,000 parameters",
-    "optimized": "for comparison: the layer list of an earlier document",
+    "optimized": "for comparison: the layer list of the original specification",
     "optimized-aligned": "the same layers after an alignment",
     "tiny": "under 4,000 parameters: 4 kB as 8-bit integers",
     "micro": "under 2,000 parameters: 8 kB as floats, 2 kB as 8-bit integers",

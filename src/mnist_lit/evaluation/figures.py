@@ -218,9 +218,9 @@ def calibration(evaluation: Evaluation, facts: Facts) -> Figure:
     groups = zip(doubt.tensor_split(15), wrong.tensor_split(15), strict=True)
     error = sum(float((d.mean() - w.mean()).abs()) * len(d) for d, w in groups) / len(order)
     figure, (axes,) = plot(names=["expected"])
-    said, counted = f"Mistakes among them; calibration error {error:.2%}", range(1, len(order) + 1)
+    said, counted = f"Mistakes; calibration error {error:.2%}", range(1, len(order) + 1)
     lines = {"wrong": [(counted, wrong.cumsum(0))], "expected": [(counted, doubt.cumsum(0))]}
-    along = f"the N least sure test {facts.noun}"
+    along = f"the N least confident test {facts.noun}"
     overlay(axes, said, lines, along, log=False, marker="")
     axes.lines[1].set_linestyle("--")
     axes.set_xscale("log")

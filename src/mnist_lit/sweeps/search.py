@@ -93,7 +93,7 @@ class Search:
             write_config(self.folder, self.config)
             many = f"{study.count(self.study)}; {self.search.n_trials} wanted"
             show(f"study {self.search.study} in {masked(self.search.storage)}: {many}")
-            show("Its trainings look at held-out images and do not test (test=false).")
+            show("Trials validate on held-out training images and never read the test images.")
             try:
                 self._train_all()
             finally:
