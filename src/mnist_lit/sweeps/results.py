@@ -140,7 +140,8 @@ def write(sweep: Path) -> str:
     lines = [f"{len(found)} jobs: {tally(one.state for one in found)}."]
     if each:
         first = each[0].jobs[0]
-        what = f"{worded(first.ranked_by)}, ± the standard deviation over seeds or folds."
+        spread = "± is the standard deviation over seeds or folds"
+        what = f"Ranked by {worded(first.ranked_by)}; {spread}."
         how = "Bars are 95% intervals of the mean; fewer than three jobs have none."
         lines += [what, how, f"Protocol: {first.report['protocol']}."]
         drawn = {f"{worded(first.ranked_by)} of the settings": compared(each)}
