@@ -401,7 +401,9 @@ def test_a_run_writes_through_no_link(name: str, here: Here, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["lock", ""])
-def test_a_link_is_no_lock(name: str, tmp_path: Path) -> None:
+def test_a_link_is_no_lock(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Some versions of filelock empty the target of a link, as this does.
+    monkeypatch.setattr(rundir, "FileLock", lambda path, timeout: path.open("w"))
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/lock").write_text("mine")
     link = tmp_path / "run" / rundir.OURS / name
