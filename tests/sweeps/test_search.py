@@ -275,6 +275,22 @@ def test_what_was_killed_is_tried_again_and_counts_once(
     assert "default: 4 complete" in done.stdout
 
 
+def test_what_was_killed_before_its_first_heartbeat_does_not_run_for_ever(
+    in_process: None, here: Here, tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_lit.sweeps.study.STALE", 1)
+    assert here(*SEARCH, LR, "search.n_trials=1").returncode == 0
+    search = Search(
+        **vars(searched(tmp_path)) | {"study": "default", "storage": database(tmp_path)}
+    )
+    with opened_study(search, 2) as (found, _):
+        found.enqueue_trial(found.trials[0].params)
+        found.ask(found.trials[0].distributions)
+    assert here(*SEARCH, LR, "search.n_trials=2").returncode == 0
+    states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    assert [one.state for one in study().trials] == states
+
+
 def test_a_search_that_is_stopped_tries_the_same_again(
     in_process: None, here: Here, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ import math
 import socket
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,8 @@ class Search:
         If the search is stopped, the same command repeats the running trials.
         """
         deadline = time.monotonic() + (self.search.timeout or math.inf)
+        # One that was killed before its first heartbeat would count as running for ever.
+        self._beat(one.number for one in self.study.get_trials(states=(TrialState.RUNNING,)))
         try:
             with self.launcher.pool() as pool:
                 while True:
@@ -186,14 +188,17 @@ class Search:
                         if over or not self.study.get_trials(states=(TrialState.RUNNING,)):
                             return
                         time.sleep(1)  # other workers train the last trials, or have been killed
-                    for trial, _ in self.running.values():
-                        beating = study.trial_id(self.study, self.storage, trial.number)
-                        self.storage.record_heartbeat(beating)
+                    self._beat(trial.number for trial, _ in self.running.values())
                     for training in wait(self.running, study.BEAT, FIRST_COMPLETED).done:
                         self._end(training)
         finally:
             for trial, _ in self.running.values():
                 study.take_back(self.study, trial.number)
+
+    def _beat(self, trials: Iterable[int]) -> None:
+        """Record that these trials are running."""
+        for number in trials:
+            self.storage.record_heartbeat(study.trial_id(self.study, self.storage, number))
 
     def _end(self, training: Future[float]) -> None:
         """Tell the study the result of a trial."""
