@@ -167,3 +167,22 @@ def test_a_run_whose_checkpoint_is_given_by_a_link_stays(tmp_path: Path) -> None
     (tmp_path / "my.ckpt").symlink_to(folder / "best.ckpt")
     with pytest.raises(WriteError, match=r"last\.ckpt: cannot be written: an input"):
         files.named(folder / "last.ckpt", tmp_path / "my.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("mark", "name"),
+    [
+        *(("s/multirun.yaml", name) for name in ("study.db", "study.db-wal", "results.csv")),
+        *(("s/multirun.yaml", name) for name in ("multirun.yaml", "results.html")),
+        ("s/0/.mnist-lit/lock", "0/output.log"),
+        *(("s/checkpoints/best.ckpt", name) for name in ("checkpoints/best.ckpt", "report.json")),
+    ],
+)
+def test_a_file_of_a_sweep_or_an_earlier_run_is_protected(
+    mark: str, name: str, tmp_path: Path
+) -> None:
+    for file in (tmp_path / mark, tmp_path / "s" / name):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    with pytest.raises(WriteError, match="cannot be written: an input, or of a run; give another"):
+        files.named(tmp_path / "s" / name)

@@ -12,10 +12,11 @@ from mnist_lit.errors import WriteError
 
 UNFINISHED = ".unfinished-"  # prefix of the name of an incomplete file
 HOUR = 3600.0  # seconds; no file takes so long
-# Files to protect: all of a run but its page, and the images of a folder in MNIST's layout.
+# Files to protect: of runs but their pages, of sweeps, and images of a folder in MNIST's layout.
 KEPT = (
     *("checkpoints/*", "report.json", ".hydra/*", "figures/*", ".mnist-lit/*", "tensorboard/*"),
     *("run.log", "packages.txt", "changes.diff", "metrics.csv", "hparams.yaml", "job.json"),
+    *("*.db*", "multirun.yaml", "results.csv", "results.html", "output.log"),
     *("*-ubyte*", "raw/*-ubyte*", "MNIST/raw/*-ubyte*"),
 )
 
@@ -90,12 +91,13 @@ def named(path: Path, *read: Path) -> str:
             the other files of that run are protected too.
 
     Raises:
-        WriteError: It would replace one of them, or such a file of any run.
+        WriteError: It would replace one of them, or such a file of any run or sweep.
     """
     there = path.expanduser()
     if not there.is_file():
         return str(path)
-    runs = (one for one in there.absolute().parents if (one / ".mnist-lit").is_dir())
+    marks = (".mnist-lit", "multirun.yaml", "checkpoints")
+    runs = (one for one in there.absolute().parents if any((one / name).exists() for name in marks))
     for one in (name.expanduser().resolve() for name in (*read, *runs)):
         folder = one.parents[1] if one.parent.name == "checkpoints" else one
         parts = (part for pattern in KEPT for part in folder.glob(pattern))

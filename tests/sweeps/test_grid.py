@@ -273,6 +273,21 @@ def test_a_sweep_writes_through_no_link(name: str, here: Here, tmp_path: Path) -
     assert not (tmp_path / "theirs").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"), [("study.db", "sweep"), ("mlflow.db", "sweep"), ("mlflow.db", "run")]
+)
+def test_a_journal_that_names_another_file_is_refused(
+    name: str, folder: str, here: Here, tmp_path: Path
+) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / name).touch()
+    (tmp_path / "s" / f"{name}-journal").write_bytes(bytes(99) + rundir.NAMING)
+    done = here(*(["-m", "seed=0,1"] if folder == "sweep" else []), *TINY, f"hydra.{folder}.dir=s")
+    assert done.stderr.endswith(
+        f"{name}-journal: SQLite would remove a file that it names; move it away\n"
+    )
+
+
 def test_a_grid_and_a_search_have_folders_of_their_own(here: Here, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     search = ("hparams_search=default", "optimizer.lr=interval(0.01,0.1)")

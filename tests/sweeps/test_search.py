@@ -8,6 +8,7 @@ import re
 import secrets
 import socket
 import sqlite3
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -194,6 +195,30 @@ def test_a_folder_with_files_of_somebody_else_is_no_search(
     assert done.stderr.endswith(f"/s/{name}: not of a sweep; give another hydra.sweep.dir\n")
     assert {path.name for path in tmp_path.glob("s/*")} == {"slurm-1.out", name}
     assert (tmp_path / "s" / name).read_text() == "mine"
+
+
+def test_no_file_is_removed_that_a_journal_names(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "theirs").write_text("mine")
+    file = tmp_path / "s/study.db"
+    search = Search(**vars(searched(tmp_path)) | {"storage": database(tmp_path)})
+    with opened_study(search, 1):
+        pass
+    content, name = file.read_bytes(), bytes(tmp_path / "theirs")
+    side = int.from_bytes(content[16:18])
+    page, sums = content[:side], sum(content[side - 200 : 0 : -200])
+    head = rundir.NAMING + struct.pack(">5I", 1, 0, len(content) // side, 512, side)
+    record = struct.pack(">I", 1) + page + struct.pack(">I", sums)
+    named = struct.pack(">I", 2**30 // side + 1) + name + struct.pack(">2I", len(name), sum(name))
+    journal = file.with_name("study.db-journal")
+    journal.write_bytes(head.ljust(512, b"\0") + record + named + rundir.NAMING)
+    with pytest.raises(ConfigError, match="SQLite would remove a file"), opened_study(search, 1):
+        pass
+    assert (tmp_path / "theirs").read_text() == "mine"
+    journal.write_bytes(head.ljust(512, b"\0") + record)  # as a killed search leaves it
+    with opened_study(search, 1):
+        pass
+    assert not journal.exists()
 
 
 @pytest.mark.slow

@@ -219,6 +219,13 @@ def test_what_a_user_has_in_a_folder_is_not_replaced(
         file.unlink()
 
 
+def test_an_empty_folder_makes_no_run(tmp_path: Path) -> None:
+    (tmp_path / rundir.OURS).mkdir()
+    (tmp_path / "metrics.csv").write_text("mine")
+    with pytest.raises(ConfigError, match=r"it is no run of mnist-lit and holds metrics\.csv"):
+        rundir.claim(tmp_path)
+
+
 def test_a_script_in_the_folder_of_a_run_does_no_harm(here: Here, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     for name in ("job.sh", "slurm-1.out"):
@@ -393,6 +400,19 @@ def test_a_run_writes_through_no_link(name: str, here: Here, tmp_path: Path) -> 
     assert not list((tmp_path / "theirs").iterdir())
 
 
+@pytest.mark.parametrize("name", ["lock", ""])
+def test_a_link_is_no_lock(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Some versions of filelock empty the target of a link, as this does.
+    monkeypatch.setattr(rundir, "FileLock", lambda path, timeout: path.open("w"))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/lock").write_text("mine")
+    link = tmp_path / "run" / rundir.OURS / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "theirs" / name)
+    assert not rundir.is_running(tmp_path / "run")
+    assert (tmp_path / "theirs/lock").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["run.log", "metrics.csv", ".hydra/overrides.yaml"])
 def test_a_run_does_not_wait_for_a_pipe(name: str, here: Here, tmp_path: Path) -> None:
     (tmp_path / "run" / name).parent.mkdir(parents=True)
@@ -409,8 +429,21 @@ def test_curves_of_others_stay(tiny: Callable[..., DictConfig], tmp_path: Path) 
     config = parse(tiny("logger=csv", f"logger.csv.save_dir={tmp_path}"))
     with pytest.raises(ConfigError, match=r"logger\.csv: .*metrics\.csv would be replaced; give"):
         build_loggers(config.model_copy(update=begun), {})
+    own = {"ckpt_path": begun["run_dir"], "run_dir": begun["run_dir"]}
+    (tmp_path / "hparams.yaml").write_text("run_dir: /another\n")
+    with pytest.raises(ConfigError, match=r"logger\.csv: .*metrics\.csv would be replaced; give"):
+        build_loggers(config.model_copy(update=own), {})
     assert (tmp_path / "metrics.csv").read_text() == "mine"
-    assert not (tmp_path / "hparams.yaml").exists()
+
+
+def test_a_resumed_run_keeps_its_curves_elsewhere(
+    tiny: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    options = ("logger=csv", f"logger.csv.save_dir={tmp_path / 'curves'}")
+    done = train(tiny(*options))
+    config = parse(tiny(*options, f"run_dir={done.run_dir}", f"ckpt_path={done.run_dir}"))
+    (logger,) = build_loggers(config, {})
+    assert Path(str(logger.log_dir)) == tmp_path / "curves"
 
 
 def test_a_resumed_run_keeps_the_options_it_began_with(here: Here, tmp_path: Path) -> None:

@@ -298,7 +298,11 @@ def test_what_cannot_be_resumed_is_said_in_one_line(tiny: Make, tmp_path: Path) 
         train(tiny(f"ckpt_path={tmp_path}/gone/last.ckpt"))
     alone = tmp_path / "alone.ckpt"
     shutil.copyfile(train(tiny()).run_dir / "checkpoints/last.ckpt", alone)
-    with pytest.raises(CheckpointError, match="is not there; a run is resumed"):
+    with pytest.raises(CheckpointError, match="is not there, or is a link; a run"):
+        train(tiny(f"ckpt_path={alone}", run_dir="third"))
+    (tmp_path / "key").write_text("mine")
+    (tmp_path / "best.ckpt").symlink_to(tmp_path / "key")
+    with pytest.raises(CheckpointError, match=r"best\.ckpt is not there, or is a link"):
         train(tiny(f"ckpt_path={alone}", run_dir="third"))
     shipped = pretrained.checkpoint_of("nano")
     with pytest.raises(CheckpointError, match="holds no training to resume"):

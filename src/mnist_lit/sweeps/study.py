@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import NullPool
+from sqlalchemy import NullPool, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_lit.config.schema import Search
@@ -25,6 +25,7 @@ from mnist_lit.evaluation.figures import LIGHT, defaults, logarithmic, overlay, 
 from mnist_lit.sweeps.job import tally
 from mnist_lit.sweeps.results import publish, short, worded
 from mnist_lit.text import masked
+from mnist_lit.training.rundir import refuse_journal
 
 # Seconds between heartbeats, and without one until a trial counts as killed.
 BEAT, STALE = 15, 60
@@ -62,6 +63,7 @@ def opened_study(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with")
         try:
+            refuse_journal(Path(make_url(url).database or ""))
             storage = RDBStorage(
                 url,
                 engine_kwargs={"pool_pre_ping": True, **(file if url.startswith("sqlite") else {})},

@@ -250,11 +250,14 @@ def build_loggers(config: Config, runs: Mapping[str, str]) -> list[Logger]:
         known = dict.fromkeys(("id", "run_id"), runs[name]) if name in runs else {}
         logger = build(node, f"logger.{name}", kind=Logger, **known)
         loggers.append(logger)
-        if not isinstance(logger, CSVLogger) or goes_on(Path(config.run_dir), config.ckpt_path):
+        if not isinstance(logger, CSVLogger):
             continue
-        folder = Path(logger.log_dir).resolve()
-        for file in (folder / "metrics.csv", folder / "hparams.yaml"):
-            if file.exists() and folder != Path(config.run_dir).resolve():
+        folder, run = Path(logger.log_dir).resolve(), Path(config.run_dir).resolve()
+        options = folder / "hparams.yaml"
+        kept = options.read_text(errors="replace").splitlines() if options.is_file() else []
+        own = folder.is_relative_to(run) or f"run_dir: {config.run_dir}" in kept
+        for file in (folder / "metrics.csv", options):
+            if file.exists() and folder != run and not (own and goes_on(run, config.ckpt_path)):
                 raise ConfigError(f"logger.{name}: {file} would be replaced; give another save_dir")
     return loggers
 

@@ -99,9 +99,9 @@ def resumed(ckpt_path: str, options: Mapping[str, Any]) -> tuple[Path, dict[str,
         words += "; a run is resumed with the options and by the version that it was started with"
         raise CheckpointError(f"ckpt_path={checkpoint}: {words}")
     best = checkpoint.with_name("best.ckpt")
-    if history.validated and not best.is_file():
+    if best.is_symlink() or (history.validated and not best.is_file()):  # it is copied
         words = "a run is resumed from its last.ckpt with the best.ckpt beside it"
-        raise CheckpointError(f"{best} is not there; {words}")
+        raise CheckpointError(f"{best} is not there, or is a link; {words}")
     return checkpoint, loggers, len(history.epochs)
 
 

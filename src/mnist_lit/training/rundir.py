@@ -31,13 +31,17 @@ WRITTEN = (
 )
 HYDRAS = ".hydra"
 JOB = "job.json"  # in the folder of a sweep's job: its identity
+# The end of a journal that names another file, which SQLite removes; one database writes none.
+NAMING = bytes.fromhex("d9d505f920a163d7")
 
 
 def is_running(folder: Path) -> bool:
     """Return whether a process trains there now; a killed one does not."""
+    lock = folder / OURS / "lock"
     try:
-        if (folder / OURS).is_dir():
-            with FileLock(folder / OURS / "lock", timeout=0):
+        # FileLock empties the target of a link.
+        if lock.parent.is_dir() and not (lock.parent.is_symlink() or lock.is_symlink()):
+            with FileLock(lock, timeout=0):
                 pass
     except OSError as error:  # also if it is no lock file; `claim` then gives the reason
         return isinstance(error, Timeout)
@@ -127,19 +131,31 @@ def claim(
 def refuse_links(
     folder: Path, names: Iterable[str] = (OURS, HYDRAS, JOB, "output.log", *WRITTEN)
 ) -> None:
-    """Raise ``ConfigError`` if one of the names there is a link or a pipe."""
+    """Raise ``ConfigError`` if one of the names is a link or a pipe; see ``refuse_journal``."""
     places = ("*", *(f"{inner}/*" for inner in (OURS, HYDRAS, "figures", "tensorboard")))
     for path in (path for place in places for path in folder.glob(place)):
         written = path.parent != folder or any(path.match(name) for name in names)
         if written and (path.is_symlink() or not (path.is_file() or path.is_dir())):
             raise ConfigError(f"{path}: is a link or a pipe, and a run writes there; remove it")
+        if written and path.suffix == ".db":
+            refuse_journal(path)
+
+
+def refuse_journal(database: Path) -> None:
+    """Raise ``ConfigError`` if the journal of a database makes SQLite remove another file."""
+    file = Path(f"{database.resolve()}-journal")
+    with suppress(OSError), file.open("rb") as journal:  # there is none, or a shorter one
+        journal.seek(-len(NAMING), os.SEEK_END)
+        if journal.read() == NAMING:
+            raise ConfigError(f"{file}: SQLite would remove a file that it names; move it away")
 
 
 def _refuse_others(folder: Path, key: str, auto: bool) -> None:
     """Raise if the run would replace files there. A running one is left to the lock."""
-    if is_running(folder):
+    # An empty folder may be the user's. Some versions of filelock remove the lock of a stopped job.
+    ours = any((folder / OURS).glob("*")) or (folder / JOB).is_file()
+    if is_running(folder):  # this may make the lock
         return
-    ours = (folder / OURS).is_dir()
     if (folder / JOB).is_file() and not in_a_sweep():
         raise ConfigError(f"{key}={folder}: a job of a sweep lies there; give another folder")
     kept = {path.name for path in (folder / "checkpoints").glob("[!.]*.ckpt")}
