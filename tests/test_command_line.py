@@ -144,6 +144,7 @@ def test_mnist_lit_train_also_searches_conf_in_the_working_folder(
         (["epochs=5"], "error: epochs: no such key; did you mean trainer.max_epochs\\?"),
         (["batch_size=64"], "error: batch_size: no such key; did you mean data.batch_size\\?"),
         (["--mutlirun"], "error: --mutlirun: no such option; did you mean --multirun\\?"),
+        (["--experimental-rerun", "a.pickle"], "error: --experimental-rerun: no such option; "),
         (["--lr", "0.1"], "error: --lr: no such option; .* key=value: optimizer.lr=0.1"),
         (["--epochs=5"], "error: --epochs: no such option; .* key=value: trainer.max_epochs=5"),
         (["optimizer=SGD"], "error: optimizer=SGD: no such choice; did you mean sgd\\?"),

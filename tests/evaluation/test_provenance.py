@@ -75,6 +75,17 @@ def test_an_installed_package_is_not_of_the_commit_around_it(
     assert not (tmp_path / "changes.diff").exists()
 
 
+def test_the_configuration_of_a_repository_around_an_installed_package_runs_nothing(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(checkout, "config", "core.fsmonitor", f"touch '{checkout}/ran'; false")
+    installed = checkout / "venv" / "lib" / "mnist_lit"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "PACKAGE", installed)
+    assert provenance.provenance(None)["git_commit"] is None
+    assert not (checkout / "ran").exists()
+
+
 def test_no_password_is_kept() -> None:
     typed = "python train.py logger.x.uri=https://me:secret@host/x seed=1"
     assert provenance.provenance(typed)["command"] == (

@@ -84,6 +84,9 @@ def _changes() -> str:
 
 def _git(*arguments: str) -> str:
     """Return git's output for the checkout of this code; empty without a checkout."""
+    # In any folder above, git would run commands that the configuration of a repository names.
+    if not (PACKAGE.parents[1] / ".git").exists():
+        return ""
     options: Any = {"cwd": PACKAGE.parents[1], "capture_output": True, "check": True}
     try:
         # A package installed inside the checkout of another project does not belong to its commit.
