@@ -286,16 +286,22 @@ def test_a_file_of_a_strangers_folder_is_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs, ran = tmp_path / "theirs", tmp_path / "ran"
-    theirs.mkdir()
-    for package in ("dill", "pynvml", "yaml"):  # torch looks for the first two, but needs neither
+    (theirs / "hydra_plugins").mkdir(parents=True)
+    # The other packages look for all but the last, but need none.
+    for package in ("dill", "pynvml", "accimage", "tabulate", "hydra_plugins/own", "yaml"):
         (theirs / f"{package}.py").write_text(f"open({str(ran)!r}, 'w')")
     monkeypatch.setattr(sys, "argv", ["mnist-lit"])  # no file, as on Windows
     sources = [{"provider": "main", "path": str(PROJECT / "conf")}]
     hydras = {"runtime": {"config_sources": sources}, "job": {"config_name": "config"}}
     jobs = Processes()
     jobs.config = OmegaConf.create({"hydra": hydras})
-    for command in ([PROGRAM, "list"], [*jobs._program(), "--cfg", "job"]):
-        subprocess.run(command, cwd=theirs, check=True)
+    build = [PROGRAM, "train", "requirements.max_epochs=1"]
+    for code, command in (
+        (0, [PROGRAM, "list"]),
+        (0, [*jobs._program(), "--cfg", "job"]),
+        (1, build),
+    ):
+        assert subprocess.run(command, cwd=theirs).returncode == code
         assert not ran.exists()
 
 

@@ -46,14 +46,8 @@ INSTEAD = {
 
 OPTIONS = [  # of Hydra's command line, except the one that runs the code in a pickle
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run"),
-    *(
-        "--multirun",
-        "--shell-completion",
-        "--config-path",
-        "--config-name",
-        "--config-dir",
-        "--info",
-    ),
+    *("--multirun", "--shell-completion", "--config-path", "--config-name", "--config-dir"),
+    "--info",
 ]
 
 

@@ -78,8 +78,6 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
     """
     given = list(sys.argv)
     own = given[1:] if arguments is None else list(arguments)
-    # The user's classes can be imported from the working folder.
-    sys.path.append("")
     BUILT.clear()  # of a run that this process has checked but not started
 
     def task(cfg: DictConfig) -> float:
