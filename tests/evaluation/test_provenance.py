@@ -100,7 +100,16 @@ def test_no_part_of_a_password_is_left(typed: str) -> None:
 
 
 def test_no_password_is_left_in_a_query() -> None:
-    for key in ("password", "passwd", "sslpassword", "PASS", "token", "access_token"):
+    for key in (
+        "password",
+        "passwd",
+        "sslpassword",
+        "PASS",
+        "token",
+        "access_token",
+        "pwd",
+        "apikey",
+    ):
         assert masked(f"https://host/x?a=1&{key}=w/@w&b=2") == f"https://host/x?a=1&{key}=***&b=2"
     for harmless in ("sqlite:////home/me@work/a.db", "https://me@host:80/x?passfile=~/a&b=2"):
         assert masked(harmless) == harmless
