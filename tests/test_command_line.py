@@ -144,6 +144,7 @@ def test_mnist_lit_train_also_searches_conf_in_the_working_folder(
         (["epochs=5"], "error: epochs: no such key; did you mean trainer.max_epochs\\?"),
         (["batch_size=64"], "error: batch_size: no such key; did you mean data.batch_size\\?"),
         (["--mutlirun"], "error: --mutlirun: no such option; did you mean --multirun\\?"),
+        (["--experimental-rerun", "a.pickle"], "error: --experimental-rerun: no such option; "),
         (["--lr", "0.1"], "error: --lr: no such option; .* key=value: optimizer.lr=0.1"),
         (["--epochs=5"], "error: --epochs: no such option; .* key=value: trainer.max_epochs=5"),
         (["optimizer=SGD"], "error: optimizer=SGD: no such choice; did you mean sgd\\?"),
@@ -285,16 +286,22 @@ def test_a_file_of_a_strangers_folder_is_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs, ran = tmp_path / "theirs", tmp_path / "ran"
-    theirs.mkdir()
-    for package in ("dill", "pynvml", "yaml"):  # torch looks for the first two, but needs neither
+    (theirs / "hydra_plugins").mkdir(parents=True)
+    # The other packages look for all but the last, but need none.
+    for package in ("dill", "pynvml", "accimage", "tabulate", "hydra_plugins/own", "yaml"):
         (theirs / f"{package}.py").write_text(f"open({str(ran)!r}, 'w')")
     monkeypatch.setattr(sys, "argv", ["mnist-lit"])  # no file, as on Windows
     sources = [{"provider": "main", "path": str(PROJECT / "conf")}]
     hydras = {"runtime": {"config_sources": sources}, "job": {"config_name": "config"}}
     jobs = Processes()
     jobs.config = OmegaConf.create({"hydra": hydras})
-    for command in ([PROGRAM, "list"], [*jobs._program(), "--cfg", "job"]):
-        subprocess.run(command, cwd=theirs, check=True)
+    build = [PROGRAM, "train", "requirements.max_epochs=1"]
+    for code, command in (
+        (0, [PROGRAM, "list"]),
+        (0, [*jobs._program(), "--cfg", "job"]),
+        (1, build),
+    ):
+        assert subprocess.run(command, cwd=theirs).returncode == code
         assert not ran.exists()
 
 

@@ -28,8 +28,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _train(given[1:])
         return
     options = read(given)
-    if vars(options).get("trust"):  # a trusted class may be in the working folder
-        sys.path.append("")
     if sys.stderr.isatty():
         print("loading PyTorch …", file=sys.stderr)
     with errors_as_lines():

@@ -5,7 +5,9 @@ Building runs the code of the target: an untrusted config is an untrusted progra
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin
@@ -121,14 +123,19 @@ def _is_plain(annotation: Any) -> bool:
 
 
 def find(target: Any, path: str) -> Callable[..., Any]:
-    """Import the class or function of a dotted name.
+    """Import the class or function of a dotted name, if need be from the working folder.
 
     Raises:
         ConfigError: The target is no string, cannot be imported, or cannot be called.
     """
     if not isinstance(target, str):
         raise ConfigError(f"{path}: a mapping with `_target_`, a class or function, is expected")
+    package = target.partition(".")[0]
     try:
+        # Only for a class that is nowhere else, because Hydra and torch import optional modules by
+        # name. The folder stays on the path for later imports, also those of worker processes.
+        if package not in sys.modules and find_spec(package) is None and "" not in sys.path:
+            sys.path.append("")
         found = resolve_name(target)
     except Exception as error:  # the import of a user's module may raise anything
         words = f"cannot be built: {reason(error)}; can Python import it from this folder?"
@@ -188,6 +195,9 @@ def build(
     target = check(node, path, (*later, *known))
     named, _ = parameters(target)
     filled = {name: value for name, value in known.items() if name in named and name not in node}
+    # Hydra imports the targets of nested nodes, but not from the working folder.
+    for nested in re.findall(r"'_target_': '([\w.]+)'", str(node)):
+        find(nested, path)
     try:
         # Hydra would copy the objects in `filled`.
         built = instantiate({**node, "_partial_": True}, _convert_="all")

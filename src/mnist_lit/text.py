@@ -57,7 +57,8 @@ def masked(text: str) -> str:
     """
     text = re.sub(r"(?<=://)[^/\s:]*:.*@", "***@", text)
     # PostgreSQL's `passfile` names a file.
-    return re.sub(r"(?i)([?&](?!passfile=)[^=&\s]*(?:pass|token)[^=&\s]*=)[^&\s]*", r"\1***", text)
+    names = "pass|pwd|token|secret|api_?key"
+    return re.sub(rf"(?i)([?&](?!passfile=)[^=&\s]*(?:{names})[^=&\s]*=)[^&\s]*", r"\1***", text)
 
 
 def for_link(address: object) -> str:

@@ -1,5 +1,6 @@
 """Hydra's own ``instantiate`` builds from the shipped config the objects that a run uses."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
 from mnist_lit import CompactCNN, LitClassifier, compose
+from mnist_lit.targets import build
 from tests.conftest import PROJECT
 
 
@@ -106,3 +108,14 @@ def test_what_an_experiment_says_of_what_is_not_chosen_builds_nothing(experiment
     assert [name for name, node in cfg.augmentation.items() if "_target_" in node] == []
     built = {name for name, node in cfg.callbacks.items() if "_target_" in node}
     assert built <= {"dropout"}  # an experiment adds it
+
+
+def test_a_class_in_the_working_folder_may_be_nested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_nested.py").write_text("class Own: pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    node = {"_target_": "types.SimpleNamespace", "inner": [{"_target_": "only_nested.Own"}]}
+    assert type(build(node, "x").inner[0]).__name__ == "Own"
+    assert sys.path[-1] == ""

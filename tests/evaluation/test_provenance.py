@@ -75,6 +75,17 @@ def test_an_installed_package_is_not_of_the_commit_around_it(
     assert not (tmp_path / "changes.diff").exists()
 
 
+def test_the_configuration_of_a_repository_around_an_installed_package_runs_nothing(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(checkout, "config", "core.fsmonitor", f"touch '{checkout}/ran'; false")
+    installed = checkout / "venv" / "lib" / "mnist_lit"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "PACKAGE", installed)
+    assert provenance.provenance(None)["git_commit"] is None
+    assert not (checkout / "ran").exists()
+
+
 def test_no_password_is_kept() -> None:
     typed = "python train.py logger.x.uri=https://me:secret@host/x seed=1"
     assert provenance.provenance(typed)["command"] == (
@@ -89,7 +100,16 @@ def test_no_part_of_a_password_is_left(typed: str) -> None:
 
 
 def test_no_password_is_left_in_a_query() -> None:
-    for key in ("password", "passwd", "sslpassword", "PASS", "token", "access_token"):
+    for key in (
+        "password",
+        "passwd",
+        "sslpassword",
+        "PASS",
+        "token",
+        "access_token",
+        "pwd",
+        "apikey",
+    ):
         assert masked(f"https://host/x?a=1&{key}=w/@w&b=2") == f"https://host/x?a=1&{key}=***&b=2"
     for harmless in ("sqlite:////home/me@work/a.db", "https://me@host:80/x?passfile=~/a&b=2"):
         assert masked(harmless) == harmless

@@ -195,6 +195,19 @@ def test_a_run_with_own_code_goes_on_if_it_is_named_again(here: Here, tmp_path: 
     assert json.loads((tmp_path / "run/report.json").read_text())["epochs"] == 2
 
 
+def test_no_file_of_a_run_has_the_password_of_a_url(here: Here, tmp_path: Path) -> None:
+    own = ["logger=csv", "logger.csv.prefix='http://me:hidden@host'"]
+    assert here(*NAMED, *own).returncode == 0
+    files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
+    written = [file.name for file in files if b"me:hidden" in file.read_bytes()]
+    assert not {*written} & {"config.yaml", "hydra.yaml", "overrides.yaml", "report.json"}
+    assert (
+        "oc.env:MNIST_LIT_LOGGER_CSV_PREFIX" in (tmp_path / "run/.hydra/overrides.yaml").read_text()
+    )
+    (tmp_path / "run/report.json").unlink()
+    assert here("ckpt_path=run", *own).returncode == 0, "the password is given again"
+
+
 @pytest.mark.parametrize(
     "names",
     [

@@ -44,10 +44,10 @@ INSTEAD = {
 }
 
 
-OPTIONS = [  # of Hydra's command line
+OPTIONS = [  # of Hydra's command line, except the one that runs the code in a pickle
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run"),
     *("--multirun", "--shell-completion", "--config-path", "--config-name", "--config-dir"),
-    *("--experimental-rerun", "--info"),
+    "--info",
 ]
 
 

@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from mnist_lit.files import write_text
 from mnist_lit.text import masked
 
+SECRET = re.compile(r"(?i)(key|token|secret|passw)[^.]*(\.\d+)*$")  # the end of a key
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("mnist-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
 # Changes of a checkout that count: code and config, but no files of runs.
@@ -47,14 +48,14 @@ def override(key: str, path: Path | str) -> str:
 
 
 def flat(plain: Any, key: str = "") -> dict[str, Any]:
-    """Return a config by keys as ``model.blocks.0.channels``, with masked passwords.
+    """Return a config by keys as ``model.blocks.0.channels``, with masked passwords and secrets.
 
     Args:
         plain: Mappings, lists and values.
         key: Prefix of all keys.
     """
     if isinstance(plain, str):
-        return {key: masked(plain)}
+        return {key: "***" if plain and SECRET.search(key) else masked(plain)}
     if isinstance(plain, list) and plain:
         plain = dict(enumerate(plain))
     if not plain or not isinstance(plain, Mapping):
@@ -84,6 +85,9 @@ def _changes() -> str:
 
 def _git(*arguments: str) -> str:
     """Return git's output for the checkout of this code; empty without a checkout."""
+    # In any folder above, git would run commands that the configuration of a repository names.
+    if not (PACKAGE.parents[1] / ".git").exists():
+        return ""
     options: Any = {"cwd": PACKAGE.parents[1], "capture_output": True, "check": True}
     try:
         # A package installed inside the checkout of another project does not belong to its commit.

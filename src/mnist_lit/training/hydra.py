@@ -52,7 +52,6 @@ OPEN = (
     *("model", "module", "optimizer", "scheduler", "loss", "metrics", "data"),
     *("augmentation", "trainer", "callbacks", "logger", "recipe"),
 )
-STORAGE = "MNIST_LIT_STORAGE"  # the environment variable of a search's storage
 MNIST = "mnist_lit.data.mnist.MNISTDataModule"
 AUTO = "auto"  # as ckpt_path: resume from the last epoch in the run's folder, if there is one
 BUILT: list["Run"] = []  # by BuildFirst, for `task`; empty for a sweep's job
@@ -78,8 +77,6 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
     """
     given = list(sys.argv)
     own = given[1:] if arguments is None else list(arguments)
-    # The user's classes can be imported from the working folder.
-    sys.path.append("")
     BUILT.clear()  # of a run that this process has checked but not started
 
     def task(cfg: DictConfig) -> float:
@@ -181,7 +178,7 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(f"ckpt_path={text}: no run's folder: it has no .hydra/overrides.yaml")
     with overrides.open("rb") as file:  # by whose name YAML names a mistake
         begun: list[str] = validated(list[str], yaml.safe_load(file), str(overrides))
-    begun = [word for word in begun if word not in arguments]
+    begun = [word for word in begun if word not in map(_hidden, arguments)]
     if unsafe := [word for word in begun if UNSAFE.match(word)]:
         words = "may run code or use other files; if you trust it, add to the command line"
         raise ConfigError(f"{overrides}: {words}: {shlex.join(unsafe)}")
@@ -190,12 +187,14 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
 
 
 def _hidden(word: str) -> str:
-    """Move the URL of a storage with a password to a variable, which no file or `ps` shows."""
+    """Move a URL with a password to a variable of the environment, which no file or `ps` shows."""
     key, _, address = word.partition("=")
-    if key != "search.storage" or masked(address) == address:
+    one = re.fullmatch(r"""'[^']*'|"[^"]*"|[^'"[{(,]*""", address)  # no list of URLs
+    if not one or masked(address) == address:
         return word
-    os.environ[STORAGE] = address.strip("'\"")
-    return f"{key}=${{oc.env:{STORAGE}}}"
+    variable = "MNIST_LIT_" + re.sub(r"\W", "_", key).upper()
+    os.environ[variable] = address.strip("'\"")
+    return f"{key}=${{oc.env:{variable}}}"
 
 
 @contextmanager
