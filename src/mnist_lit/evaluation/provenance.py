@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from mnist_lit.files import write_text
 from mnist_lit.text import masked
 
-SECRET = re.compile(r"(?i)(key|token|secret|passw)[^.]*(\.\d+)*$")  # the end of a key
+SECRET = re.compile(r"(?i)logger\..*(key|token|secret|passw)[^.]*(\.\d+)*$")
 PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("mnist-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
 # Changes of a checkout that count: code and config, but no files of runs.
@@ -55,7 +55,7 @@ def flat(plain: Any, key: str = "") -> dict[str, Any]:
         key: Prefix of all keys.
     """
     if isinstance(plain, str):
-        return {key: "***" if plain and SECRET.search(key) else masked(plain)}
+        return {key: "***" if plain and SECRET.match(key) else masked(plain)}
     if isinstance(plain, list) and plain:
         plain = dict(enumerate(plain))
     if not plain or not isinstance(plain, Mapping):
