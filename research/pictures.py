@@ -96,6 +96,7 @@ def overview() -> Figure:
     bars.set_xlabel("probability")
     bars.set_box_aspect(1.1)
     plot_accuracy(right)
+    right.set_xlim(right=50_000)  # room for the longest name
     right.set_title("accuracy against size, mean of ten seeds")
     return figure
 
@@ -239,7 +240,8 @@ def unread() -> Figure:
 
 def demonstration() -> bytes:
     """Draw the digit on the demo's page."""
-    command = [sys.executable, "-m", "mnist_lit", "demo", "final-world", "--no-browser"]
+    program = str(Path(sys.executable).with_name("mnist-lit"))
+    command = [program, "demo", "final-world", "--no-browser"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         address = process.stdout.readline().split()[0]

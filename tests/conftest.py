@@ -39,6 +39,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PROJECT = Path(__file__).parents[1]
+PROGRAM = str(Path(sys.executable).with_name("mnist-lit"))
 
 # Two epochs of five batches of the fastest network: nothing is learned. Testing and the page would
 # take as long again.

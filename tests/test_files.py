@@ -84,6 +84,10 @@ def test_an_altered_report_of_a_job_is_named(content: bytes, words: str, tmp_pat
     report.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"0.report\.json: .*({words}).*; move it away, or"):
         job.jobs(tmp_path)
+    report.unlink()
+    (tmp_path / "0" / rundir.ERROR).write_bytes(b"{")
+    with pytest.raises(ConfigError, match=r"error\.json: .*JSONDecodeError.*; move it away, or"):
+        job.jobs(tmp_path)
 
 
 def test_a_link_leads_to_no_job(tmp_path: Path) -> None:
@@ -125,6 +129,11 @@ def test_a_wide_network_reads_some_images_at_a_time(monkeypatch: pytest.MonkeyPa
     assert given == [3, 3, 3]
 
 
+def test_a_name_that_is_not_utf_8_is_written_with_question_marks(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "page.html", os.fsdecode(b"a\xff"))
+    assert (tmp_path / "page.html").read_text() == "a?"
+
+
 def test_a_read_only_file_stays(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text("mine")
@@ -156,5 +165,5 @@ def test_a_run_whose_checkpoint_is_given_by_a_link_stays(tmp_path: Path) -> None
     for name in ("best.ckpt", "last.ckpt"):
         (folder / name).touch()
     (tmp_path / "my.ckpt").symlink_to(folder / "best.ckpt")
-    with pytest.raises(WriteError, match=r"last\.ckpt: cannot be written: it is an input"):
+    with pytest.raises(WriteError, match=r"last\.ckpt: cannot be written: an input"):
         files.named(folder / "last.ckpt", tmp_path / "my.ckpt")

@@ -263,7 +263,7 @@ def test_a_sweep_links_to_its_own_folders_alone(sweep: tuple[Path, list[Job]]) -
         assert one.error in page.words
     assert page.tags <= {
         *("html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "table", "tr"),
-        *("th", "td", "a", "code"),
+        *("th", "td", "a", "code", "div"),
     }
 
 

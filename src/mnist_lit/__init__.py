@@ -2,8 +2,9 @@
 
 import os
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mnist_lit.busy import crowded
 
 if TYPE_CHECKING:
     from mnist_lit.checkpoints.pretrained import load_pretrained as load_pretrained
@@ -17,19 +18,6 @@ if TYPE_CHECKING:
     from mnist_lit.training.classifier import LitClassifier as LitClassifier
     from mnist_lit.training.hydra import compose as compose
     from mnist_lit.training.train import train as train
-
-
-def crowded() -> bool:
-    """Return whether other programs use the cores; False if the system does not say.
-
-    This is so if the load of the last minute is at least 1 and another thread is running now.
-    """
-    try:
-        load = Path("/proc/loadavg").read_text().replace("/", " ").split()
-    except OSError:
-        return False
-    return float(load[0]) >= 1 and int(load[3]) > 1
-
 
 # OpenMP reads this when torch is imported: a waiting thread spins this often before it sleeps and
 # frees its core for other programs (docs/speed.md).

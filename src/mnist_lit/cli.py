@@ -183,7 +183,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _pages(add: Add) -> None:
     one = "make a page of a run or a checkpoint: requirements, curves, mistakes …"
-    several = "make a page of several runs or checkpoints side by side"
+    several = "make a page of several runs or checkpoints, a row for each"
     pages: Any = ("report", 1, "report.html", one), ("compare", "+", "comparison.html", several)
     for name, count, default, words in pages:
         parser = add(name, parents=[TRUST], help=words)

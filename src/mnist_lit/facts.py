@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Gt, Len
 from jaxtyping import Float, Shaped
-from pydantic import FiniteFloat, Strict, StringConstraints
+from pydantic import Strict, StringConstraints
 from torch import Tensor
 
 from mnist_lit.errors import ConfigError, DataError
 from mnist_lit.network.blocks import IMAGE_SIZE, MOST_CLASSES, Side
 from mnist_lit.text import for_terminal
-from mnist_lit.validation import Switch, validated
+from mnist_lit.validation import Number, Switch, validated
 
 DIGITS = tuple("0123456789")
 THINNEST = 0.09  # stroke in MNIST, as a share of a digit's longer side; finer ones are thickened
@@ -45,8 +45,8 @@ class Facts:
     name: Text
     classes: Annotated[tuple[Text, ...], Len(2, MOST_CLASSES)]
     side: Side
-    mean: Annotated[FiniteFloat, Strict()]
-    std: Annotated[FiniteFloat, Strict(), Gt(0)]
+    mean: Number
+    std: Annotated[Number, Gt(0)]
     protocol: Text = "of the user's own"
     centred: Switch = False
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Facts:
 
     def standardise(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
         """Subtract ``mean`` from floats of 0 to 1, and divide by ``std``."""
-        return (images - self.mean) / self.std
+        return (images - float(self.mean)) / float(self.std)
 
     def normalize(self, images: Shaped[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
         """Convert whole numbers from 0 to 255 to the input of a network.

@@ -71,8 +71,8 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text as UTF-8; see ``whole``."""
-    write_bytes(path, text.encode())
+    """Write a text as UTF-8; see ``whole``. Bytes of a name that are none become question marks."""
+    write_bytes(path, text.encode(errors="replace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -90,14 +90,15 @@ def named(path: Path, *read: Path) -> str:
             the other files of that run are protected too.
 
     Raises:
-        WriteError: It would replace one of them.
+        WriteError: It would replace one of them, or such a file of any run.
     """
     there = path.expanduser()
     if not there.is_file():
         return str(path)
-    for one in (name.expanduser().resolve() for name in read):
+    runs = (one for one in there.absolute().parents if (one / ".mnist-lit").is_dir())
+    for one in (name.expanduser().resolve() for name in (*read, *runs)):
         folder = one.parents[1] if one.parent.name == "checkpoints" else one
         parts = (part for pattern in KEPT for part in folder.glob(pattern))
         if any(file.exists() and file.samefile(there) for file in (one, *parts)):
-            raise WriteError(f"{path}: cannot be written: it is an input; give another name")
+            raise WriteError(f"{path}: cannot be written: an input, or of a run; give another name")
     return f"{path} (replaced)"

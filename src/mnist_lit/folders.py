@@ -1,6 +1,7 @@
 """Folders on this machine."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -33,3 +34,12 @@ def data() -> Path:
         if (place / "data" / "MNIST" / "raw").is_dir():
             return (place / "data").resolve()
     return cache()
+
+
+def shown(path: Path) -> str:
+    """Return a path for a message, relative to the working folder if it is inside.
+
+    A relative path never looks like an option or the name of a network.
+    """
+    place = str(path).removeprefix(f"{Path.cwd()}/")
+    return place if re.match("/|[^-].*/", place) else f"./{place}"

@@ -111,6 +111,7 @@ Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
         (lambda a, t: a["facts"].update(name="a\x1b[31m"), "facts.name=.*should match"),
         (lambda a, t: a["facts"].update(std=float("nan")), "facts.std=nan"),
         (lambda a, t: a["facts"].update(side=10**9), "facts.side"),
+        (lambda a, t: a["facts"].update(mean=10**300), "facts.mean=1000"),
         (lambda a, t: a["network"].update(_target_="os.system"), "its network's class os.system"),
         (lambda a, t: a["network"].update(side=10**6), "model.side=1000000"),
         (lambda a, t: a["network"]["blocks"][0].update(channels=10**8), "channels=100000000"),

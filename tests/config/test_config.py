@@ -104,6 +104,11 @@ def test_defaults_are_the_documented_ones() -> None:
         ("scheduler=plateau scheduler.cooldown=-1", "scheduler.cooldown=-1", "to 0"),
         ("scheduler=plateau scheduler.min_lr=-1", "scheduler.min_lr=-1", "to 0"),
         ("scheduler=plateau scheduler.factor=1", "scheduler: cannot be built", "< 1.0"),
+        (
+            "data.train_size=2000 trainer.max_epochs=1",
+            "scheduler: cannot be built",
+            "smaller data.b",
+        ),
         ("scheduler=constant scheduler.factor=2", "scheduler.factor=2", "equal to 1"),
         ("scheduler=constant scheduler.total_iters=-1", "scheduler.total_iters", "0"),
         ("loss.label_smoothing=1", "loss.label_smoothing=1", "less than 1"),

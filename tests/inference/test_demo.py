@@ -31,7 +31,7 @@ from mnist_lit import MNISTDataModule
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.errors import MissingPackageError, UserError
 from mnist_lit.inference import demo
-from tests.conftest import PROJECT
+from tests.conftest import PROGRAM, PROJECT
 
 # Strokes on a paper of 1×1, from the top left.
 STROKES: dict[str, list[list[tuple[float, float]]]] = {
@@ -70,7 +70,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     noting = folder / "browser"
     noting.write_text(f'#!/bin/sh\necho "$1" > "{folder}/opened"\n')
     noting.chmod(0o755)
-    command = [sys.executable, "-m", "mnist_lit", "demo", "--port", str(free_port())]
+    command = [PROGRAM, "demo", "--port", str(free_port())]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -419,7 +419,7 @@ def test_pages_of_other_places_are_refused(address: str) -> None:
 @pytest.mark.slow
 def test_it_works_behind_a_proxy_that_keeps_the_host(tmp_path: Path) -> None:
     """With all addresses, it answers to any host name; other sites' pages are still refused."""
-    command = [sys.executable, "-m", "mnist_lit", "demo", "--no-browser", "--host", "0.0.0.0"]
+    command = [PROGRAM, "demo", "--no-browser", "--host", "0.0.0.0"]
     with (
         contextlib.ExitStack() as taken,
         subprocess.Popen(

@@ -19,6 +19,7 @@ from mnist_lit.cli import main
 from mnist_lit.errors import PictureError
 from mnist_lit.inference import files
 from mnist_lit.inference.files import open_picture
+from tests.conftest import PROGRAM
 from tests.inference.test_prediction import paper_with
 
 pillow_heif = pytest.importorskip("pillow_heif")
@@ -194,7 +195,7 @@ def test_standard_input_is_read(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     content = in_one_file(papers[:1], tmp_path / "scan.png").read_bytes()
-    command = [sys.executable, "-m", "mnist_lit", "predict", "final", "-", "--json"]
+    command = [PROGRAM, "predict", "final", "-", "--json"]
     done = subprocess.run(command, input=content, capture_output=True, check=True)
     found = [(row["file"], row["digit"]) for row in json.loads(done.stdout)]
     assert found == [("-", 7)]

@@ -17,6 +17,7 @@ from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
+from matplotlib.collections import LineCollection
 from omegaconf import OmegaConf
 
 from mnist_lit import MNISTDataModule
@@ -84,12 +85,16 @@ def test_jobs_that_fail_end_no_others(launcher: str, here: Here, tmp_path: Path)
     [ended] = [line for line in said if line.startswith("2 of 2  callbacks.boom.epoch=8  ")]
     assert re.fullmatch(r".*  \d+\.\d\d%  \d+ s", ended)
     assert len(said) <= 12, "a job prints no other line"
+    listed = "  sweep/0: 1 of 2  callbacks.boom.epoch=1  failed: ZeroDivisionError: a defect; "
+    assert f"{listed}the whole traceback is in sweep/0/run.log" in said
     assert "Last Validation Accuracy: " in (tmp_path / "sweep/1/run.log").read_text()
-    assert "the same command with hydra.sweep.dir=" in done.stdout
+    assert "repeat the command with hydra.sweep.dir=./sweep" in done.stdout
     assert 'raise ZeroDivisionError("a defect' in (tmp_path / "sweep/0/run.log").read_text()
     page = (tmp_path / "sweep/results.html").read_text()
     assert page.count("ZeroDivisionError") == bad
+    assert "2 jobs: 1 failed, 1 finished." in page
     assert "<th>callbacks.boom.epoch</th>" in page
+    assert "<td>994</td><td>no</td>" in page
     assert "<td>8</td>" in page
     assert 'href="1/report.html"' not in page, "test=false makes no page"
     assert 'href="1"' in page
@@ -121,6 +126,18 @@ def test_a_sweep_ranks_by_the_last_epoch(
         (tmp_path / name / "report.json").write_text(json.dumps({**report, **metrics}))
     assert {one.ranked_by for one in found} == {ranked_by}
     assert results.settings(found)[0].varied == {"model": first}
+
+
+def test_an_interval_needs_three_jobs_and_stays_within_what_is_possible(tmp_path: Path) -> None:
+    one = job.Job(tmp_path, 0, [], {"optimized_metric": "best_val_accuracy"})
+    each = [[0.9, 0.99, 0.999], [0.0, 0.001, 0.2], [0.1, 0.9]]
+    found = [results.Setting({}, len(values) * [one], values) for values in each]
+    (axes,) = results.compared(found).axes
+    lines = [bar.get_segments() for bar in axes.collections if isinstance(bar, LineCollection)]
+    bars = [segments[0][:, 0] for segments in lines if segments]
+    assert len(bars) == 2
+    assert bars[0].max() == pytest.approx(100)
+    assert bars[1].min() == pytest.approx(0)
 
 
 @pytest.mark.slow
@@ -243,6 +260,19 @@ def test_a_folder_with_files_of_somebody_else_is_no_sweep(
     assert (tmp_path / "mine" / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["results.csv", "study.db", "study.db-journal", "mlflow.db"])
+def test_a_sweep_writes_through_no_link(name: str, here: Here, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / name).symlink_to(tmp_path / "theirs")
+    search = ("hparams_search=default", "optimizer.lr=interval(0.01,0.1)")
+    for words in (["-m", BASIC, "seed=0,1"], search):
+        done = here(*words, *TINY, "hydra.sweep.dir=s")
+        assert done.stderr.endswith(
+            f"s/{name}: is a link or a pipe, and a run writes there; remove it\n"
+        )
+    assert not (tmp_path / "theirs").exists()
+
+
 def test_a_grid_and_a_search_have_folders_of_their_own(here: Here, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     search = ("hparams_search=default", "optimizer.lr=interval(0.01,0.1)")
@@ -327,7 +357,9 @@ def test_a_job_writes_through_no_link(
     for link in (tmp_path / "sweep/0/.hydra", tmp_path / "1"):
         link.symlink_to(tmp_path / "theirs")
     done = here(*command)
-    assert done.stderr.endswith("sweep/0/.hydra: is a link, and a run writes there; remove it\n")
+    assert done.stderr.endswith(
+        "sweep/0/.hydra: is a link or a pipe, and a run writes there; remove it\n"
+    )
     for place in ("1", "1/0"):  # of a trial, and of a training of a trial
         with pytest.raises(ConfigError, match="is a link, and a job writes there; remove it"):
             job.Job(tmp_path / place, 0, [], {}).write()

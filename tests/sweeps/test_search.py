@@ -264,7 +264,7 @@ def test_a_search_that_is_stopped_tries_the_same_again(
         patch.setattr(Processes, "train", stopped)
         done = here(*SEARCH, LR, "search.n_trials=2")
     assert done.stderr == "error: stopped\n"
-    assert "the same command goes on with what is missing" in done.stdout
+    assert "repeat the same command to run the others" in done.stdout
     assert here(*SEARCH, LR, "search.n_trials=2").returncode == 0
     states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
     assert [one.state for one in study().trials] == states
@@ -306,6 +306,28 @@ def test_a_trial_is_of_what_is_searched_alone(tmp_path: Path) -> None:
         found.add_trial(create_trial(state=waiting, params=values, distributions=more))
         with pytest.raises(ConfigError, match=r"callbacks\.x: the trial has it, though it is not"):
             search._train(found.ask(rate))
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.WAITING])
+def test_a_study_with_other_parameters_is_refused(
+    state: TrialState, here: Here, tmp_path: Path
+) -> None:
+    with opened_study(searched(tmp_path), 1) as (found, _):
+        name, value = "callbacks.x", "{_target_: evil.Class}"
+        more: Any = {"distributions": {name: CategoricalDistribution([value])}, "state": state}
+        more["value"] = 1.0 if state is TrialState.COMPLETE else None
+        found.add_trial(create_trial(params={name: value}, **more))
+    done = here(*SEARCH, LR, "search.study=a", f"search.storage={searched(tmp_path).storage}")
+    assert done.stderr.count("\n") == 1
+    assert re.search(r"callbacks\.x is in a trial, and not searched; give the opt", done.stderr)
+    assert "evil" not in done.stdout + done.stderr
+
+
+def test_a_study_with_altered_options_is_refused(here: Here, tmp_path: Path) -> None:
+    with opened_study(searched(tmp_path), 1) as (found, _):
+        found.set_user_attr("options", [1])
+    done = here(*SEARCH, LR, "search.study=a", f"search.storage={searched(tmp_path).storage}")
+    assert done.stderr == "error: search.study=a: options=[1]: should be a mapping\n"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
@@ -149,6 +150,52 @@ def test_altered_options_of_a_run_are_named(
 
 
 @pytest.mark.parametrize(
+    "word",
+    [
+        "model._target_=evil.Net",
+        "+callbacks.x={_target_: os.system, command: id}",
+        '++callbacks.x={"a": [{_target_: evil.Net}]}',
+        r"callbacks.x=${oc.decode:\"{_tar\"}",
+        "data.root=${oc.env:HOME}",
+        r"model.name=$\{oc.env:HOME\}",
+        "--config-dir=evil",
+        "-m",
+        "hydra.searchpath=[evil]",
+        "+hydra.callbacks.x=1",
+        "++hydra={callbacks: 1}",
+        "hydra/launcher=processes",
+        "optimizer=../../evil",
+        "experiment=[quick,/../evil]",
+        "+optimizer@a.b=../evil",
+        "hparams_search=rate",
+        "search.storage=evil",
+        "logger.csv.save_dir=evil",
+        "++logger={csv: {save_dir: evil}}",
+        "init_from=evil/best.ckpt",
+    ],
+)
+def test_a_folders_options_name_no_code_and_no_files(word: str, here: Here, tmp_path: Path) -> None:
+    file = tmp_path / "run/.hydra/overrides.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(["seed=1", word]))
+    done = here("ckpt_path=run")
+    assert done.stderr == (
+        "error: run/.hydra/overrides.yaml: may run code or use other files; if you trust it, add "
+        f"to the command line: {shlex.quote(word)}\n"
+    )
+
+
+def test_a_run_with_own_code_goes_on_if_it_is_named_again(here: Here, tmp_path: Path) -> None:
+    own = "+callbacks.own={_target_: tests.own.CountRight}"
+    assert here(*NAMED, own, "logger=[csv]").returncode == 0
+    (tmp_path / "run/report.json").unlink()
+    assert here("ckpt_path=run").stderr.endswith(f"line: {shlex.quote(own)}\n")
+    done = here("ckpt_path=run", own)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/report.json").read_text())["epochs"] == 2
+
+
+@pytest.mark.parametrize(
     "names",
     [
         (*rundir.WRITTEN[::6], rundir.HYDRAS),
@@ -276,6 +323,7 @@ def test_one_command_starts_goes_on_and_finds_the_end(here: Here, tmp_path: Path
     first = (tmp_path / "run/metrics.csv").read_text().splitlines()
     done = here(*command)
     assert (done.returncode, done.stderr) == (0, "")
+    assert "\nresumes after epoch 1 of 2\n" in done.stdout
     rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
     assert rows[:2] == first[:2]
     assert len(rows) == 3
@@ -325,15 +373,32 @@ def test_a_run_needs_a_name_that_is_one(here: Here, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [".mnist-lit", ".hydra/config.yaml", "run.log", "checkpoints"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".mnist-lit", ".hydra/config.yaml", "run.log", "checkpoints", "tensorboard"),
+        *("tensorboard/hparams.yaml", "figures/x.png", "mlflow.db-journal"),
+    ],
+)
 def test_a_run_writes_through_no_link(name: str, here: Here, tmp_path: Path) -> None:
     link = tmp_path / "run" / name
     link.parent.mkdir(parents=True)
     (tmp_path / "theirs").mkdir()
     link.symlink_to(tmp_path / "theirs")
     done = here(*NAMED)
-    assert done.stderr == f"error: run/{name}: is a link, and a run writes there; remove it\n"
+    assert (
+        done.stderr
+        == f"error: run/{name}: is a link or a pipe, and a run writes there; remove it\n"
+    )
     assert not list((tmp_path / "theirs").iterdir())
+
+
+@pytest.mark.parametrize("name", ["run.log", "metrics.csv", ".hydra/overrides.yaml"])
+def test_a_run_does_not_wait_for_a_pipe(name: str, here: Here, tmp_path: Path) -> None:
+    (tmp_path / "run" / name).parent.mkdir(parents=True)
+    os.mkfifo(tmp_path / "run" / name)
+    done = here(*NAMED)
+    assert done.stderr.startswith(f"error: run/{name}: is a link or a pipe, and a run writes th")
 
 
 def test_curves_of_others_stay(tiny: Callable[..., DictConfig], tmp_path: Path) -> None:

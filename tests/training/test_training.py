@@ -246,7 +246,7 @@ def test_ctrl_c_while_reporting_says_how_to_go_on(
 
     with monkeypatch.context() as interrupted:
         interrupted.setattr(page, "draw", interrupt)
-        with pytest.raises(StoppedError, match=r"stopped in epoch 2 of 2; to go on: .*ckpt_path="):
+        with pytest.raises(StoppedError, match=r"stopped in epoch 2 of 2; to resume: .*ckpt_path="):
             train(tiny("test=true"))
     folder = Path(tiny().run_dir)
     assert not (folder / "report.json").exists()

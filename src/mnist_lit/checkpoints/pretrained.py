@@ -47,10 +47,9 @@ def checkpoint_of(model: str | Path) -> Path:
     if best.is_file():
         return best
     if not path.exists() and len(path.parts) == 1 and not path.suffix:
-        raise CheckpointError(
-            f"{model}: no such network; there are {', '.join(names())}, or give the folder of a "
-            "run, as outputs/<date>/<time>, or the path of a checkpoint"
-        )
+        known = f"no such network; there are {', '.join(names())}"
+        words = "give the folder of a run, as outputs/<date>/<time>, or the path of a checkpoint"
+        raise CheckpointError(f"{model}: {known}, or {words}")
     return path
 
 

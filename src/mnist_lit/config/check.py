@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from mnist_lit.config.mistakes import INSTEAD, refuse_moved
+from mnist_lit.config.mistakes import INSTEAD
 from mnist_lit.config.schema import OBJECTIVES, Config
 from mnist_lit.errors import ConfigError, unknown
 from mnist_lit.validation import validated
@@ -28,7 +28,6 @@ def parse(cfg: DictConfig) -> Config:
         ConfigError: A key is unknown or missing, or a value has the wrong type or is impossible.
     """
     plain = _plain(cfg)
-    refuse_moved(plain)
     for group in NAMED:
         if isinstance(nodes := plain.get(group), dict):
             plain[group] = {name: node for name, node in nodes.items() if not _is_off(node)}

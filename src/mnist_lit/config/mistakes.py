@@ -1,9 +1,8 @@
 """Messages of Hydra about a user's mistake, rewritten as one line each."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
 
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
@@ -50,27 +49,6 @@ OPTIONS = [  # of Hydra's command line
     *("--multirun", "--shell-completion", "--config-path", "--config-name", "--config-dir"),
     *("--experimental-rerun", "--info"),
 ]
-
-# Keys of earlier versions, and their present places.
-MOVED = {
-    "scheduler.build": "scheduler",
-    "scheduler.interval": "module.interval",
-    "augmentation.then": "augmentation",
-    **{
-        f"augmentation.{name}": f"augmentation.distort.{name}"
-        for name in ("degrees", "translate", "scale", "shear", "gamma", "bend")
-    },
-}
-
-
-def refuse_moved(plain: Mapping[str, Any]) -> None:
-    """Raise ``ConfigError`` for a key that has moved since an earlier version."""
-    for old, new in MOVED.items():
-        group, _, key = old.partition(".")
-        inner = plain[group].get(key) if isinstance(plain.get(group), dict) else None
-        node_of_ones_own = isinstance(inner, dict) and "_target_" in inner and key != "build"
-        if inner is not None and not node_of_ones_own:
-            raise ConfigError(f"{old}: this key has moved; give it as {new}")
 
 
 def refuse_options(arguments: Sequence[str]) -> None:

@@ -130,9 +130,8 @@ class ImageSet:
         if self.folds is None and self.fold is None:
             left = images - (images // 12 if self.validation == "holdout" else 0)
         elif self.folds is None or self.fold is None:
-            raise ConfigError(
-                f"{place}: both are needed, as data.folds=5 data.fold=0,1,2,3,4 in -m"
-            )
+            words = "both are needed, as data.folds=5 data.fold=0,1,2,3,4 in -m"
+            raise ConfigError(f"{place}: {words}")
         elif not 0 <= self.fold < self.folds:
             raise ConfigError(f"{place}: the fold is counted from 0 to {self.folds - 1}")
         else:

@@ -8,7 +8,7 @@ from mnist_lit.checkpoints import pretrained
 from mnist_lit.data import reopen
 from mnist_lit.data.datasets import IdxSet
 from mnist_lit.devices import pick_device
-from mnist_lit.evaluation.evaluate import evaluate
+from mnist_lit.evaluation.evaluate import TOLD, evaluate
 from mnist_lit.evaluation.page import open_subject, page
 from mnist_lit.text import for_terminal, show
 
@@ -25,8 +25,7 @@ def count(options: Namespace) -> None:
     result = evaluate(network, images, facts, size, device, name=options.model)
     if options.json:
         found = {"model": options.model, "data": name, "split": options.split}
-        for key in ("correct", "total", "accuracy", "loss", "accuracy_per_class"):
-            found[key] = getattr(result, key)
+        found |= {key: getattr(result, key) for key in TOLD}
         print(json.dumps({**found, "device": str(device)}))
         return
     show(f"{options.model} on {for_terminal(name)}, {options.split} images, {device}")

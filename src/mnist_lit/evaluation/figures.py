@@ -116,6 +116,7 @@ def overlay(
         log: Whether the y-axis is logarithmic, if all values are above 0.
         marker: Marker of each value; empty if there are many values.
     """
+    axes.yaxis.set_major_formatter("{x:,g}")
     ends = []
     for place, (name, each) in enumerate(lines.items()):
         color, dashes = LIGHT[SERIES[place % len(SERIES)]], "--" if place >= len(SERIES) else "-"
@@ -124,7 +125,8 @@ def overlay(
         ends += [(float(y[-1]), name, color) for _, y in each[-1:] if len(y)]
     if log and all(value > 0 for each in lines.values() for _, y in each for value in y):
         logarithmic(axes.yaxis)
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    axes.locator_params(axis="x", integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(along, size=9)
     axes.set_title(said, loc="left", size=10)
     axes.get_ylim()  # matplotlib finds the limits when they are asked for

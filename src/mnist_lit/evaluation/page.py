@@ -15,7 +15,7 @@ from torch import Tensor
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained, read, read_file
 from mnist_lit.data.reopen import reopen, split
-from mnist_lit.errors import TrustError, UserError, reason
+from mnist_lit.errors import TrustError, UserError, line, reason
 from mnist_lit.evaluation import figures
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.evaluation.history import History
@@ -26,9 +26,8 @@ from mnist_lit.text import for_link
 
 MOST_BYTES = 2**24  # of a file in a run's folder, except checkpoints
 PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of a PNG file
-TEMPLATES = Environment(
-    loader=PackageLoader("mnist_lit", ""), autoescape=True, undefined=StrictUndefined
-)
+SOURCES = PackageLoader("mnist_lit", "")
+TEMPLATES = Environment(loader=SOURCES, autoescape=True, undefined=StrictUndefined)
 TEMPLATES.filters.update(shown=shown, link=for_link, yaml=OmegaConf.to_yaml)
 TEMPLATES.filters["embedded"] = lambda png: f"data:image/png;base64,{b64encode(png).decode()}"
 TEMPLATES.filters["width"] = lambda png: int.from_bytes(png[16:20], "big") * 96 // figures.DPI
@@ -75,10 +74,8 @@ def open_subject(name: str, trust: Collection[str] = ()) -> Subject:
     except TrustError:
         raise
     except (KeyError, TypeError, ValueError, OSError, RecursionError, UserError) as error:
-        raise UserError(
-            f"{name}: not the folder of a finished run, which has report.json and checkpoints "
-            f"({reason(error)})"
-        ) from None
+        words = "not the folder of a finished run, which has report.json and checkpoints"
+        raise UserError(f"{name}: {words} ({reason(error)})") from None
     picture = _content(folder, "figures/augmentation.png")
     pictures = {"augmentation": picture} if picture.startswith(PNG) else {}
     return Subject(name, trained, report, history, pictures)
@@ -96,7 +93,7 @@ def _content(folder: Path, name: str) -> bytes:
 def page(
     subjects: Sequence[Subject], data_root: Path | None = None, trust: Collection[str] = ()
 ) -> str:
-    """Return a page of HTML that needs no other file: of a subject, or of several side by side.
+    """Return a page of HTML that needs no other file: of a subject, or of several in rows.
 
     Args:
         subjects: One or several, trained on the same data.
@@ -104,16 +101,15 @@ def page(
         trust: Data modules of other packages that may be imported.
 
     Raises:
-        UserError: The subjects were trained on different data.
+        UserError: The subjects were trained on different data; see also ``render``.
     """
     facts = subjects[0].trained.facts
     if len({(one.trained.facts.name, one.trained.facts.classes) for one in subjects}) > 1:
         trained = ", ".join(f"{one.name}: trained on {one.trained.facts.name}" for one in subjects)
         raise UserError(f"{trained}, but only networks for the same images can be compared")
     test = split(reopen(facts, data_root, trust), "test", facts)
-    found = [
-        evaluate(one.trained.network, test, one.trained.facts, name=one.name) for one in subjects
-    ]
+    each = ((one.trained, one.name) for one in subjects)
+    found = [evaluate(one.network, test, one.facts, name=name) for one, name in each]
     drawn = [draw(subjects[0], found[0], test.images)] if len(subjects) == 1 else []
     return render(subjects, found, drawn)
 
@@ -137,29 +133,39 @@ def render(
 ) -> str:
     """Return the page of an evaluated subject, or of several, each in a row.
 
-    A wrong ``report.json`` may raise anything here.
-
     Args:
         subjects: One or several, trained on the same data.
         evaluations: The evaluation of each, on the same test images.
         pictures: The result of ``draw`` for a single subject; empty for several.
+
+    Raises:
+        UserError: A ``report.json`` is not as a run leaves it.
     """
-    each = [_describe(*one) for one in zip(subjects, evaluations, strict=True)]
-    facts = subjects[0].trained.facts
-    if len(each) == 1:
-        layers = summary.table(subjects[0].trained.network, each[0]["title"], facts.side)
-        values = {"s": each[0], "figures": pictures[0], "layers": layers, "facts": facts}
-        return filled("evaluation/page.html", mistaken=figures.mistaken(evaluations[0]), **values)
-    right = [evaluation.right for evaluation in evaluations]
-    lines = {f"{n} {one['title']}": (one["history"], "val") for n, one in enumerate(each, 1)}
-    widths = [n * figures.WIDTH for n in (1, 2) if any(one.history for one in subjects)]
-    return filled(
-        "evaluation/compare.html",
-        facts=facts,
-        subjects=each,
-        only=[[int((one & ~other).sum()) for other in right] for one in right],
-        curves=[figures.png(figures.curves(lines, width)) for width in widths],
-    )
+    try:
+        each = [_describe(*one) for one in zip(subjects, evaluations, strict=True)]
+        facts = subjects[0].trained.facts
+        if len(each) == 1:
+            layers = summary.table(subjects[0].trained.network, each[0]["title"], facts.side)
+            values = {"s": each[0], "figures": pictures[0], "layers": layers, "facts": facts}
+            return filled(
+                "evaluation/page.html", mistaken=figures.mistaken(evaluations[0]), **values
+            )
+        right = [evaluation.right for evaluation in evaluations]
+        titles = [one["title"] for one in each]
+        names = [f"{n} {one}" if titles.count(one) > 1 else one for n, one in enumerate(titles, 1)]
+        lines = {name: (one["history"], "val") for name, one in zip(names, each, strict=True)}
+        widths = [n * figures.WIDTH for n in (1, 2) if any(one.history for one in subjects)]
+        return filled(
+            "evaluation/compare.html",
+            facts=facts,
+            subjects=each,
+            names=names,
+            only=[[int((one & ~other).sum()) for other in right] for one in right],
+            curves=[figures.png(figures.curves(lines, width)) for width in widths],
+        )
+    except Exception as error:  # a wrong report.json raises whatever its first wrong value leads to
+        wrong = ", ".join(one.name for one in subjects)
+        raise UserError(f"{wrong}: report.json is not as a run leaves it: {line(error)}") from None
 
 
 def filled(template: str, **values: Any) -> str:

@@ -38,7 +38,7 @@ def provenance(command: str | None) -> dict[str, Any]:
     }
 
 
-def override(key: str, path: Path) -> str:
+def override(key: str, path: Path | str) -> str:
     """Return a Hydra override with a path, quoted if its characters need it."""
     text = str(path)
     if not re.fullmatch(r"[\w.+-]*/[\w./+-]*", text, re.ASCII):  # without a slash 1_0 is a number
@@ -53,11 +53,11 @@ def flat(plain: Any, key: str = "") -> dict[str, Any]:
         plain: Mappings, lists and values.
         key: Prefix of all keys.
     """
-    if isinstance(plain, str) or plain in ({}, []):
-        return {key: masked(str(plain))}
-    if isinstance(plain, list):
+    if isinstance(plain, str):
+        return {key: masked(plain)}
+    if isinstance(plain, list) and plain:
         plain = dict(enumerate(plain))
-    if not isinstance(plain, Mapping):
+    if not plain or not isinstance(plain, Mapping):
         return {key: plain}
     found: dict[str, Any] = {}
     for name, value in plain.items():

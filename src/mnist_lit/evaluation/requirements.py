@@ -45,7 +45,7 @@ def shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.2%}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else "–" if value is None else str(value)
 
 
 def check_before(network: nn.Module, epochs: int, limits: Requirements) -> list[Check]:

@@ -18,7 +18,8 @@ def make(source: Source, int8: bool) -> bytes:
         "examples/picture/picture.ino": rendered("sketch.ino", source=source, picture=picture),
     }
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    # Not compressed, because zlib's versions write different bytes.
+    with zipfile.ZipFile(file, "w") as archive:
         for path, content in files.items():
             entry = zipfile.ZipInfo(f"{name}/{path}", date_time=(1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o644 << 16

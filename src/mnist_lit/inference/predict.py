@@ -176,10 +176,8 @@ def _pixels(array: ndarray) -> UInt8[ndarray, "..."]:
     if array.dtype == bool or (real and low >= 0 and high <= 1):
         return np.round(255 * array.astype(np.float32)).astype(np.uint8)
     if not (low >= 0 and high <= 255) or (real and (array % 1).any()):  # NaN fails too
-        raise PictureError(
-            f"{'floats' if real else 'integers'} from {low:g} to {high:g}; 0 to 1, or whole "
-            "numbers to 255, are expected"
-        )
+        found = f"{'floats' if real else 'integers'} from {low:g} to {high:g}"
+        raise PictureError(f"{found}; 0 to 1, or whole numbers to 255, are expected")
     return array.astype(np.uint8)
 
 

@@ -188,10 +188,9 @@ def _classify(
         images = torch.from_numpy(np.stack(batch)).unsqueeze(1).to(device)
         logits: Float[Tensor, "b classes"] = classify(network, images, trained.facts)
         if logits.shape != (len(batch), classes) or not logits.isfinite().all():
-            raise CheckpointError(
-                f"the network returns {list(logits.shape[1:])} values for {classes} classes, or "
-                "values that are not finite; give one whose training did not diverge"
-            )
+            many = f"{list(logits.shape[1:])} values for {classes} classes"
+            words = "values that are not finite; give one whose training did not diverge"
+            raise CheckpointError(f"the network returns {many}, or {words}")
         yield from logits.softmax(dim=1).tolist()
 
 

@@ -229,20 +229,21 @@ def _pieces(own: Mask, box: Box) -> Iterator[tuple[Box, Mask]]:
 def _found(seen: Foreground, groups: _Groups) -> Iterator[Found]:
     usual = float(np.median(size(groups.boxes)[:, 1]))
 
-    def found(box: Box, numbers: ndarray, beside: bool) -> Found:
+    def found(box: Box, numbers: ndarray, cut: bool) -> Found:
         height, width = size(box)
-        around = grown(box, max(4, 0.3 * max(height, width)), seen.mask.shape)
-        ink = seen.ink(np.isin(groups.labels[window(around)], numbers + 1), window(around))
-        wide = beside and len(groups.boxes) > 2 and width > max(1.6 * usual, 0.8 * height)
-        return Found(box, ink, tuple(_parted(ink, around)) if wide or _is_wide(box) else ())
+        near = grown(box, max(4, 0.3 * max(height, width)), seen.mask.shape)
+        ink = seen.ink(np.isin(groups.labels[window(near)], numbers + 1), window(near))
+        wide = len(groups.boxes) > 2 and width > max(1.6 * usual, 0.8 * height)
+        return Found(box, ink, tuple(_parted(ink, near)) if cut and (wide or _is_wide(box)) else ())
 
     for cluster in _clusters(groups.boxes):
-        founds = [found(groups.boxes[n], cluster[cluster == n], beside=True) for n in cluster]
         box = union(groups.boxes[cluster])
-        if not 1 < len(cluster) <= MOST_PARTS or _is_wide(box):
+        apart = not 1 < len(cluster) <= MOST_PARTS or _is_wide(box)
+        founds = [found(groups.boxes[n], cluster[cluster == n], cut=apart) for n in cluster]
+        if apart:
             yield from founds
         else:  # perhaps the strokes of one digit
-            yield found(box, cluster, beside=False)._replace(ways=(tuple(founds),))
+            yield found(box, cluster, cut=False)._replace(ways=(tuple(founds),))
 
 
 def _clusters(boxes: Box) -> list[Int[ndarray, " m"]]:

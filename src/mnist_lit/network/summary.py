@@ -71,12 +71,6 @@ def layers(network: CompactCNN) -> list[Layer]:
     return rows
 
 
-def receptive_field(network: CompactCNN) -> int:
-    """Return the receptive field's side in pixels, just before the global average pooling."""
-    above = takewhile(lambda layer: layer.name != "average pool", layers(network))
-    return max(layer.receptive_field for layer in above)
-
-
 def table(network: nn.Module, name: str, side: int, max_parameters: int | None = None) -> str:
     """Return the table of a network's layers as text, with totals against the budget if given.
 
@@ -103,7 +97,8 @@ def table(network: nn.Module, name: str, side: int, max_parameters: int | None =
     lines = ["".join([c.ljust(left), *map(str.rjust, rest, others)]).rstrip() for c, *rest in cells]
     if isinstance(network, CompactCNN):
         uses = sum(row.multiply_adds for row in rows) / 1e6
-        view = f"features see {receptive_field(network)} pixels"
+        above = takewhile(lambda layer: layer.name != "average pool", rows)
+        view = f"features see {max(layer.receptive_field for layer in above)} pixels"
         total += f"\n{uses:.2f} million multiply–adds an image, {view}"
     return "\n".join([name, *lines, total])
 

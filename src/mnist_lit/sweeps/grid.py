@@ -3,7 +3,6 @@
 import json
 import math
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +19,9 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 
 from mnist_lit.errors import ConfigError, RunError, reason
 from mnist_lit.evaluation.provenance import flat, override
-from mnist_lit.sweeps.job import MISSED, WRITTEN, Job, identity, jobs, refuse_others, write_config
+from mnist_lit.folders import shown
+from mnist_lit.sweeps import job
+from mnist_lit.sweeps.job import Job
 from mnist_lit.text import show
 from mnist_lit.training.hydra import build_run, free, is_named, parsed
 from mnist_lit.training.rundir import ERROR, JOB, OURS
@@ -61,18 +62,18 @@ class Grid:
         wanted = Path(self.config.hydra.sweep.dir).expanduser()
         self.named = is_named(self.config, "hydra.sweep.dir")
         if self.named:
-            refuse_others(wanted)
-        found = jobs(wanted) if self.named else []
+            job.refuse_others(wanted)
+        found = job.jobs(wanted) if self.named else []
         planned = self._plan(given, wanted.resolve(), found)
         folder = (wanted if self.named else free(wanted)).resolve()
-        if len(jobs(folder)) > len(found):
+        if len(job.jobs(folder)) > len(found):
             raise ConfigError(f"{folder}: another sweep has just begun there; start this one again")
-        write_config(folder, self.config)
+        job.write_config(folder, self.config)
         planned = [replace(one, folder=folder / one.folder) for one in planned]
         words = [words for one in planned if (words := _prepared(folder, one))]
         done = f", {len(planned) - len(words)} of them done or under way"
         many = f"{len(planned)} job" + "s" * (len(planned) > 1)
-        show(f"{many}{done * (len(words) < len(planned))}: {folder}")
+        show(f"{many}{done * (len(words) < len(planned))}: {shown(folder)}")
         try:
             if words:
                 self.launcher.launch(words, initial_job_idx=0)
@@ -82,14 +83,12 @@ class Grid:
             from mnist_lit.sweeps import results
 
             show(results.write(folder))
-            bad = Counter(one.state for one in planned)
-            del bad["finished"]
-            if {*bad} - {MISSED}:
-                again = shlex.quote(override("hydra.sweep.dir", folder))
-                show(f"the same command with {again} goes on with what is not finished")
+            bad = [state for one in planned if (state := one.state) != "finished"]
+            if {*bad} - {job.MISSED}:
+                again = shlex.quote(override("hydra.sweep.dir", shown(folder)))
+                show(f"to run the others, repeat the command with {again}")
         if bad:
-            each = ", ".join(f"{number} {state}" for state, number in bad.items())
-            raise RunError(f"of {many} {each}")
+            raise RunError(f"of {many} {job.tally(bad)}")
 
     def _plan(self, given: Mapping[str, Override], root: Path, found: Sequence[Job]) -> list[Job]:
         """Return every job, checked, with its place in the sweep's folder."""
@@ -113,7 +112,7 @@ class Grid:
                 folder = self._place(composed, number, root)
             label = f"{place + 1} of {len(every)}  {' '.join(compress(overrides, varied))}"
             planned[key] = Job(folder, number, overrides, config, label.rstrip())
-        for outer, inner in pairwise(sorted(job.folder for job in planned.values())):
+        for outer, inner in pairwise(sorted(one.folder for one in planned.values())):
             if outer == inner or outer in inner.parents:
                 raise ConfigError(f"hydra.sweep.subdir: two jobs would have the folder {outer}")
         return list(planned.values())
@@ -125,7 +124,7 @@ class Grid:
         if named or others not in self.composed:
             numbered = [*overrides, f"hydra.job.num={place}", f"hydra.job.id={place}"]
             self.composed[others] = self.loader.load_sweep_config(self.config, numbered)
-        composed = self.composed[others].copy()
+        composed = self.composed[others]  # no job keeps it
         for word in {*overrides} - {*others}:
             composed.seed = OverridesParser.create().parse_override(word).value()
         with flag_override(composed.hydra, "readonly", False):
@@ -139,7 +138,7 @@ class Grid:
         given, sweep = composed.hydra.sweep.subdir, root.resolve()
         folder = Path(sweep, given).resolve()
         inside = folder.parts[len(sweep.parts) :]
-        if sweep not in folder.parents or {*inside} & {*WRITTEN, JOB}:
+        if sweep not in folder.parents or {*inside} & {*job.WRITTEN, JOB}:
             words = f"not a folder within {sweep}, beside the files that a sweep writes"
             raise ConfigError(f"hydra.sweep.subdir={given}: {words}")
         if self.named and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -158,7 +157,7 @@ class Grid:
                 raise ConfigError(f"trainer.strategy={strategy}: {words}")
             build_run(composed)
             self.built.add(setting)
-        return identity(config)
+        return job.identity(config)
 
 
 def _key(config: dict[str, Any]) -> str:

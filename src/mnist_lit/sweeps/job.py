@@ -6,6 +6,7 @@
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from mnist_lit.training import rundir
 from mnist_lit.validation import PLAIN, validated
 
 CONFIG = "multirun.yaml"
-WRITTEN = (CONFIG, "results.csv", "results.html", "study.db")  # files in the folder of a sweep
+WRITTEN = (CONFIG, "results.csv", "results.html", "study.db", "mlflow.db")  # in a sweep's folder
 OURS = "hydra_plugins.mnist_lit_sweeps.Sweep"  # in every CONFIG of this project
 MISSED = "missed requirements"
 
@@ -92,10 +93,7 @@ class Job:
     @property
     def why(self) -> str:
         """The reason why the job failed, or the requirements that it missed."""
-        if self.state != MISSED:
-            return self.error
-        checks = self.report["requirements"].values()
-        return ", ".join(check["title"] for check in checks if not check["passed"])
+        return rundir.missed(self.report) if self.state == MISSED else self.error
 
     @property
     def objective(self) -> str:
@@ -118,6 +116,11 @@ class Job:
         return dict(word.lstrip("+~").partition("=")[::2] for word in self.overrides)
 
 
+def tally(states: Iterable[str]) -> str:
+    """Return the number of each state, as ``2 finished, 1 failed``."""
+    return ", ".join(f"{number} {state}" for state, number in Counter(states).items())
+
+
 def read(folder: Path) -> Job:
     """Return the job of a folder.
 
@@ -127,6 +130,8 @@ def read(folder: Path) -> Job:
     file = folder / rundir.JOB
     try:
         found: Job = validated(Job, {**json.loads(file.read_bytes()), "folder": folder})
+        file = folder / rundir.ERROR
+        _ = found.error
         file = folder / "report.json"
         if report := found.report:  # it has all that a sweep needs
             _ = found.why, found.value(found.ranked_by)
@@ -146,11 +151,15 @@ def identity(config: Config) -> dict[str, Any]:
 def jobs(sweep: Path) -> list[Job]:
     """Return the jobs of a sweep in the order of their numbers.
 
-    A sweep inside this one has its own jobs. A link leads to no job.
+    A sweep inside this one has its own jobs. A link or a pipe is no job.
     """
     sweep = sweep.resolve()
     inner = [file.parent for file in sweep.glob(f"*/**/{CONFIG}")]
-    files = [file for file in sweep.glob(f"*/**/{rundir.JOB}") if file.resolve() == file]
+    files = [
+        file
+        for file in sweep.glob(f"*/**/{rundir.JOB}")
+        if file.is_file() and file.resolve() == file
+    ]
     own = [file.parent for file in files if not any(file.is_relative_to(other) for other in inner)]
     return sorted(map(read, own), key=lambda one: one.number)
 
@@ -163,13 +172,14 @@ def write_config(sweep: Path, config: DictConfig) -> None:
 
 
 def refuse_others(sweep: Path, study: str | None = None, names: Iterable[str] = WRITTEN) -> None:
-    """Raise ``ConfigError`` if a folder has one of the names but is not this sweep's.
+    """Raise ``ConfigError`` if a folder has one of the names but is not this sweep's, or a link.
 
     Args:
         sweep: The folder.
         study: The study of a search; None for a grid.
         names: The names that the sweep writes.
     """
+    rundir.refuse_links(sweep, [f"{name}*" for name in WRITTEN])  # also the journal of a database
     there, config = [name for name in names if (sweep / name).exists()], sweep / CONFIG
     if there and not (config.is_file() and OURS in config.read_text(errors="replace")):
         raise ConfigError(f"{sweep / there[0]}: not of a sweep; give another hydra.sweep.dir")

@@ -146,12 +146,12 @@ class Processes(Launcher):
 
     def _program(self) -> list[str]:
         """Return this program's command line without its overrides and without ``-m``."""
-        # With `-m`, Python would first import the files of the working folder.
         script = Path(sys.argv[0])
-        if script.stem == "__main__" or not script.is_file():
-            program = ["-m", "mnist_lit", "train"]
-        else:
+        if script.is_file():
             program = [str(script.resolve()), *([] if script.suffix == ".py" else ["train"])]
+        else:  # such as mnist-lit.exe; without `pop` the files of the working folder come first
+            code = "import sys; sys.path.pop(0); from mnist_lit.cli import main; main()"
+            program = ["-c", code, "train"]
         sources = {one.provider: one.path for one in self.config.hydra.runtime.config_sources}
         flags = [f"--config-path={sources['main']}"]
         flags.append(f"--config-name={self.config.hydra.job.config_name}")

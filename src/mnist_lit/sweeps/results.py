@@ -16,11 +16,13 @@ from scipy.stats import t
 
 from mnist_lit.checkpoints.read import read_file
 from mnist_lit.errors import CheckpointError
+from mnist_lit.evaluation import requirements
 from mnist_lit.evaluation.figures import LIGHT, Points, defaults, overlay, plot, png, points
 from mnist_lit.evaluation.history import History
 from mnist_lit.evaluation.page import filled
 from mnist_lit.files import write_text
-from mnist_lit.sweeps.job import Job, jobs
+from mnist_lit.folders import shown
+from mnist_lit.sweeps.job import Job, jobs, tally
 from mnist_lit.text import for_csv, for_terminal
 
 # Jobs that differ only in these are repetitions of one setting.
@@ -64,7 +66,7 @@ def publish(
     cells = [[for_terminal(cell) for cell in row] for row in next(iter(tables.values()))]
     widths = [max(map(len, column)) + 1 for column in zip(*cells, strict=True)]
     printed = [" ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
-    return "\n".join([*printed, *after, f"{folder / 'results.html'}, results.csv beside it"])
+    return "\n".join([*printed, *after, f"{shown(folder / 'results.html')}, results.csv beside it"])
 
 
 def worded(key: str) -> str:
@@ -74,8 +76,9 @@ def worded(key: str) -> str:
 
 def short(value: Any, key: str = "") -> str:
     """Return a value, of a key of a report, as text for a person; accuracies in per cent."""
-    digits = ".2%" if "accuracy" in key else ".5g"
-    return format(value, digits) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return format(value, ".2%" if "accuracy" in key else ".1f" if key == "seconds" else ".5g")
+    return requirements.shown(value) if key in COLUMNS else str(value)
 
 
 def _link(folder: Path, place: str) -> Any:
@@ -97,11 +100,6 @@ class Setting:
     varied: dict[str, str]
     jobs: list[Job] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """Its varied overrides."""
-        return " ".join(f"{k}={v}" for k, v in self.varied.items()) or "all jobs"
 
 
 def varied(found: Sequence[Job]) -> list[str]:
@@ -136,15 +134,15 @@ def write(sweep: Path) -> str:
         words = [one.said.get(key, "") for key in keys]
         values = [report.get(name, "") for name in (*COLUMNS, "wall_seconds")]
         rows.append([place, state, *words, *values, why])
-        if state != "finished":
-            left.append(f"  job {place}: {', '.join(filter(None, [state, why]))}")
+        if state not in ("finished", "waiting"):
+            left.append(f"  {shown(one.folder)}: {one.label}  {state}: {why}".rstrip(": "))
     drawn = {}
-    lines = [f"{len(found)} jobs, {len(left)} without a good result."]
+    lines = [f"{len(found)} jobs: {tally(one.state for one in found)}."]
     if each:
         first = each[0].jobs[0]
         what = f"{worded(first.ranked_by)}, ± the standard deviation over seeds or folds."
-        how = f"Bars are 95% intervals of the mean. Protocol: {first.report['protocol']}."
-        lines += [what, how]
+        how = "Bars are 95% intervals of the mean; fewer than three jobs have none."
+        lines += [what, how, f"Protocol: {first.report['protocol']}."]
         drawn = {f"{worded(first.ranked_by)} of the settings": compared(each)}
         drawn["validation error of the best"] = epochs(each)
     tables = {"Settings, best first": table(each) if each else []}
@@ -165,17 +163,22 @@ def table(found: Sequence[Setting]) -> list[list[str]]:
 
 
 def compared(found: Sequence[Setting]) -> Figure:
-    """Plot every job's value and each setting's mean with its 95% interval, by Student's t."""
+    """Plot every job's value and each setting's mean with its 95% interval, by Student's t.
+
+    With two jobs, the interval is wider than the range of an accuracy and shows nothing.
+    """
     shown, accuracy = found[:MOST], "accuracy" in found[0].jobs[0].ranked_by
     share, unit = (100, "%") if accuracy else (1, "")
     figure, (axes,) = plot(height=0.42 * len(shown) + 0.7)
     for place, one in enumerate(shown):
-        values, half = [share * value for value in one.values], None
+        values, bar = [share * value for value in one.values], None
         axes.plot(values, [place] * len(values), "o", color=LIGHT["quiet"], ms=4, alpha=0.5)
-        if len(values) > 1:
+        if len(values) > 2:
             half = t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-        axes.errorbar(mean(values), place, xerr=half, fmt="D", color=LIGHT["mark"], capsize=3, ms=5)
-        words = for_terminal(f"{place + 1}  {one.name}", 66)
+            bar = [[min(half, mean(values))], [min(half, 100 - mean(values))]] if accuracy else half
+        axes.errorbar(mean(values), place, xerr=bar, fmt="D", color=LIGHT["mark"], capsize=3, ms=5)
+        setting = " ".join(f"{key}={value}" for key, value in one.varied.items()) or "all jobs"
+        words = for_terminal(f"{place + 1}  {setting}", 66)
         axes.text(0.02, place - 0.3, words, size=8, transform=axes.get_yaxis_transform())
     axes.set(ylim=(len(shown) - 0.5, -0.8), yticks=[])
     axes.locator_params(axis="x", nbins=5)

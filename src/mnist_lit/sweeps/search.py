@@ -27,6 +27,7 @@ from mnist_lit.sweeps.results import short
 from mnist_lit.text import masked, show
 from mnist_lit.training.hydra import build_run
 from mnist_lit.training.resume import differing, options_of
+from mnist_lit.validation import validated
 
 HOPELESS = 3  # failed trials without a success, which end the search
 REPORT = "mnist_lit.sweeps.study.ReportTrial"  # a callback of every training
@@ -98,7 +99,7 @@ class Search:
             finally:
                 show(study.write(self.study, self.folder, self._again()))
                 if study.begun(self.study) < self.search.n_trials:
-                    show("the same command goes on with what is missing")
+                    show("repeat the same command to run the others")
             if not any(self.succeeded) and (self.succeeded or not study.best_first(self.study)):
                 words = "mend the cause, and raise search.n_trials or give another search.study"
                 raise RunError(f"the trials have all failed; {words}")
@@ -113,16 +114,18 @@ class Search:
         options |= {f"search.{key}": getattr(self.search, key) for key in ("repeats", "over")}
         if "options" not in self.study.user_attrs:
             self.study.set_user_attr("options", options)
-        begun, trials = self.study.user_attrs["options"], self.study.trials
-        for key in {*self.space, *(name for one in trials for name in one.params)}:
+        at, trials = f"search.study={self.search.study}", self.study.trials
+        begun = validated(dict[str, Any], self.study.user_attrs["options"], f"{at}: options")
+        for key in self.space:
             options.pop(key, None)
             begun.pop(key, None)
-        at = f"search.study={self.search.study}"
+        remedy = "give the options that it was begun with, or another name"
         if words := differing(options, begun):
-            remedy = "give the options that it was begun with, or another name"
             raise ConfigError(f"{at}: {words}; {remedy}")
         for was in (one.distributions for one in trials):
-            for name in was.keys() & self.space.keys():
+            for name in was:
+                if name not in self.space:  # "the best again" would name a class of a stranger's
+                    raise ConfigError(f"{at}: {name} is in a trial, and not searched; {remedy}")
                 try:
                     distributions.check_distribution_compatibility(was[name], self.space[name])
                 except ValueError:

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mnist_lit.config.schema import Search
 from mnist_lit.errors import ConfigError, reason
 from mnist_lit.evaluation.figures import LIGHT, defaults, logarithmic, overlay, plot
+from mnist_lit.sweeps.job import tally
 from mnist_lit.sweeps.results import publish, short, worded
 from mnist_lit.text import masked
 
@@ -146,8 +147,7 @@ def take_back(study: optuna.Study, number: int) -> None:
 
 def count(study: optuna.Study) -> str:
     """Return the number of trials in each state; a repeated trial counts once."""
-    states = [one.state.name.lower() for one in counted(study)]
-    return ", ".join(f"{states.count(one)} {one}" for one in dict.fromkeys(states)) or "no trials"
+    return tally(one.state.name.lower() for one in counted(study)) or "no trials"
 
 
 def best_first(study: optuna.Study) -> list[FrozenTrial]:
@@ -233,7 +233,7 @@ def _values(trials: Sequence[FrozenTrial], objective: str, name: str) -> Figure:
     colours = [LIGHT["mark" if one.state is TrialState.COMPLETE else "quiet"] for one in trials]
     axes.scatter([one.params.get(name, one.number) for one in trials], heights, 16, colours)
     if name == "trial":
-        axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     if any(getattr(one.distributions.get(name), "log", False) for one in trials):
         logarithmic(axes.xaxis)
     if accuracy:

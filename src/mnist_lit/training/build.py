@@ -101,11 +101,12 @@ def prepare(config: Config) -> Run:
     module.build_optimizer(_length(config, data))  # a check that they can be built
     options, run_dir = options_of(config), Path(config.run_dir).resolve()
     record = RecordHistory([*config.logger], options)
+    notes = list(data.notes) if isinstance(data, ImagesDataModule) else []
     if config.ckpt_path is not None:
-        last, logged = resumed(config.ckpt_path, options)
+        last, logged, done = resumed(config.ckpt_path, options)
+        notes.append(f"resumes after epoch {done} of {config.trainer['max_epochs']}")
         config.ckpt_path = str(last)
         record.runs = logged if goes_on(run_dir, config.ckpt_path) else {}
-    notes = list(data.notes) if isinstance(data, ImagesDataModule) else []
     if config.init_from is not None:
         notes.append(start_from(config.init_from, module.network))
     folder, before = run_dir / "checkpoints", config.ckpt_path
@@ -156,6 +157,7 @@ def build_module(config: Config, facts: Facts = MNIST) -> LitClassifier:
     loss: Any = build(config.loss, "loss")
     if not callable(loss):
         raise ConfigError(f"loss={config.loss['_target_']}: it cannot be called")
+    nodes, later = config.augmentation.items(), ["optimizer", "total_steps", "T_max", "max_lr"]
     return build(
         config.module,
         "module",
@@ -163,14 +165,10 @@ def build_module(config: Config, facts: Facts = MNIST) -> LitClassifier:
         network=build_network(described, trust=[target]),
         facts=facts,
         optimizer=build(config.optimizer, "optimizer", later=["params"]),
-        scheduler=build(
-            config.scheduler, "scheduler", later=["optimizer", "total_steps", "T_max", "max_lr"]
-        ),
+        scheduler=build(config.scheduler, "scheduler", later),
         loss=loss,
         metrics=build_metrics(config, facts),
-        augmentations=[
-            build(node, f"augmentation.{name}") for name, node in config.augmentation.items()
-        ],
+        augmentations=[build(node, f"augmentation.{name}") for name, node in nodes],
         seed=config.seed,
         compile_mode=config.compile,
     )

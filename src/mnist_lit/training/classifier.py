@@ -285,7 +285,9 @@ class LitClassifier(pl.LightningModule):
             named = parameters(self.scheduler)[0].keys() - getattr(self.scheduler, "keywords", {})
             scheduler = self.scheduler(optimizer, **{k: filled[k] for k in filled.keys() & named})
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-            raise ConfigError(f"{failed}: {reason(error)}") from None
+            short = isinstance(error, ZeroDivisionError)  # a phase of OneCycleLR has no step
+            words = "train longer, or with a smaller data.batch_size" if short else reason(error)
+            raise ConfigError(f"{failed}: {words}") from None
         if isinstance(scheduler, ReduceLROnPlateau) and self.interval == "step":
             words = "ReduceLROnPlateau waits for the validation loss; give module.interval=epoch"
             raise ConfigError(f"module.interval=step: {words}")

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 from mnist_lit.errors import RunError, StoppedError, UserError, line
+from mnist_lit.folders import shown
 from mnist_lit.text import lines_for_terminal
 
 
@@ -76,7 +77,7 @@ def kept(file: Path) -> Iterator[None]:
         failure.error(str(error) if stopped else "The run failed:", exc_info=not stopped)
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
-        raise RunError(f"{line(error)}; the whole traceback is in {file}") from error
+        raise RunError(f"{line(error)}; the whole traceback is in {shown(file)}") from error
     finally:
         for source in (_log, lightning, warned):
             source.removeHandler(handler)

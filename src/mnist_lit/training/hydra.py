@@ -9,6 +9,7 @@ misspelt key need no torch.
 """
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -58,6 +59,13 @@ BUILT: list["Run"] = []  # by BuildFirst, for `task`; empty for a sweep's job
 # Last on every command line, so that no file or override removes the callback that builds a run.
 BUILD_FIRST = f"++hydra.callbacks={{build: {{_target_: {__name__}.BuildFirst}}}}"
 LOADING = "loading the config and PyTorch …"
+# Options in a run's folder, which a stranger may have written, that could name code, a config file,
+# a variable of the environment or a place to write to. A backslash could hide them.
+UNSAFE = re.compile(
+    r"\W*(-|hydra|hparams_search|search|logger(?!=[\w,[\]]*$))|.*(_target_|[$\\])"
+    r"|[^.=@]*(@[^=]*)?=.*/",
+    re.DOTALL,
+)
 
 
 def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[str] = ()) -> None:
@@ -83,7 +91,8 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
             sys.argv = given
             result = train(cfg, _command(given[0], typed, cfg), BUILT.pop() if BUILT else None)
             if cfg.requirements.enforce and not (in_a_sweep or result.passed):
-                raise SystemExit(f"error: requirements not met in {result.run_dir}")
+                place, missed = folders.shown(result.run_dir), rundir.missed(vars(result.report))
+                raise SystemExit(f"error: requirements not met in {place}: {missed}")
         return result.objective
 
     with errors_as_lines():
@@ -153,7 +162,8 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
     """Let ``ckpt_path=FOLDER``, or ``latest``, resume in that folder, with the run's options.
 
     Raises:
-        ConfigError: There is nothing to resume.
+        ConfigError: There is nothing to resume, or an option of the folder is ``UNSAFE`` and the
+            user has not given it too.
     """
     given = [word for word in arguments if word.startswith("ckpt_path=")]
     text = str(OverridesParser.create().parse_override(given[-1]).value()) if given else ""
@@ -171,6 +181,10 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(f"ckpt_path={text}: no run's folder: it has no .hydra/overrides.yaml")
     with overrides.open("rb") as file:  # by whose name YAML names a mistake
         begun: list[str] = validated(list[str], yaml.safe_load(file), str(overrides))
+    begun = [word for word in begun if word not in arguments]
+    if unsafe := [word for word in begun if UNSAFE.match(word)]:
+        words = "may run code or use other files; if you trust it, add to the command line"
+        raise ConfigError(f"{overrides}: {words}: {shlex.join(unsafe)}")
     run = folder.resolve()  # of a key that is given twice the last counts
     return [*begun, *arguments, override("ckpt_path", run), override("hydra.run.dir", run)]
 

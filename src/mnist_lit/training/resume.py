@@ -72,8 +72,8 @@ def differing(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
     return f"{'; '.join(differ[:3])}{more}"
 
 
-def resumed(ckpt_path: str, options: Mapping[str, Any]) -> tuple[Path, dict[str, str]]:
-    """Return the checkpoint to resume from, and the runs of its loggers.
+def resumed(ckpt_path: str, options: Mapping[str, Any]) -> tuple[Path, dict[str, str], int]:
+    """Return the checkpoint to resume from, the runs of its loggers, and its number of epochs.
 
     Args:
         ckpt_path: The ``last.ckpt`` to resume from, or the folder of its run.
@@ -91,7 +91,7 @@ def resumed(ckpt_path: str, options: Mapping[str, Any]) -> tuple[Path, dict[str,
     content = read_file(checkpoint)
     try:
         words = differing(options, content["options"])
-        epochs = History.of(content).validated
+        history = History.of(content)
         loggers: dict[str, str] = validated(dict[str, str], content.get("loggers", {}), "loggers")
     except Exception as error:  # an altered file raises whatever its first wrong part leads to
         raise altered(checkpoint, error) from None
@@ -99,13 +99,13 @@ def resumed(ckpt_path: str, options: Mapping[str, Any]) -> tuple[Path, dict[str,
         words += "; a run is resumed with the options and by the version that it was started with"
         raise CheckpointError(f"ckpt_path={checkpoint}: {words}")
     best = checkpoint.with_name("best.ckpt")
-    if epochs and not best.is_file():
+    if history.validated and not best.is_file():
         words = "a run is resumed from its last.ckpt with the best.ckpt beside it"
         raise CheckpointError(f"{best} is not there; {words}")
-    return checkpoint, loggers
+    return checkpoint, loggers, len(history.epochs)
 
 
 def altered(checkpoint: str | Path, error: Exception) -> CheckpointError:
-    """Return what says that no training goes on from a file, or from what somebody made of one."""
+    """Return the error of a file from which no training can be resumed."""
     words = f"it holds no training to resume ({line(error)}); init_from= takes the weights alone"
     return CheckpointError(f"ckpt_path={checkpoint}: {words}")

@@ -6,7 +6,7 @@ Imports nothing heavy.
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
@@ -18,14 +18,16 @@ from omegaconf import OmegaConf
 
 from mnist_lit.errors import ConfigError, StoppedError, line
 from mnist_lit.files import UNFINISHED, write_text
+from mnist_lit.folders import shown
 from mnist_lit.text import show
 
 OURS = ".mnist-lit"  # the first thing that is made in a run's folder; it holds the lock
 ERROR = f"{OURS}/error.json"  # one line: why the run failed
 # The other files of a run; Hydra writes its own first.
 WRITTEN = (
-    *("checkpoints", "figures", "tensorboard", "wandb", "mlflow.db", "metrics.csv", "hparams.yaml"),
-    *("report.html", "report.json", "run.log", "packages.txt", "changes.diff", f"{UNFINISHED}*"),
+    *("checkpoints", "figures", "tensorboard", "wandb", "mlflow.db*", "metrics.csv"),
+    *("hparams.yaml", "report.html", "report.json", "run.log", "packages.txt", "changes.diff"),
+    f"{UNFINISHED}*",
 )
 HYDRAS = ".hydra"
 JOB = "job.json"  # in the folder of a sweep's job: its identity
@@ -51,7 +53,7 @@ def in_a_sweep() -> bool:
 def announced(folder: Path) -> Iterator[None]:
     """Print a line at the start and at the end of a job, if its sweep has given it a label."""
     file = folder / JOB  # other sweepers of Hydra do not write it
-    label = json.loads(file.read_bytes())["label"] if file.is_file() else str(folder)
+    label = json.loads(file.read_bytes())["label"] if file.is_file() else shown(folder)
     if not label or not is_first():
         yield
         return
@@ -63,6 +65,12 @@ def announced(folder: Path) -> Iterator[None]:
         raise
     report = json.loads((folder / "report.json").read_bytes())
     show(f"{label}  {report['last_val_accuracy']:.2%}  {report['wall_seconds']:.0f} s")
+
+
+def missed(report: Mapping[str, Any]) -> str:
+    """Return the titles of the requirements that a finished run has missed."""
+    checks = report["requirements"].values()
+    return ", ".join(check["title"] for check in checks if not check["passed"])
 
 
 def is_first() -> bool:
@@ -116,14 +124,15 @@ def claim(
         raise ConfigError(f"{key}={folder}: {words}") from None
 
 
-def refuse_links(folder: Path) -> None:
-    """Raise ``ConfigError`` if a run would write there through a link; the folder may be one."""
-    names = (OURS, HYDRAS, JOB, "output.log", *WRITTEN)
-    places = ("*", f"{OURS}/*", f"{HYDRAS}/*")
+def refuse_links(
+    folder: Path, names: Iterable[str] = (OURS, HYDRAS, JOB, "output.log", *WRITTEN)
+) -> None:
+    """Raise ``ConfigError`` if one of the names there is a link or a pipe."""
+    places = ("*", *(f"{inner}/*" for inner in (OURS, HYDRAS, "figures", "tensorboard")))
     for path in (path for place in places for path in folder.glob(place)):
         written = path.parent != folder or any(path.match(name) for name in names)
-        if written and path.is_symlink():
-            raise ConfigError(f"{path}: is a link, and a run writes there; remove it")
+        if written and (path.is_symlink() or not (path.is_file() or path.is_dir())):
+            raise ConfigError(f"{path}: is a link or a pipe, and a run writes there; remove it")
 
 
 def _refuse_others(folder: Path, key: str, auto: bool) -> None:
@@ -139,7 +148,7 @@ def _refuse_others(folder: Path, key: str, auto: bool) -> None:
     begun = bool(kept) or (folder / "report.json").is_file()
     if begun and (ours or (folder / HYDRAS / "overrides.yaml").is_file()):
         resume = shlex.quote(f"ckpt_path={folder}")
-        words = f"give another folder, or go on with that run: {resume}"
+        words = f"give another folder, or resume that run: {resume}"
         raise ConfigError(f"{key}={folder}: another run lies there; {words}")
     # From Python, a run may use the folder of another Hydra program.
     names = WRITTEN if key == "run_dir" else (HYDRAS, *WRITTEN)

@@ -1,6 +1,5 @@
 """A run: training, reload of the best epoch, test and report."""
 
-import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -14,8 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
-import mnist_lit
 from mnist_lit import devices
+from mnist_lit.busy import crowded
 from mnist_lit.checkpoints.read import Trained, read
 from mnist_lit.config.check import parse
 from mnist_lit.data.batches import Images
@@ -25,6 +24,7 @@ from mnist_lit.errors import CheckpointError, StoppedError, UserError, line
 from mnist_lit.evaluation import figures, page, provenance, report
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.files import clear, write_bytes, write_text
+from mnist_lit.folders import shown
 from mnist_lit.network import fused, summary
 from mnist_lit.network.compact import CompactCNN, count_parameters
 from mnist_lit.training import rundir
@@ -118,8 +118,8 @@ def _stoppable(run: Run, command: str | None) -> Iterator[None]:
         epochs, folder = run.trainer.max_epochs or 0, Path(str(run.best.dirpath))
         epoch = min(run.trainer.current_epoch + 1, epochs)  # after the last epoch it is one more
         program = "mnist-lit train" if str(command).startswith("mnist-lit") else "python train.py"
-        resume = shlex.quote(provenance.override("ckpt_path", folder.parent))
-        further = f"; to go on: {program} {resume}"
+        resume = shlex.quote(provenance.override("ckpt_path", shown(folder.parent)))
+        further = f"; to resume: {program} {resume}"
         if not (folder / "last.ckpt").is_file():
             further = ", before there was anything to resume"
         raise StoppedError(f"stopped in epoch {epoch} of {epochs}{further}") from None
@@ -167,7 +167,7 @@ def _introduce(run: Run, run_dir: Path, about: Mapping[str, Any]) -> None:
     precision = f"{about['precision']} (trainer.precision={config.trainer['precision']})"
     say(f"training on {about['device']}, {precision}\n{about['operations']}\n{shown(run_dir)}")
     on_cpu = run.trainer.strategy.root_device.type == "cpu"
-    if on_cpu and torch.get_num_threads() > 1 and mnist_lit.crowded():
+    if on_cpu and torch.get_num_threads() > 1 and crowded():
         say("other programs use the cores: OMP_NUM_THREADS=1 may train faster")
 
 
@@ -239,9 +239,7 @@ def optional(what: str) -> Iterator[None]:
 
 def _next(run: Run, run_dir: Path) -> str:
     """Return the next commands, ready to paste."""
-    place, data, page_of_it = shown(run_dir), run.config.data, ""
-    # Must not look like the name of a shipped network or an option.
-    place = shlex.quote(place if re.match(r"[^-].*/", place) else f"./{place}")
+    place, data, page_of_it = shlex.quote(shown(run_dir)), run.config.data, ""
     if (run_dir / "report.html").is_file():
         page_of_it = f"  open {place}/report.html in a browser\n"
     targets = (run.config.model["_target_"], data["_target_"])
@@ -250,9 +248,3 @@ def _next(run: Run, run_dir: Path) -> str:
     root = "" if data.get("root") is None else f" --data-root {shlex.quote(str(data['root']))}"
     predict = f"  mnist-lit predict {place} PICTURE.png{trust}"
     return f"What next:\n{page_of_it}  mnist-lit evaluate {place}{trust}{root}\n{predict}"
-
-
-def shown(path: Path) -> str:
-    """Return a path, relative to the working folder if it is inside."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
