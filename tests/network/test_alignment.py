@@ -74,7 +74,8 @@ def test_the_aligned_image_is_cropped_and_shrunk(
         np.testing.assert_allclose(one, straightened(image, 0.0, crop, shrink), atol=1e-5)
     network = CompactCNN(BLOCKS, align=True, crop=crop, shrink=shrink)
     assert summary.layers(network)[0].output == f"1×{crop}×{crop}"
-    assert summary.receptive_field(network) == round(10 * shrink)
+    view = f"features see {round(10 * shrink)} pixels"
+    assert view in summary.table(network, "cropped", 28)
     assert CompactCNN(**network.description).description == network.description
 
 
