@@ -486,12 +486,11 @@ static int {{ name }}_above(const struct {{ name }}_state *s, {{ sum_t }} *down)
 {% endif %}
 }
 
-/* Make that row from two of the given ones. */
-static void {{ name }}_straighten(struct {{ name }}_state *s, const uint8_t *above, const uint8_t *below) {
+/* Make that row from two of the given ones, of which the second has the share `down`. */
+static void {{ name }}_straighten(struct {{ name }}_state *s, const uint8_t *above, const uint8_t *below, {{ sum_t }} down) {
     {{ map_t }} row[{{ seen }}];
-    {{ sum_t }} down, right, one = {{ "256" if int8 else "1.0f" }};
+    {{ sum_t }} right, one = {{ "256" if int8 else "1.0f" }};
     {{ sum_t }} place = s->right{{ further }} + s->slant * {{ "" if int8 else "(float)" }}(2 * s->made - {{ seen - 1 }}) / 2;
-    {{ name }}_above(s, &down);
     for (int i = 0, x = {{ name }}_floor(place, &right); i < {{ seen }}; i++, x++) {
         {{ sum_t }} left = 0, next = 0;
 {% if zoomed %}
@@ -507,11 +506,13 @@ static void {{ name }}_straighten(struct {{ name }}_state *s, const uint8_t *abo
 
 void {{ name }}_row(struct {{ name }}_state *s, const uint8_t *row) {
     static const uint8_t blank[{{ side }}] = {0};
-    {{ sum_t }} beyond;
     if (s->seen == 0) {{ name }}_settle(s);
-    while (s->made < {{ seen }} && {{ name }}_above(s, &beyond) < s->seen) {
-        int outside = {{ name }}_above(s, &beyond) + 1 < s->seen; /* above the picture */
-        {{ name }}_straighten(s, outside ? blank : s->above, outside ? blank : row);
+    while (s->made < {{ seen }}) {
+        {{ sum_t }} down;
+        int below = {{ name }}_above(s, &down) + 1;
+        if (below > s->seen) break;
+        if (below == s->seen) {{ name }}_straighten(s, s->above, row, down);
+        else {{ name }}_straighten(s, blank, blank, down); /* above the picture */
     }
     for (int i = 0; i < {{ side }}; i++) s->above[i] = row[i];
     s->seen++;
@@ -534,7 +535,7 @@ int {{ name }}_finish(struct {{ name }}_state *s, {{ sum_t }} *logits) {
 {% if align %}
     static const uint8_t blank[{{ side }}] = {0};
     {{ name }}_row(s, blank);
-    while (s->made < {{ seen }}) {{ name }}_straighten(s, blank, blank);
+    while (s->made < {{ seen }}) {{ name }}_straighten(s, blank, blank, 0);
 {% endif %}
     for (int i = 0; i < {{ border }}; i++) {{ name }}_push(s, 0);
     for (int d = 0; d < {{ classes }}; d++) {
