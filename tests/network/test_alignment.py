@@ -180,10 +180,10 @@ def test_training_straightens_after_it_distorts(tiny: Make, mnist: MNISTDataModu
     raw = mnist.train.images[:30]
     batch, _ = classifier.on_after_batch_transfer((raw, mnist.train.labels[:30]), 0)
     scaled = raw.float() / 255
-    straight = Alignment(28, 0.0)(scaled)
     assert torch.equal(amounts.seen[0], scaled)
     network = classifier.network
     assert isinstance(network, CompactCNN)
+    straight = Alignment(28, 0.0, network.seen)(scaled)
     given: list[Tensor] = []
     network.blocks.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
     network.train()(batch)

@@ -87,7 +87,7 @@ class CompactCNN(nn.Module):
         side: Side of the square images, in pixels.
         align: Whether each image is first centred and deslanted by its moments.
         paper: Value of a background pixel in normalised images; ``align`` needs it.
-        crop: Side of an aligned image, in pixels; None for ``side``.
+        crop: Side of an aligned image, in pixels; None to keep all of the image.
         shrink: Side of a pixel of an aligned image, in pixels of the image: 1.3 makes the digit
             smaller, and each feature sees more of it.
         name: Name in tables and reports; not part of the description.
@@ -120,14 +120,14 @@ class CompactCNN(nn.Module):
         stack: list[Block] = validated(Blocks, given, "model.blocks")
         if not align and (crop or shrink != 1):
             raise ConfigError("model.align=false: crop and shrink need model.align=true")
-        self.side, self.seen = side, crop or side
+        self.side, self.seen = side, crop or round(side / shrink)
         check_blocks(stack, self.seen, classes)
         self.description: dict[str, Any] = {"blocks": [asdict(block) for block in stack]}
         self.description |= {"dropout": float(dropout), "classes": classes, "side": side}
         self.description |= {"align": align, "paper": paper, "crop": crop, "shrink": float(shrink)}
         self.alignment: nn.Module = nn.Identity()
         if align:
-            self.alignment = Alignment(side, paper, crop, shrink)
+            self.alignment = Alignment(side, paper, self.seen, shrink)
         widths = [1, *(block.channels for block in stack)]
         self.widest = max(side, self.seen) ** 2 * max(widths)
         self.blocks = nn.Sequential(*map(ConvBlock, widths, stack))
