@@ -46,6 +46,7 @@ EVERYTHING: list[dict[str, Any]] = [
     {"channels": 6, "padding": False, "norm_scale": False},
     {"channels": 6, "repeats": 2, "residual": True, "separable": True, "pool": "after_activation"},
     {"channels": 8, "separable": True, "padding": False},
+    {"channels": 8, "separable": True, "pointwise": False},
     {"channels": 8, "residual": True, "pool": "after_activation"},
     {"channels": 12, "kernel": 1},
 ]
@@ -55,7 +56,7 @@ EVERYTHING: list[dict[str, Any]] = [
 def odd_network() -> CompactCNN:
     """A network with every kind of block, and statistics other than the initial ones."""
     torch.manual_seed(0)
-    network = CompactCNN(EVERYTHING, dropout=0.1, align=True, paper=MNIST.paper)
+    network = CompactCNN(EVERYTHING, 0.1, align=True, paper=MNIST.paper, crop=26, shrink=1.1)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.weight, 1, 0.3)
@@ -331,7 +332,7 @@ def test_every_processor_makes_the_same_bytes(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_layer_is_folded_in_float64(odd_network: CompactCNN) -> None:
-    layers = layers_of(odd_network, 28)
+    layers = layers_of(odd_network)
     for layer in layers:
         for values in (layer.weight, layer.scale, layer.shift):
             assert values.dtype == np.float64

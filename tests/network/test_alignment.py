@@ -25,7 +25,7 @@ Make = Callable[..., DictConfig]
 BLOCKS = [{"channels": 4, "pool": "after_conv"}, {"channels": 6, "pool": "after_conv"}]
 
 
-def straightened(image: ndarray, paper: float) -> ndarray:
+def straightened(image: ndarray, paper: float, crop: int = 0, shrink: float = 1) -> ndarray:
     """Align by the definition, one pixel at a time and in 64 bits."""
     ink = image.astype(np.float64) - paper
     side = len(ink)
@@ -40,15 +40,17 @@ def straightened(image: ndarray, paper: float) -> ndarray:
         inside = 0 <= row < side and 0 <= column < side
         return float(ink[row, column]) if inside else 0.0
 
-    found = np.empty_like(ink)
-    for row in range(side):
-        for column in range(side):
+    crop = crop or side
+    found = np.empty((crop, crop))
+    for i in range(crop):
+        for j in range(crop):
+            row, column = (shrink * (place - (crop - 1) / 2) + middle for place in (i, j))
             v, u = row + cy, column + cx + slant * (row - middle)
             top, left = math.floor(v), math.floor(u)
             down, across = v - top, u - left
             upper = (1 - across) * at(top, left) + across * at(top, left + 1)
             lower = (1 - across) * at(top + 1, left) + across * at(top + 1, left + 1)
-            found[row, column] = (1 - down) * upper + down * lower
+            found[i, j] = (1 - down) * upper + down * lower
     return found + paper
 
 
@@ -60,6 +62,21 @@ def test_it_does_what_its_definition_says(side: int, batch: int, mnist: MNISTDat
     found = Alignment(side, paper=0.0)(images)
     for one, image in zip(found[:, 0].numpy(), images[:, 0].numpy(), strict=True):
         np.testing.assert_allclose(one, straightened(image, 0.0), atol=1e-5)
+
+
+@pytest.mark.parametrize(("crop", "shrink"), [(24, 1.0), (21, 1.0), (20, 1.3), (34, 0.8)])
+def test_the_aligned_image_is_cropped_and_shrunk(
+    crop: int, shrink: float, mnist: MNISTDataModule
+) -> None:
+    images = mnist.test.images[:5].float() / 255
+    found = Alignment(28, 0.0, crop, shrink)(images)
+    for one, image in zip(found[:, 0].numpy(), images[:, 0].numpy(), strict=True):
+        np.testing.assert_allclose(one, straightened(image, 0.0, crop, shrink), atol=1e-5)
+    network = CompactCNN(BLOCKS, align=True, crop=crop, shrink=shrink)
+    assert summary.layers(network)[0].output == f"1×{crop}×{crop}"
+    view = f"features see {round(10 * shrink)} pixels"
+    assert view in summary.table(network, "cropped", 28)
+    assert CompactCNN(**network.description).description == network.description
 
 
 def test_paper_may_have_any_value(mnist: MNISTDataModule) -> None:
@@ -163,10 +180,10 @@ def test_training_straightens_after_it_distorts(tiny: Make, mnist: MNISTDataModu
     raw = mnist.train.images[:30]
     batch, _ = classifier.on_after_batch_transfer((raw, mnist.train.labels[:30]), 0)
     scaled = raw.float() / 255
-    straight = Alignment(28, 0.0)(scaled)
     assert torch.equal(amounts.seen[0], scaled)
     network = classifier.network
     assert isinstance(network, CompactCNN)
+    straight = Alignment(28, 0.0, network.seen)(scaled)
     given: list[Tensor] = []
     network.blocks.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
     network.train()(batch)

@@ -147,6 +147,7 @@ def test_a_repeated_residual_convolution_is_added_to_what_goes_in_each_time() ->
         nn.init.uniform_(norm.weight)
         nn.init.normal_(norm.bias)
     x = torch.randn(2, 6, 14, 14)
+    assert isinstance(block.conv, nn.Conv2d)
     expected = x
     for norm in block.norms:
         expected = expected + F.relu(norm(F.conv2d(expected, block.conv.weight, padding=1)))
@@ -158,12 +159,28 @@ def test_a_separable_convolution_filters_each_channel_and_then_mixes_them() -> N
     block = network.blocks[1]
     assert isinstance(block, ConvBlock)
     assert isinstance(block.depthwise, nn.Conv2d)
+    assert isinstance(block.conv, nn.Conv2d)
     filters, mix = block.depthwise.weight, block.conv.weight
     assert count_parameters(block) == 6 * 9 + 6 * 4 + 2 * 4
     whole = mix * filters.transpose(0, 1)  # [4, 6, 1, 1] by [1, 6, 3, 3]
     x = torch.randn(2, 6, 7, 7)
     expected = F.relu(block.norms[0](F.conv2d(x, whole, padding=1)))
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_depthwise_convolution_may_stand_alone() -> None:
+    separable = {"channels": 6, "separable": True, "pointwise": False, "pool": "after_conv"}
+    network = CompactCNN([{"channels": 6}, separable])
+    block = network.blocks[1]
+    assert isinstance(block, ConvBlock)
+    assert isinstance(block.depthwise, nn.Conv2d)
+    assert count_parameters(block) == 6 * 9 + 2 * 6
+    x = torch.randn(2, 6, 8, 8)
+    filtered = F.conv2d(x, block.depthwise.weight, padding=1, groups=6)
+    expected = F.relu(block.norms[0](F.max_pool2d(filtered, 2)))
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+    one = CompactCNN([separable | {"channels": 1}])  # the fast operations take one channel
+    assert one(torch.randn(2, 1, 8, 8)).shape == (2, 10)
 
 
 def test_a_norm_without_a_scale_saves_a_parameter_a_channel_and_learns_its_shift() -> None:
@@ -264,6 +281,7 @@ def test_a_kernel_as_large_as_the_map_weights_its_places() -> None:
     network = CompactCNN([{"channels": 3, "kernel": 27, "padding": False}]).eval()
     block = network.blocks[0]
     assert isinstance(block, ConvBlock)
+    assert isinstance(block.conv, nn.Conv2d)
     image = torch.randn(1, 1, 28, 28)
     place = (image[0, 0, :27, :27] * block.conv.weight[1, 0]).sum()
     torch.testing.assert_close(
@@ -327,6 +345,8 @@ def test_description_rebuilds_the_network() -> None:
         ),
         ([{"channels": 4, "depth": 2}], r"model.blocks\[0\].depth: no such key; allowed"),
         ([{}], r"model.blocks\[0\].channels: a value is missing"),
+        ([{"channels": 4, "separable": True, "pointwise": False}], "pointwise=false: .* input, 1$"),
+        ([{"channels": 1, "pointwise": False}], "pointwise=false: needs separable: true"),
     ],
 )
 def test_impossible_blocks_are_refused(blocks: list[dict[str, Any]], message: str) -> None:
@@ -339,7 +359,8 @@ def test_the_bound_on_parameters_counts_as_torch_does(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = variant(name)
-    for blocks in (network.description["blocks"], SHARED, SEPARABLE):
+    alone = {"channels": 4, "separable": True, "pointwise": False}
+    for blocks in (network.description["blocks"], SHARED, [*SEPARABLE, alone]):
         count = count_parameters(CompactCNN(blocks))
         monkeypatch.setattr("mnist_lit.network.blocks.MOST_PARAMETERS", count)
         CompactCNN(blocks)

@@ -50,15 +50,16 @@ def make(source: Source, int8: bool) -> bytes:
     Raises:
         UserError: The engine does not support the network.
     """
-    side = source.facts.side
-    if source.compact.description["align"] and side > LARGEST_ALIGNED:
+    side, seen = source.facts.side, source.compact.seen
+    reach = max(side, math.ceil(seen * source.compact.description["shrink"]))
+    if source.compact.description["align"] and reach > LARGEST_ALIGNED:
         raise UserError(f"the C code aligns images of up to {LARGEST_ALIGNED} pixels a side")
-    first, *others = layers_of(source.compact, side)
+    first, *others = layers_of(source.compact)
     if first.residual:
         raise UserError("a first block with residual=true cannot be exported to C")
     # A pixel of 0 is not 0 after normalisation, so the first map already has its padding.
     border = first.padding
-    layers = [replace(first, size=side + 2 * border, padding=0), *others]
+    layers = [replace(first, size=seen + 2 * border, padding=0), *others]
     if not int8:
         layers = [_widened(layer) for layer in layers]
     arrays, rows, more = (_whole if int8 else _floating)(source, layers)
@@ -81,6 +82,7 @@ def make(source: Source, int8: bool) -> bytes:
         at_t=_unsigned(max(n * row["padded"] for n, row in zip(under, table, strict=True))),
         row_t=_unsigned(layers[0].size + border),
         steepest=STEEPEST,
+        reach=4 * reach,
         squeeze=2 ** max(0, math.ceil(math.log2(2 * 65025 * side**6)) - 46),
         **more,
     ).encode()
@@ -199,7 +201,8 @@ def _floating(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], d
     for number, layer in enumerate([adapted, *layers[1:]], 1):
         if layer.depthwise is not None:
             arrays[f"depthwise{layer.block}"] = _by_place(layer.depthwise[:, None])
-        arrays[f"conv{layer.block}"] = _by_place(layer.weight)
+        if layer.mixed:
+            arrays[f"conv{layer.block}"] = _by_place(layer.weight)
         arrays[f"norm{number}"] = np.stack([layer.scale, layer.shift])
     weight, bias = linear_of(source.compact)
     weight = weight / layers[-1].out ** 2
@@ -222,12 +225,13 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
             unit *= factor
             arrays[f"depthwise{key}"] = _by_place(rounded).astype(np.int8)
             arrays[f"depthwise{key}_scale"] = _by_place(to_one).astype(np.int16)
-        weight_unit = np.abs(layer.weight).max((1, 2, 3)).clip(1e-9) / 127
+        weight_unit = np.abs(layer.weight).max((1, 2, 3)).clip(1e-9) / (127 if layer.mixed else 1)
         rounded = np.round(layer.weight / weight_unit[:, None, None, None])
         most = 255 if layer.depthwise is None else 32767
         if float(np.abs(rounded).sum((1, 2, 3)).max()) * most > 2**30:
             raise UserError(f"block {key}: its sums need more than 32 bits")
-        arrays[f"conv{key}"] = _by_place(rounded).astype(np.int8)
+        if layer.mixed:
+            arrays[f"conv{key}"] = _by_place(rounded).astype(np.int8)
         scale, shift = layer.scale * unit * weight_unit, layer.shift
         if number == 1 and layer.depthwise is not None:
             shift = shift - layer.scale * paper

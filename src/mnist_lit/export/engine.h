@@ -1,5 +1,11 @@
 {% set name, facts, align = source.name, source.facts, source.compact.description.align %}
 {% set NAME, side, classes = name|upper, facts.side, facts.classes|length %}
+{% set seen, shrink = source.compact.seen, source.compact.description.shrink %}
+{% set zoomed, unmixed = shrink != 1, layers|rejectattr("mixed")|list|length > 0 %}
+{# How far the pixels of the straightened picture lie apart, and where the first lies, in pixels. #}
+{% set step, start = shrink, (side - 1 - shrink * (seen - 1)) / 2 %}
+{% set step, start = ((step * 65536)|round|int, (start * 65536)|round|int) if int8 else (step ~ "f", start ~ "f") %}
+{% set further = " + " ~ start if zoomed or seen != side else "" %}
 {% set what = "digit" if facts.noun == "digits" else "class" %}
 {% set moment_t = "int32_t" if side <= 48 else "int64_t" %}
 {% set widest = table|map(attribute="padded")|max %}
@@ -102,7 +108,7 @@ int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
 
 /* A convolution, and what follows it up to the next; the name of an array says of which block. */
 struct {{ name }}_layer {
-    const {{ weight_t }} *weights; /* [row][column][channel][filter] */
+    const {{ weight_t }} *weights; /* [row][column][channel][filter]{% if unmixed %}, or 0: each filter is a channel{% endif %} */
     const {{ sum_t }} *norm; /* of each filter: {{ "shift, scale, largest" if int8 else "scale, shift" }} */
 {% if separable %}
     const {{ weight_t }} *depthwise; /* depthwise filters before it: [row][column][channel] */
@@ -125,7 +131,7 @@ static const struct {{ name }}_layer {{ name }}_layers[{{ layers|length }}] = {
 {% for layer in layers %}
 {% set row = table[loop.index0] %}
 {% set depthwise = name ~ "_depthwise" ~ layer.block if layer.depthwise is not none else "" %}
-    { {{- name }}_conv{{ layer.block }}, {{ name }}_norm{{ loop.index }}
+    { {{- name ~ "_conv" ~ layer.block if layer.mixed else 0 }}, {{ name }}_norm{{ loop.index }}
 {%- if separable %}, {{ depthwise or 0 }}
 {%- if int8 %}, {{ depthwise ~ "_scale" if depthwise else 0 }}{% endif %}{% endif %}
 {%- for value in row.values() %}, {{ value }}{% endfor %} },
@@ -305,7 +311,7 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
         for (int place = 0; place < step * step; place++) {
             int down = place >> 1, column = step * x + (place & 1) - l->padding, f = 0;
             int count = 0, beyond = column + l->kernel;
-            if ((beyond > from && column < to){% if border %} || (l == {{ name }}_layers && (column < {{ border }} || beyond > {{ side + border }})){% endif %})
+            if ((beyond > from && column < to){% if border %} || (l == {{ name }}_layers && (column < {{ border }} || beyond > {{ seen + border }})){% endif %})
                 count = {{ name }}_gather(s, l, rows + down, top + down, column);
 {% if int8 %}
 #ifdef {{ NAME }}_SMLAD
@@ -316,6 +322,15 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
 {% set first = "place == 0 || l->norm_before_pool" if norm_before_pool else "place == 0" %}
 {% if norm_before_pool %}
             {{ sum_t }} *into = l->norm_before_pool ? s->one : s->best;
+{% endif %}
+{% if unmixed %}
+            if (!l->weights) {
+                for (; f < l->filters; f++) {
+                    {{ sum_t }} value = count ? s->values[f] : 0;
+                    if ({{ first }} || value > {{ into }}[f]) {{ into }}[f] = value;
+                }
+                f = l->padded;
+            }
 {% endif %}
 #ifdef {{ NAME }}_WIDER
             for (; f + 16 <= l->padded; f += 16) {{ name }}_dot4(s, count, l->weights + f, {{ into }} + f, {{ first }});
@@ -384,7 +399,7 @@ static void {{ name }}_push(struct {{ name }}_state *s, const {{ map_t }} *pixel
     int slot = s->rows[0] % {{ table[0].slots }}, from = {{ table[0].size }}, to = 0;
     {{ map_t }} *row = s->maps + slot * {{ table[0].size }};
     for (int x = 0; x < {{ table[0].size }}; x++) {
-        int inside = pixels && x >= {{ border }} && x < {{ side + border }};
+        int inside = pixels && x >= {{ border }} && x < {{ seen + border }};
         row[x] = inside ? pixels[x - {{ border }}] : {{ outside }};
         if ((inside || !pixels) && row[x] != 0) {
             if (to == 0) from = x;
@@ -435,38 +450,52 @@ static void {{ name }}_settle(struct {{ name }}_state *s) {
     if (own > 0) {
         int64_t slant = {% if squeeze > 1 %}both / {{ squeeze }} * 65536 / (own / {{ squeeze }} + 1){% else %}both * 65536 / own{% endif %};
         s->slant = slant > {{ steep }} ? {{ steep }} : slant < -{{ steep }} ? -{{ steep }} : (int32_t)slant;
+{% if zoomed %}
+        s->slant = (int32_t)((int64_t)s->slant * {{ step }} / 65536);
+{% endif %}
     }
 {% else %}
     s->right = (float)s->x / (2.0f * (float)mass);
     s->down = (float)s->y / (2.0f * (float)mass);
     if (own > 0) {
         float slant = (float)both / (float)own;
-        s->slant = slant > {{ steepest }}f ? {{ steepest }}f : slant < -{{ steepest }}f ? -{{ steepest }}f : slant;
+        s->slant = {{ step ~ " * (" if zoomed }}slant > {{ steepest }}f ? {{ steepest }}f : slant < -{{ steepest }}f ? -{{ steepest }}f : slant{{ ")" if zoomed }};
     }
 {% endif %}
 }
 
-/* The pixel above the place that row 0 comes from, and how far that is below it. */
+/* The pixel before a place, and how far that is beyond it. */
 static int {{ name }}_floor({{ sum_t }} place, {{ sum_t }} *beyond) {
 {% if int8 %}
-    uint32_t above = (uint32_t)(place + 128) + {{ 4 * side }} * (uint32_t)65536;
+    uint32_t above = (uint32_t)(place + 128) + {{ reach }} * (uint32_t)65536;
     *beyond = (int32_t)(above >> 8 & 255);
-    return (int)(above >> 16) - {{ 4 * side }};
+    return (int)(above >> 16) - {{ reach }};
 {% else %}
-    int whole = (int)(place + {{ 4 * side }}.0f) - {{ 4 * side }};
+    int whole = (int)(place + {{ reach }}.0f) - {{ reach }};
     *beyond = place - (float)whole;
     return whole;
 {% endif %}
 }
 
-/* Make the next row of the straightened picture from two of the given ones. */
-static void {{ name }}_straighten(struct {{ name }}_state *s, const uint8_t *above, const uint8_t *below) {
-    {{ map_t }} row[{{ side }}];
-    {{ sum_t }} down, right, one = {{ "256" if int8 else "1.0f" }};
-    {{ name }}_floor(s->down, &down);
-    int whole = {{ name }}_floor(s->right + s->slant * {{ "" if int8 else "(float)" }}(2 * s->made - {{ side - 1 }}) / 2, &right);
-    for (int i = 0, x = whole; i < {{ side }}; i++, x++) {
+/* The row above the place that the next row of the straightened picture comes from. */
+static int {{ name }}_above(const struct {{ name }}_state *s, {{ sum_t }} *down) {
+{% if zoomed %}
+    return {{ name }}_floor(s->down{{ further }} + {{ step }} * {{ "" if int8 else "(float)" }}s->made, down);
+{% else %}
+    return {{ name }}_floor(s->down{{ further }}, down) + s->made;
+{% endif %}
+}
+
+/* Make that row from two of the given ones, of which the second has the share `down`. */
+static void {{ name }}_straighten(struct {{ name }}_state *s, const uint8_t *above, const uint8_t *below, {{ sum_t }} down) {
+    {{ map_t }} row[{{ seen }}];
+    {{ sum_t }} right, one = {{ "256" if int8 else "1.0f" }};
+    {{ sum_t }} place = s->right{{ further }} + s->slant * {{ "" if int8 else "(float)" }}(2 * s->made - {{ seen - 1 }}) / 2;
+    for (int i = 0, x = {{ name }}_floor(place, &right); i < {{ seen }}; i++, x++) {
         {{ sum_t }} left = 0, next = 0;
+{% if zoomed %}
+        x = {{ name }}_floor(place + {{ step }} * {{ "" if int8 else "(float)" }}i, &right);
+{% endif %}
         if (x >= 0 && x < {{ side }}) left = above[x] * (one - down) + below[x] * down;
         if (x >= -1 && x < {{ side - 1 }}) next = above[x + 1] * (one - down) + below[x + 1] * down;
         row[i] = {{ "(uint8_t)((left * (one - right) + next * right + 32768) / 65536)" if int8 else "left * (one - right) + next * right" }};
@@ -477,11 +506,14 @@ static void {{ name }}_straighten(struct {{ name }}_state *s, const uint8_t *abo
 
 void {{ name }}_row(struct {{ name }}_state *s, const uint8_t *row) {
     static const uint8_t blank[{{ side }}] = {0};
-    {{ sum_t }} beyond;
     if (s->seen == 0) {{ name }}_settle(s);
-    int first = {{ name }}_floor(s->down, &beyond) + 1; /* below the place that row 0 comes from */
-    while (s->made < {{ side }} && s->made + first < s->seen) {{ name }}_straighten(s, blank, blank);
-    if (s->made < {{ side }} && s->made + first == s->seen) {{ name }}_straighten(s, s->above, row);
+    while (s->made < {{ seen }}) {
+        {{ sum_t }} down;
+        int below = {{ name }}_above(s, &down) + 1;
+        if (below > s->seen) break;
+        if (below == s->seen) {{ name }}_straighten(s, s->above, row, down);
+        else {{ name }}_straighten(s, blank, blank, down); /* above the picture */
+    }
     for (int i = 0; i < {{ side }}; i++) s->above[i] = row[i];
     s->seen++;
 }
@@ -503,7 +535,7 @@ int {{ name }}_finish(struct {{ name }}_state *s, {{ sum_t }} *logits) {
 {% if align %}
     static const uint8_t blank[{{ side }}] = {0};
     {{ name }}_row(s, blank);
-    while (s->made < {{ side }}) {{ name }}_straighten(s, blank, blank);
+    while (s->made < {{ seen }}) {{ name }}_straighten(s, blank, blank, 0);
 {% endif %}
     for (int i = 0; i < {{ border }}; i++) {{ name }}_push(s, 0);
     for (int d = 0; d < {{ classes }}; d++) {

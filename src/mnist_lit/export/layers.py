@@ -16,6 +16,7 @@ class Layer:
     Attributes:
         block: The number of its block, from 1.
         weight: ``float64 [F, C, k, k]``, or ``[F, C, 1, 1]`` behind a depthwise convolution.
+        mixed: Whether the network has these weights; otherwise they are the identity.
         depthwise: The filters of the depthwise convolution, ``float64 [C, k, k]``.
         scale, shift: Factor and addend of the batch norm, for each filter.
         size: Side of the input map.
@@ -28,6 +29,7 @@ class Layer:
 
     block: int
     weight: ndarray
+    mixed: bool
     depthwise: ndarray | None
     scale: ndarray
     shift: ndarray
@@ -62,28 +64,34 @@ class Layer:
         return {name: int(getattr(self, name)) for name in names}
 
 
-def layers_of(network: CompactCNN, side: int) -> list[Layer]:
+def layers_of(network: CompactCNN) -> list[Layer]:
     """Return the layers; the mean over the last map and ``linear_of`` come after them."""
     layers: list[Layer] = []
     for number, block in enumerate(network.blocks, 1):
         assert isinstance(block, ConvBlock)
-        wide = block.depthwise if isinstance(block.depthwise, nn.Conv2d) else block.conv
+        depthwise, conv = (
+            one if isinstance(one, nn.Conv2d) else None for one in (block.depthwise, block.conv)
+        )
+        wide = depthwise or conv
+        assert wide is not None
+        identity = np.eye(wide.out_channels)[:, :, None, None]
+        bias = 0 if conv is None or conv.bias is None else _exact(conv.bias)
         for repeat, norm in enumerate(block.norms, 1):
             assert isinstance(norm, nn.BatchNorm2d)
             own = {name: _exact(values) for name, values in norm.state_dict().items()}
             scale = own["weight"] / np.sqrt(own["running_var"] + norm.eps)
-            bias = 0 if block.conv.bias is None else _exact(block.conv.bias)
             pool = block.pool if repeat == len(block.norms) else "none"
             # A negative scale turns the largest value into the smallest.
             turned = pool == "after_activation" and bool((scale < 0).any())
             layers.append(
                 Layer(
                     block=number,
-                    weight=_exact(block.conv.weight),
-                    depthwise=None if wide is block.conv else _exact(wide.weight)[:, 0],
+                    weight=identity if conv is None else _exact(conv.weight),
+                    mixed=conv is not None,
+                    depthwise=None if depthwise is None else _exact(depthwise.weight)[:, 0],
                     scale=scale,
                     shift=own["bias"] - (own["running_mean"] - bias) * scale,
-                    size=layers[-1].out if layers else side,
+                    size=layers[-1].out if layers else network.seen,
                     padding=int(wide.padding[0]),
                     pool=pool != "none",
                     norm_before_pool=block.residual or turned,

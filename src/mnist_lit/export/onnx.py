@@ -37,7 +37,7 @@ def make(source: Source, int8: bool) -> bytes:
 def _folded(source: Source) -> Any:
     """Return a ``CompactCNN``, with norms and scaling of pixels folded into the convolutions."""
     network, facts = source.compact, source.facts
-    layers = layers_of(network, facts.side)
+    layers = layers_of(network)
     weights = {"outside": np.array(facts.mean * 255)}  # the pixel that is 0 after normalisation
     for number, layer in enumerate(layers, 1):
         weight = layer.weight / (255 * facts.std) if number == 1 else layer.weight
@@ -55,7 +55,9 @@ def _folded(source: Source) -> Any:
     if isinstance(network.alignment, Alignment):
         weights["basis"] = network.alignment.basis.numpy()
     model = onnx.parser.parse_model(
-        rendered("network.onnxtxt", facts=facts, steepest=STEEPEST, layers=layers, weights=weights)
+        rendered(
+            "network.onnxtxt", source=source, steepest=STEEPEST, layers=layers, weights=weights
+        )
     )
     model.graph.initializer.extend(
         onnx.numpy_helper.from_array(np.asarray(values, np.float32), name)

@@ -28,7 +28,7 @@ def make(source: Source, int8: bool) -> bytes:
     network, facts = source.compact, source.facts
     if not facts.centred:
         raise UserError(f"{facts.name}: a page to draw on needs images laid out as MNIST's are")
-    layers = layers_of(network, facts.side)
+    layers = layers_of(network)
     parts: list[ndarray] = []
 
     def put(values: ndarray) -> int:

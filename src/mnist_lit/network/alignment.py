@@ -26,17 +26,23 @@ class Alignment(nn.Module):
     Args:
         side: Side of the images, in pixels.
         paper: Value of a background pixel; pixels outside the image have it too.
+        crop: Side of the aligned images, in pixels; None for ``side``.
+        shrink: Side of a pixel of the aligned images, in pixels of the images.
     """
 
-    def __init__(self, side: int, paper: float) -> None:
+    def __init__(
+        self, side: int, paper: float, crop: int | None = None, shrink: float = 1.0
+    ) -> None:
         super().__init__()
-        self.paper = paper
+        self.paper, self.crop = paper, crop or side
         # Coordinates of each pixel from the image's centre: in pixels, and in half sides.
         offset = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
         x, y = offset.repeat(side), offset.repeat_interleave(side)
         one = torch.ones_like(x)  # float32, whatever torch's default dtype is
         self.basis = torch.stack((one, x, y, x * y, y * y), dim=1)
-        self.places = torch.stack((x, y, one)) * (2 / side)
+        offset = torch.arange(self.crop, dtype=torch.float32) - (self.crop - 1) / 2
+        x, y = (shrink * offset).repeat(self.crop), (shrink * offset).repeat_interleave(self.crop)
+        self.places = torch.stack((x, y, torch.ones_like(x))) * (2 / side)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Alignment":
         # As buffers they would change their dtype with the network's.
@@ -45,8 +51,8 @@ class Alignment(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # untyped in torch
         return self
 
-    def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        """Return the images ``[B, 1, side, side]`` aligned."""
+    def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 s s"]:
+        """Map images ``[B, 1, side, side]`` to aligned ones, ``[B, 1, crop, crop]``."""
         if torch.is_autocast_enabled(images.device.type):
             with torch.autocast(images.device.type, enabled=False):
                 return self.forward(images)
@@ -65,5 +71,5 @@ class Alignment(nn.Module):
     def _sample(self, ink: Tensor, x: Tensor, y: Tensor, slant: Tensor) -> Tensor:
         one, none = torch.ones_like(x), torch.zeros_like(x)
         maps = torch.stack((one, slant, x, none, one, y), dim=1)
-        grid = (maps.view(-1, 3) @ self.places).view(-1, 2, *ink.shape[2:])
+        grid = (maps.view(-1, 3) @ self.places).view(-1, 2, self.crop, self.crop)
         return F.grid_sample(ink, grid.permute(0, 2, 3, 1), align_corners=False)

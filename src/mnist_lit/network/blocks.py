@@ -44,6 +44,8 @@ class Block:
         residual: Whether the input of each application is added to its output.
         separable: Whether the convolution is a depthwise one, with one filter per input channel,
             followed by a 1×1 convolution.
+        pointwise: Whether a separable convolution has the 1×1 convolution. Right before the linear
+            layer, which mixes all channels, it is hardly needed.
         norm_scale: Whether the batch norm learns a scale. Without one, the weights of the next
             convolution or linear layer do the same, because ReLU and max-pool keep positive
             factors.
@@ -60,6 +62,7 @@ class Block:
     repeats: Annotated[int, Strict(), Ge(1), Le(MOST_REPEATS)] = 1
     residual: Switch = False
     separable: Switch = False
+    pointwise: Switch = True
     norm_scale: Switch = True
 
 
@@ -76,7 +79,7 @@ def check_blocks(blocks: Sequence[Block], side: int = IMAGE_SIZE, classes: int =
         places = sizes[-1] ** 2
         if mistake := _mistake(block, width, sizes):
             raise ConfigError(f"model.blocks[{i}].{mistake}")
-        mixed = width * block.channels
+        mixed = width * block.channels * block.pointwise
         filters = width if block.separable else mixed
         weights = filters * block.kernel**2 + mixed * block.separable
         parameters += weights
@@ -103,6 +106,8 @@ def _mistake(block: Block, width: int, sizes: list[int]) -> str | None:
     size = sizes[-1]
     if block.kernel % 2 == 0:
         return f"kernel={block.kernel}: it should be odd"
+    if not block.pointwise and not (block.separable and block.channels == width):
+        return f"pointwise=false: needs separable: true and as many channels as its input, {width}"
     if block.residual or block.repeats > 1:
         key = "residual=true" if block.residual else f"repeats={block.repeats}"
         if block.channels != width:

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from pydantic import AllowInfNan, Strict
 from torch import Tensor, nn
 
+from mnist_lit.errors import ConfigError
 from mnist_lit.network import fused
 from mnist_lit.network.alignment import Alignment
 from mnist_lit.network.blocks import IMAGE_SIZE, Block, Blocks, Classes, Side, check_blocks
@@ -35,7 +37,11 @@ class ConvBlock(nn.Module):
                 in_channels, in_channels, kernel, padding=padding, groups=in_channels, bias=False
             )
             kernel, padding = 1, 0
-        self.conv = nn.Conv2d(in_channels, block.channels, kernel, padding=padding, bias=block.bias)
+        self.conv: nn.Module = nn.Identity()
+        if block.pointwise:
+            self.conv = nn.Conv2d(
+                in_channels, block.channels, kernel, padding=padding, bias=block.bias
+            )
         norms = [nn.BatchNorm2d(block.channels) for _ in range(block.repeats)]
         for norm in norms:
             norm.weight.requires_grad_(block.norm_scale)  # a fixed scale stays 1
@@ -57,8 +63,9 @@ class ConvBlock(nn.Module):
     def apply_once(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
         """Convolve, max-pool if ``after_conv``, normalise, apply ReLU; the input is not added."""
         x, pool = self.depthwise(x), self.pool == "after_conv"
-        if self.training and pool and fused.convolves(x, self.conv):
-            x, pool = fused.conv_pool(x, self.conv), False
+        first = self.conv if isinstance(self.conv, nn.Conv2d) else None
+        if self.training and pool and first and fused.convolves(x, first):
+            x, pool = fused.conv_pool(x, first), False
         else:
             x = self.conv(x)
         if self.training and fused.usable(x, norm):
@@ -80,10 +87,14 @@ class CompactCNN(nn.Module):
         side: Side of the square images, in pixels.
         align: Whether each image is first centred and deslanted by its moments.
         paper: Value of a background pixel in normalised images; ``align`` needs it.
+        crop: Side of an aligned image, in pixels; None to keep all of the image.
+        shrink: Side of a pixel of an aligned image, in pixels of the image: 1.3 makes the digit
+            smaller, and each feature sees more of it.
         name: Name in tables and reports; not part of the description.
 
     Attributes:
         description: The arguments as plain data, which a checkpoint keeps.
+        seen: Side of the image that the first block gets, in pixels.
         widest: Upper bound on the numbers that a block returns for one image.
 
     Raises:
@@ -99,20 +110,26 @@ class CompactCNN(nn.Module):
         side: Side = IMAGE_SIZE,
         align: Switch = False,
         paper: Annotated[float, Strict(), AllowInfNan(False)] = 0.0,
+        crop: Side | None = None,
+        shrink: Annotated[float, Strict(), Ge(0.1), Le(10)] = 1.0,
         name: Name = "CompactCNN",
     ) -> None:
         super().__init__()
         self.name = name
         given = [dict(block) if isinstance(block, Mapping) else block for block in blocks]
         stack: list[Block] = validated(Blocks, given, "model.blocks")
-        check_blocks(stack, side, classes)
-        self.side = side
+        if not align and (crop or shrink != 1):
+            raise ConfigError("model.align=false: crop and shrink need model.align=true")
+        self.side, self.seen = side, crop or round(side / shrink)
+        check_blocks(stack, self.seen, classes)
         self.description: dict[str, Any] = {"blocks": [asdict(block) for block in stack]}
         self.description |= {"dropout": float(dropout), "classes": classes, "side": side}
-        self.description |= {"align": align, "paper": paper}
-        self.alignment: nn.Module = Alignment(side, paper) if align else nn.Identity()
+        self.description |= {"align": align, "paper": paper, "crop": crop, "shrink": float(shrink)}
+        self.alignment: nn.Module = nn.Identity()
+        if align:
+            self.alignment = Alignment(side, paper, self.seen, shrink)
         widths = [1, *(block.channels for block in stack)]
-        self.widest = side**2 * max(widths)
+        self.widest = max(side, self.seen) ** 2 * max(widths)
         self.blocks = nn.Sequential(*map(ConvBlock, widths, stack))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(widths[-1], classes)

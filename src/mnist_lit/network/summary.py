@@ -31,13 +31,13 @@ class Layer:
 
 def layers(network: CompactCNN) -> list[Layer]:
     """Return the layers of a network, from input to output."""
-    size, stride, field, channels = network.side, 1, 1, 1
-    rows: list[Layer] = []
+    size, stride, field, channels = network.seen, 1, 1, 1
+    rows, shrink = list[Layer](), network.description["shrink"]
 
     def note(name: str, module: nn.Module | None = None, uses: int = 0) -> None:
         parameters = count_parameters(module) if module else 0
         output = f"{channels}×{size}×{size}"
-        rows.append(Layer(name, output, parameters, uses, min(field, network.side)))
+        rows.append(Layer(name, output, parameters, uses, min(round(field * shrink), network.side)))
 
     if isinstance(network.alignment, Alignment):
         note("alignment")
