@@ -495,7 +495,8 @@ def test_loggers_get_the_whole_config_without_a_password_and_the_test_metrics(ti
     secrets = {"api_key": "abc", "tokens": ["abc"], "Password": "", "secret": None, "key_size": 8}
     masked = {**secrets, "api_key": "***", "tokens.0": "***"}
     del masked["tokens"]
-    assert flat({"monkey": {"name": "x"}, **secrets}) == {"monkey.name": "x", **masked}
+    assert flat({"logger": {"x": secrets}}) == {f"logger.x.{k}": v for k, v in masked.items()}
+    assert flat({"model": {"token_mixer": "attention"}}) == {"model.token_mixer": "attention"}
     cfg.logger.csv.name = ""
     result = train(cfg)
     assert "model.blocks.1.channels: 16" in (result.run_dir / "hparams.yaml").read_text()
