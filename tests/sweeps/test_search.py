@@ -132,7 +132,7 @@ def test_a_trial_is_a_process_of_its_own(here: Here, tmp_path: Path, study: Stud
         )
         assert (tmp_path / f"s/{one.number}/report.json").is_file()
     assert {*found[0].params} == {"optimizer.lr", "optimizer.weight_decay"}
-    assert "do not test (test=false)" in done.stdout
+    assert "never read the test images" in done.stdout
     again = re.search("the best again: (.*)", done.stdout)
     assert again is not None
     assert "data=mnist_holdout optimizer.lr=" in again[1]

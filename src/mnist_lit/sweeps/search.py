@@ -168,6 +168,7 @@ class Search:
         If the search is stopped, the same command repeats the running trials.
         """
         deadline = time.monotonic() + (self.search.timeout or math.inf)
+        optuna.storages.fail_stale_trials(self.study)
         # One that was killed before its first heartbeat would count as running for ever.
         self._beat(one.number for one in self.study.get_trials(states=(TrialState.RUNNING,)))
         try:
