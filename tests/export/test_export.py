@@ -232,7 +232,11 @@ def test_only_a_regular_file_is_replaced_and_only_by_a_whole_one(tmp_path: Path)
 
 @pytest.mark.usefixtures("few_images")
 @needs_compiler
-def test_a_person_can_include_the_header(tmp_path: Path, mnist: MNISTDataModule) -> None:
+def test_a_person_can_include_the_header(
+    tmp_path: Path, mnist: MNISTDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("network.h").write_text("#error of another program")
     main(["export", "nano", "--to", "c-int8", "--output", str(tmp_path / "digits.h")])
     (tmp_path / "main.c").write_text(
         '#include <stdio.h>\n#define DIGITS_IMPLEMENTATION\n#include "digits.h"\n'

@@ -381,6 +381,17 @@ def test_a_job_writes_through_no_link(
     assert not list((tmp_path / "theirs").iterdir())
 
 
+def test_a_job_by_a_name_that_hydra_would_replace_is_refused(
+    planned: dict[str, list[Any]], here: Here, tmp_path: Path
+) -> None:
+    command = ("-m", *TINY, BASIC, "seed=0", "hydra.sweep.dir=sweep")
+    here(*command)
+    (tmp_path / "sweep/0").rename(tmp_path / "sweep/${oc.env:NOBODY,..}")
+    done = here(*command)
+    assert "${oc.env:NOBODY,..}: Hydra would replace ${…}; rename the folder\n" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
+
+
 def test_jobs_that_differ_in_seeds_are_checked_once(
     planned: dict[str, list[Any]], here: Here, tmp_path: Path
 ) -> None:

@@ -413,6 +413,26 @@ def test_a_run_writes_through_no_link(name: str, here: Here, tmp_path: Path) -> 
     assert not list((tmp_path / "theirs").iterdir())
 
 
+def test_a_run_replaces_no_hard_link(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "theirs").write_text("mine")
+    (tmp_path / "run/hparams.yaml").hardlink_to(tmp_path / "theirs")
+    assert "error: run/hparams.yaml: is a link" in here(*NAMED).stderr
+    assert (tmp_path / "theirs").read_text() == "mine"
+
+
+def test_a_refused_resume_keeps_its_table(here: Here, tmp_path: Path) -> None:
+    assert here(*NAMED, "logger=csv").returncode == 0
+    (tmp_path / "run/report.json").unlink()
+    before = (tmp_path / "run/metrics.csv").read_bytes()
+    damaged = tmp_path / "data/MNIST/raw"
+    shutil.copytree(PROJECT / "data/MNIST/raw", damaged)
+    for file in damaged.glob("train-images*"):
+        file.write_bytes(b"damaged")
+    assert here("ckpt_path=run", "data.root=data").returncode == 1
+    assert (tmp_path / "run/metrics.csv").read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["lock", ""])
 def test_a_link_is_no_lock(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Some versions of filelock empty the target of a link, as this does.

@@ -12,6 +12,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from mnist_lit.errors import ConfigError
 from mnist_lit.files import write_text
 from mnist_lit.text import masked
 
@@ -40,8 +41,14 @@ def provenance(command: str | None) -> dict[str, Any]:
 
 
 def override(key: str, path: Path | str) -> str:
-    """Return a Hydra override with a path, quoted if its characters need it."""
+    """Return a Hydra override with a path, quoted if its characters need it.
+
+    Raises:
+        ConfigError: Hydra would replace a part of the path.
+    """
     text = str(path)
+    if "${" in text:
+        raise ConfigError(f"{text}: Hydra would replace ${{…}}; rename the folder")
     if not re.fullmatch(r"[\w.+-]*/[\w./+-]*", text, re.ASCII):  # without a slash 1_0 is a number
         text = QuotedString(text, Quote.double).with_quotes()
     return f"{key}={text}"

@@ -37,7 +37,7 @@ LARGEST_ALIGNED = 128  # side of an image, in pixels; the moments of larger ones
 OPTIONAL = ("wide", "depthwise_shift", "norm_before_pool", "residual")
 ARM = "arm-none-eabi-gcc"
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic")
-OPTIONS = ["-std=c99", "-O3", *WARNINGS, "-shared", "-fPIC", "-x", "c", "-"]
+OPTIONS = ["-std=c99", "-O3", *WARNINGS, "-shared", "-fPIC"]
 
 # By their names in the header; whole numbers have the dtype of their type in C.
 Arrays = dict[str, ndarray]
@@ -99,9 +99,11 @@ def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
         arrays=re.findall(r"^static const .*? (\w+)\[", text, flags=re.MULTILINE),
     )
     with tempfile.TemporaryDirectory() as folder:
+        # Of a program in its standard input, a compiler would take the working folder's header.
         (Path(folder) / "network.h").write_bytes(content)
+        (Path(folder) / "around.c").write_text(around, "utf-8")
         library = f"{folder}/network.so"
-        compile_c([*OPTIONS, "-I", folder, "-o", library], around)
+        compile_c([*OPTIONS, "-o", library, f"{folder}/around.c"])
         code = ctypes.CDLL(library)
         notes = [f"constants {code.constants():,} bytes, memory {code.memory():,} bytes"]
         if shutil.which(ARM):

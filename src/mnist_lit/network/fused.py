@@ -234,12 +234,11 @@ class CompileError(Exception):
     """The C compiler failed; the message is one line."""
 
 
-def compile_c(options: Sequence[str], text: str = "") -> None:
+def compile_c(options: Sequence[str]) -> None:
     """Run the C compiler in ``CC``, which is split as in a shell.
 
     Args:
-        options: Its options.
-        text: Its standard input.
+        options: Its options, with the file to compile.
 
     Raises:
         CompileError: There is no compiler, it fails, or it takes longer than ``LIMIT``.
@@ -249,7 +248,12 @@ def compile_c(options: Sequence[str], text: str = "") -> None:
     try:
         command = [*shlex.split(named), *options]
         done = subprocess.run(
-            command, input=text, capture_output=True, text=True, errors="replace", timeout=LIMIT
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=LIMIT,
         )
     except (OSError, ValueError):  # ValueError: CC has an unclosed quote
         raise CompileError(f"{compiler}: no such C compiler; name one in CC") from None

@@ -39,7 +39,7 @@ from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.config.schema import Config
 from mnist_lit.errors import ConfigError, RunError, StoppedError, line, reason
 from mnist_lit.evaluation.provenance import override
-from mnist_lit.text import LONGEST_LINE, for_terminal, masked
+from mnist_lit.text import LONGEST_LINE, for_terminal, masked, show
 from mnist_lit.training import rundir
 from mnist_lit.validation import validated
 
@@ -310,7 +310,7 @@ class BuildFirst(Callback):
             with _reserved(config) as folder:
                 run = build_run(config)
                 if auto and run.config.ckpt_path and (folder / "report.json").is_file():
-                    print(f"{folder}: this run is finished")
+                    show(f"{folder}: this run is finished")
                     raise SystemExit
                 # The lock is held as long as this object is.
                 self.claimed = rundir.claim(folder, run.config.ckpt_path, "hydra.run.dir", auto)

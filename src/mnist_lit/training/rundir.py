@@ -135,7 +135,8 @@ def refuse_links(
     places = ("*", *(f"{inner}/*" for inner in (OURS, HYDRAS, "figures", "tensorboard")))
     for path in (path for place in places for path in folder.glob(place)):
         written = path.parent != folder or any(path.match(name) for name in names)
-        if written and (path.is_symlink() or not (path.is_file() or path.is_dir())):
+        linked = path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)
+        if written and (linked or not (path.is_file() or path.is_dir())):
             raise ConfigError(f"{path}: is a link or a pipe, and a run writes there; remove it")
         if written and path.suffix == ".db":
             refuse_journal(path)
