@@ -20,7 +20,7 @@ from mnist_lit.config.check import parse
 from mnist_lit.data.batches import Images
 from mnist_lit.data.idx import ImagesDataModule
 from mnist_lit.data.reopen import split
-from mnist_lit.errors import StoppedError, UserError, line
+from mnist_lit.errors import CheckpointError, StoppedError, UserError, line
 from mnist_lit.evaluation import figures, page, provenance, report
 from mnist_lit.evaluation.evaluate import Evaluation, evaluate
 from mnist_lit.files import clear, write_bytes, write_text
@@ -135,8 +135,8 @@ def _loggers(run: Run, config: dict[str, Any]) -> Iterator[None]:
         for logger in run.record.begun_anew(loggers):
             logger.log_hyperparams(config)
         yield
-    except BaseException:
-        if before and not table.is_file():
+    except BaseException as error:
+        if before and (isinstance(error, CheckpointError) or not table.is_file()):
             write_bytes(table, before)
         raise
     finally:
