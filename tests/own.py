@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -165,6 +166,21 @@ class CountRight(pl.Callback):
         self.handle.remove()
         hits = torch.cat(self.logits).argmax(dim=1) == torch.cat(self.labels)
         self.right.append(float(hits.float().mean()))
+
+
+class Secretive(CSVLogger):
+    """A logger with a key, as those of paid services have."""
+
+    def __init__(self, save_dir: str, api_key: str) -> None:
+        assert api_key == "abc-key"
+        super().__init__(save_dir, name="", version="")
+
+
+class LogOne(pl.Callback):
+    """Logs a number of its own in every epoch."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("mine", 0.25 + trainer.current_epoch)
 
 
 class WholeBatches:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mnist_lit import folders
 from mnist_lit.evaluation import provenance
 from mnist_lit.text import masked
 
@@ -27,7 +28,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(place, "init", "-q")
     git(place, "add", ".")
     git(place, "commit", "-q", "-m", "first")
-    monkeypatch.setattr(provenance, "PACKAGE", package)
+    monkeypatch.setattr(folders, "PACKAGE", package)
     return place
 
 
@@ -69,19 +70,22 @@ def test_an_installed_package_is_not_of_the_commit_around_it(
     installed = checkout / "venv" / "mnist_lit"
     installed.mkdir(parents=True)
     (installed / "cli.py").touch()
-    monkeypatch.setattr(provenance, "PACKAGE", installed)
+    monkeypatch.setattr(folders, "PACKAGE", installed)
     assert provenance.provenance(None)["git_commit"] is None
     provenance.write(tmp_path)
     assert not (tmp_path / "changes.diff").exists()
 
 
+@pytest.mark.parametrize("place", ["venv/lib", "src"])
 def test_the_configuration_of_a_repository_around_an_installed_package_runs_nothing(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     git(checkout, "config", "core.fsmonitor", f"touch '{checkout}/ran'; false")
-    installed = checkout / "venv" / "lib" / "mnist_lit"
-    installed.mkdir(parents=True)
-    monkeypatch.setattr(provenance, "PACKAGE", installed)
+    git(checkout, "config", "diff.external", f"touch '{checkout}/ran'; false")
+    installed = checkout / place / "mnist_lit"
+    (installed / "conf").mkdir(parents=True, exist_ok=True)
+    (installed / "cli.py").write_text("print(2)\n")
+    monkeypatch.setattr(folders, "PACKAGE", installed)
     assert provenance.provenance(None)["git_commit"] is None
     assert not (checkout / "ran").exists()
 

@@ -24,7 +24,7 @@ from mnist_lit.files import UNFINISHED
 from mnist_lit.training import hydra, rundir
 from mnist_lit.training.build import build_loggers
 from tests.conftest import PROJECT, TINY, Here
-from tests.own import Boom
+from tests.own import Boom, Secretive
 
 NAMED = (*TINY, "hydra.run.dir=run")
 
@@ -193,6 +193,17 @@ def test_a_run_with_own_code_goes_on_if_it_is_named_again(here: Here, tmp_path: 
     done = here("ckpt_path=run", own)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run/report.json").read_text())["epochs"] == 2
+
+
+def test_no_file_of_a_run_has_the_key_of_a_logger(here: Here, tmp_path: Path) -> None:
+    own = [f"+logger.mine._target_={Secretive.__module__}.{Secretive.__qualname__}"]
+    own += ["+logger.mine.save_dir=curves", "+logger.mine.api_key=abc-key"]
+    done = here(*NAMED, *own)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "curves/metrics.csv").is_file()
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    written = {file.name for file in files if b"abc-key" in file.read_bytes()}
+    assert not written - {"changes.diff"}, "that may contain this test"
 
 
 def test_no_file_of_a_run_has_the_password_of_a_url(here: Here, tmp_path: Path) -> None:

@@ -232,6 +232,23 @@ def test_resuming_equals_not_having_stopped(
     assert resumed.report.wall_seconds >= sum(row["seconds"] for row in seconds)
 
 
+def test_a_resumed_run_keeps_what_a_callback_has_logged(tiny: Make, tmp_path: Path) -> None:
+    cfg = tiny("trainer.max_epochs=3", run_dir="run")
+    own = {"_target_": "tests.training.test_training.CopyAfter", "epoch": 2}
+    logs = {"_target_": "tests.own.LogOne"}
+    cfg.callbacks = {"copy": {**own, "folder": str(tmp_path / "killed")}, "logs": logs}
+    cfg.logger = tiny("logger=csv", run_dir="run").logger
+    run = train(cfg).run_dir
+    table = (run / "metrics.csv").read_text()
+    assert [row["mine"] for row in csv.DictReader(table.splitlines())] == ["0.25", "1.25", "2.25"]
+    (run / "report.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    shutil.copytree(tmp_path / "killed", run / "checkpoints")
+    cfg.ckpt_path = str(run)
+    train(cfg)
+    assert (run / "metrics.csv").read_text() == table
+
+
 def state(run_dir: Path) -> dict[str, Any]:
     found: dict[str, Any] = torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)
     return found

@@ -12,12 +12,12 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from mnist_lit import folders
 from mnist_lit.errors import ConfigError
 from mnist_lit.files import write_text
 from mnist_lit.text import masked
 
 SECRET = re.compile(r"(?i)logger\..*(key|token|secret|passw)[^.]*(\.\d+)*$")
-PACKAGE = Path(__file__).parents[1]
 PACKAGES = ("mnist-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
 # Changes of a checkout that count: code and config, but no files of runs.
 CODE = ("*.py", "*.yaml", "*.c", "*.toml")
@@ -76,8 +76,8 @@ def flat(plain: Any, key: str = "") -> dict[str, Any]:
 def write(run_dir: Path) -> None:
     """Write ``packages.txt`` and, for a changed checkout, ``changes.diff`` to a run's folder."""
     # From the names of folders, because reading the metadata takes as long as reading the images.
-    folders = {file.stem for place in sys.path for file in Path(place).glob("*.dist-info")}
-    packages = ["==".join(name.replace("_", "-").rsplit("-", 1)) + "\n" for name in folders]
+    found = {file.stem for place in sys.path for file in Path(place).glob("*.dist-info")}
+    packages = ["==".join(name.replace("_", "-").rsplit("-", 1)) + "\n" for name in found]
     write_text(run_dir / "packages.txt", "".join(sorted(packages, key=str.lower)))
     if changes := _changes():
         write_text(run_dir / "changes.diff", f"{changes}\n")
@@ -92,13 +92,16 @@ def _changes() -> str:
 
 def _git(*arguments: str) -> str:
     """Return git's output for the checkout of this code; empty without a checkout."""
+    checkout = folders.config().parent  # an installed package has its own config, and no checkout
     # In any folder above, git would run commands that the configuration of a repository names.
-    if not (PACKAGE.parents[1] / ".git").exists():
+    if not (checkout / ".git").exists():
         return ""
-    options: Any = {"cwd": PACKAGE.parents[1], "capture_output": True, "check": True}
+    options: Any = {"cwd": checkout, "capture_output": True, "check": True}
     try:
         # A package installed inside the checkout of another project does not belong to its commit.
-        subprocess.run(["git", "ls-files", "--error-unmatch", PACKAGE / "cli.py"], **options)
+        subprocess.run(
+            ["git", "ls-files", "--error-unmatch", folders.PACKAGE / "cli.py"], **options
+        )
         done = subprocess.run(["git", "-c", "core.quotePath=off", *arguments], **options)
     except (OSError, subprocess.CalledProcessError):
         return ""

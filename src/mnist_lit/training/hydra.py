@@ -38,7 +38,7 @@ from mnist_lit.config.lines import errors_as_lines
 from mnist_lit.config.mistakes import refuse_options
 from mnist_lit.config.schema import Config
 from mnist_lit.errors import ConfigError, RunError, StoppedError, line, reason
-from mnist_lit.evaluation.provenance import override
+from mnist_lit.evaluation.provenance import SECRET, override
 from mnist_lit.text import LONGEST_LINE, for_terminal, masked, show
 from mnist_lit.training import rundir
 from mnist_lit.validation import validated
@@ -86,7 +86,7 @@ def main(conf: Path, arguments: Sequence[str] | None = None, beside: Sequence[st
 
             # Lightning starts further processes with the command line of this one.
             sys.argv = given
-            result = train(cfg, _command(given[0], typed, cfg), BUILT.pop() if BUILT else None)
+            result = train(cfg, _command(given[0], own, cfg), BUILT.pop() if BUILT else None)
             if cfg.requirements.enforce and not (in_a_sweep or result.passed):
                 place, missed = folders.shown(result.run_dir), rundir.missed(vars(result.report))
                 raise SystemExit(f"error: requirements not met in {place}: {missed}")
@@ -187,10 +187,10 @@ def _with_the_options_of_the_run(arguments: Sequence[str]) -> list[str]:
 
 
 def _hidden(word: str) -> str:
-    """Move a URL with a password to a variable of the environment, which no file or `ps` shows."""
+    """Move a password or key to a variable of the environment, which no file or `ps` shows."""
     key, _, address = word.partition("=")
     one = re.fullmatch(r"""'[^']*'|"[^"]*"|[^'"[{(,]*""", address)  # no list of URLs
-    if not one or masked(address) == address:
+    if not one or not (SECRET.match(key.lstrip("+")) or masked(address) != address):
         return word
     variable = "MNIST_LIT_" + re.sub(r"\W", "_", key).upper()
     os.environ[variable] = address.strip("'\"")

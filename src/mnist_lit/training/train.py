@@ -130,6 +130,7 @@ def _loggers(run: Run, config: dict[str, Any]) -> Iterator[None]:
     """Open the loggers, and finish those of W&B, which would stay open after the run."""
     table = Path(run.config.run_dir) / "metrics.csv"
     before = table.read_bytes() if table.is_file() else b""  # Lightning removes it
+    run.record.read_table(before)
     run.trainer.loggers = loggers = build_loggers(run.config, run.record.runs)
     try:
         for logger in run.record.begun_anew(loggers):

@@ -1,13 +1,15 @@
 """A callback that fills the epoch table."""
 
+import csv
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
 
 from mnist_lit.evaluation.history import Epoch, History
 from mnist_lit.training.classifier import LitClassifier
@@ -24,6 +26,7 @@ class RecordHistory(Callback):
         history: The table.
         resumed: Number of epochs before the run was resumed.
         steps: Number of steps in this process.
+        written: The values of ``metrics.csv`` before the run was resumed, by epochs from 0.
         runs: The resumed runs of Weights & Biases and MLflow, by names of loggers.
     """
 
@@ -31,11 +34,19 @@ class RecordHistory(Callback):
         self.names, self.options, self.runs = names, options, dict[str, str]()
         self.history = History()
         self.resumed = self.steps = 0
+        self.written = dict[str, dict[str, str]]()
         self._started = 0.0
 
     def begun_anew(self, loggers: Sequence[Logger]) -> list[Logger]:
         """Return the loggers that do not have the earlier epochs of a resumed run."""
         return [one for one in loggers if one.version not in self.runs.values()]
+
+    def read_table(self, content: bytes) -> None:
+        """Keep the values of a ``metrics.csv`` that Lightning will remove."""
+        with suppress(csv.Error):  # damaged from here on
+            for row in csv.DictReader(content.decode(errors="replace").splitlines()):
+                values = {name: value for name, value in row.items() if name and value}
+                self.written.setdefault(row.get("epoch", ""), {}).update(values)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         """Save the options, and the runs of the loggers that can resume."""
@@ -46,7 +57,8 @@ class RecordHistory(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the earlier epochs of a resumed run again, to the loggers that start a new run.
 
-        The numbers equal those logged before; Lightning converts them to 32 bits.
+        The numbers equal those logged before; Lightning converts them to 32 bits. ``metrics.csv``
+        also keeps what other callbacks have logged.
         """
         epochs = self.history.epochs
         steps = len(self.history.learning_rates) // trainer.accumulate_grad_batches
@@ -59,13 +71,15 @@ class RecordHistory(Callback):
                 "val/loss": row.val_loss,
                 **{f"val/{name}": value for name, value in row.metrics.items()},
             }
-            known = {name: torch.tensor(float(v)) for name, v in values.items() if v is not None}
+            tensors = {name: torch.tensor(float(v)) for name, v in values.items() if v is not None}
             if row.val_count is not None:
-                known["val/accuracy"] = 1 - known["val/errors"] / row.val_count
-            numbers = {name: value.item() for name, value in known.items()}
+                tensors["val/accuracy"] = 1 - tensors["val/errors"] / row.val_count
+            numbers = {name: value.item() for name, value in tensors.items()}
             step = steps * row.epoch // len(epochs) - 1
+            numbers["epoch"] = row.epoch - 1
             for logger in self.begun_anew(trainer.loggers):
-                logger.log_metrics({**numbers, "epoch": row.epoch - 1}, step)
+                known = isinstance(logger, CSVLogger) and self.written.get(str(row.epoch - 1))
+                logger.log_metrics({**(known or {}), **numbers}, step)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, after the last epoch of the table."""
