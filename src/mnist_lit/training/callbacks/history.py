@@ -34,7 +34,7 @@ class RecordHistory(Callback):
         self.names, self.options, self.runs = names, options, dict[str, str]()
         self.history = History()
         self.resumed = self.steps = 0
-        self.written = dict[str, dict[str, str]]()
+        self.written = dict[str, dict[str, Any]]()
         self._started = 0.0
 
     def begun_anew(self, loggers: Sequence[Logger]) -> list[Logger]:
