@@ -138,8 +138,9 @@ def test_a_read_only_file_stays(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text("mine")
     page.chmod(0o444)
-    with pytest.raises(WriteError, match=r"report\.html: cannot be written: it is read-only; give"):
-        files.write_text(page, "ours")
+    for place in (page, tmp_path / "missing/../report.html"):
+        with pytest.raises(WriteError, match=r"report\.html: cannot be written: it is read-only; "):
+            files.write_text(place, "ours")
     assert page.read_text() == "mine"
 
 
@@ -156,6 +157,8 @@ def test_a_link_is_replaced_and_not_what_it_points_to(tmp_path: Path) -> None:
     (tmp_path / "report.html").symlink_to(tmp_path / "mine")
     files.write_text(tmp_path / "report.html", "ours")
     assert (tmp_path / "mine").read_text() == "mine"
+    (tmp_path / "link.html").symlink_to(tmp_path / "gone")
+    assert files.named(tmp_path / "link.html") == f"{tmp_path / 'link.html'} (replaced)"
     assert not (tmp_path / "report.html").is_symlink()
 
 
@@ -175,13 +178,15 @@ def test_a_run_whose_checkpoint_is_given_by_a_link_stays(tmp_path: Path) -> None
         *(("s/multirun.yaml", name) for name in ("study.db", "study.db-wal", "results.csv")),
         *(("s/multirun.yaml", name) for name in ("multirun.yaml", "results.html")),
         ("s/0/.mnist-lit/lock", "0/output.log"),
+        ("s/checkpoints/r/.mnist-lit/lock", "checkpoints/r/report.json"),
+        ("s/.mnist-lit/lock", "missing/../report.json"),
         *(("s/checkpoints/best.ckpt", name) for name in ("checkpoints/best.ckpt", "report.json")),
     ],
 )
 def test_a_file_of_a_sweep_or_an_earlier_run_is_protected(
     mark: str, name: str, tmp_path: Path
 ) -> None:
-    for file in (tmp_path / mark, tmp_path / "s" / name):
+    for file in (tmp_path / mark, (tmp_path / "s" / name).resolve()):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     with pytest.raises(WriteError, match="cannot be written: an input, or of a run; give another"):

@@ -47,7 +47,7 @@ def whole(path: Path) -> Iterator[Path]:
         WriteError: The file cannot be written, is read-only, or is no regular file.
     """
     try:
-        target = path.expanduser().absolute()
+        target = _place(path)
         if target.exists() and not target.is_file():
             what = "a folder" if target.is_dir() else "not a regular file"
             raise OSError(f"it is {what}; give another name")
@@ -69,6 +69,18 @@ def whole(path: Path) -> Iterator[Path]:
         raise
     except OSError as error:  # its own text may name the draft
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _place(path: Path) -> Path:
+    """Return the absolute path of a file, which stays the same when missing folders are made."""
+    there = path.expanduser()  # a last link is kept, because it is replaced
+    return Path(os.path.realpath(there.parent), there.name)
+
+
+def run_around(path: Path) -> Path | None:
+    """Return the folder of the innermost run around a path."""
+    folders = Path(os.path.realpath(path)).parents
+    return next((folder for folder in folders if (folder / ".mnist-lit").is_dir()), None)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -93,14 +105,14 @@ def named(path: Path, *read: Path) -> str:
     Raises:
         WriteError: It would replace one of them, or such a file of any run or sweep.
     """
-    there = path.expanduser()
-    if not there.is_file():
+    there = _place(path)
+    if not (there.is_file() or there.is_symlink()):
         return str(path)
     marks = (".mnist-lit", "multirun.yaml", "checkpoints")
-    runs = (one for one in there.absolute().parents if any((one / name).exists() for name in marks))
+    runs = (one for one in there.parents if any((one / name).exists() for name in marks))
     for one in (name.expanduser().resolve() for name in (*read, *runs)):
-        folder = one.parents[1] if one.parent.name == "checkpoints" else one
+        folder = one.parents[1] if one.is_file() and one.parent.name == "checkpoints" else one
         parts = (part for pattern in KEPT for part in folder.glob(pattern))
-        if any(file.exists() and file.samefile(there) for file in (one, *parts)):
+        if there.exists() and any(file.exists() and file.samefile(there) for file in (one, *parts)):
             raise WriteError(f"{path}: cannot be written: an input, or of a run; give another name")
     return f"{path} (replaced)"
