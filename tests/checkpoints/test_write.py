@@ -88,6 +88,18 @@ def test_nothing_is_removed_but_a_checkpoint_beside_the_one_just_written(tmp_pat
     assert {*tmp_path.rglob("*")} == before - {ours / "a.ckpt"}
 
 
+def test_nothing_is_written_into_another_run(tmp_path: Path) -> None:
+    for run in ("theirs", "theirs/mine"):
+        (tmp_path / run / ".mnist-lit").mkdir(parents=True)
+    writer = WholeFiles(tmp_path / "theirs/mine")
+    for place in ("theirs/checkpoints", "theirs/mine/../checkpoints"):
+        with pytest.raises(ConfigError, match=r"best\.ckpt: the run .*theirs lies there; give ano"):
+            writer.save_checkpoint({}, tmp_path / place / "best.ckpt")
+    assert not (tmp_path / "theirs/checkpoints").exists()
+    for place in ("theirs/mine/checkpoints", "kept"):
+        writer.save_checkpoint({}, tmp_path / place / "best.ckpt")
+
+
 @pytest.mark.parametrize("since", [0, 2])
 def test_a_callbacks_state_that_cannot_be_kept_ends_the_run_before_it_costs_an_epoch(
     since: int, tiny: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch

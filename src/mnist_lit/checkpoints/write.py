@@ -10,7 +10,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 
 from mnist_lit.checkpoints.read import read_file, unpacked
 from mnist_lit.errors import ConfigError, reason
-from mnist_lit.files import write_bytes
+from mnist_lit.files import run_around, write_bytes
 
 
 def packed(content: Any, place: str = "checkpoint") -> bytes:
@@ -36,12 +36,25 @@ class WholeFiles(TorchCheckpointIO):
 
     Lightning's own IO writes to the temporary folder. If that is on another file system, it then
     copies the file over the previous one.
+
+    Args:
+        run: The folder of the run; nothing is written into the folder of another.
     """
 
     folder: Path | None = None
 
+    def __init__(self, run: Path | None = None) -> None:
+        super().__init__()
+        self.run = run
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
-        """Write a checkpoint; if that fails, a previous file stays unchanged."""
+        """Write a checkpoint; if that fails, a previous file stays unchanged.
+
+        Raises:
+            ConfigError: It would lie in the folder of another run.
+        """
+        if (run := run_around(Path(path))) not in (self.run, None):
+            raise ConfigError(f"{path}: the run {run} lies there; give another folder")
         write_bytes(Path(path), packed(checkpoint))
         self.folder = Path(path).resolve().parent
 

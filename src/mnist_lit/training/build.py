@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytorch_lightning as pl
 import torch
@@ -28,6 +29,7 @@ from mnist_lit.errors import ConfigError, missing, reason, unknown
 from mnist_lit.evaluation.history import MOST_STEPS
 from mnist_lit.evaluation.requirements import Check, check_before, refuse
 from mnist_lit.facts import MNIST, Facts
+from mnist_lit.files import run_around
 from mnist_lit.targets import build, check, find, parameters
 from mnist_lit.training.callbacks.history import RecordHistory
 from mnist_lit.training.callbacks.keep import BestCheckpoint, LastCheckpoint
@@ -35,7 +37,7 @@ from mnist_lit.training.callbacks.stop import StopAtOnce
 from mnist_lit.training.classifier import LitClassifier
 from mnist_lit.training.console import quiet_lightning
 from mnist_lit.training.resume import options_of, resumed, start_from
-from mnist_lit.training.rundir import goes_on
+from mnist_lit.training.rundir import goes_on, refuse_journal
 
 OF_A_RUN = ("accuracy", "loss", "errors", "rank")  # numbers that validation logs as `val/NAME`
 SOME = 1000  # assumed steps of an epoch, if their number is unknown before the images are read
@@ -223,12 +225,16 @@ def check_loggers(config: Config) -> None:
     They are not built yet, because some would open files or connections.
 
     Raises:
-        ConfigError: A logger does not take its arguments, or its package is missing.
+        ConfigError: A logger does not take its arguments, its package is missing, or SQLite would
+            remove a file for it.
     """
     for name, node in config.logger.items():
         target = check(node, f"logger.{name}")
         if not (isinstance(target, type) and issubclass(target, Logger)):
             raise ConfigError(f"logger.{name}={node['_target_']}: a Lightning logger is expected")
+        for text in map(str, node.values()):
+            if text.startswith("sqlite"):
+                refuse_journal(Path(unquote(text.partition("///")[2].partition("?")[0])))
         for kind, package in ((WandbLogger, "wandb"), (MLFlowLogger, "mlflow")):
             if issubclass(target, kind) and find_spec(package) is None:
                 raise ConfigError(f"logger.{name}: {missing(package, package)}")
@@ -255,7 +261,7 @@ def build_loggers(config: Config, runs: Mapping[str, str]) -> list[Logger]:
         folder, run = Path(logger.log_dir).resolve(), Path(config.run_dir).resolve()
         options = folder / "hparams.yaml"
         kept = options.read_text(errors="replace").splitlines() if options.is_file() else []
-        own = folder.is_relative_to(run) or f"run_dir: {config.run_dir}" in kept
+        own = run_around(options) == run or f"run_dir: {config.run_dir}" in kept
         for file in (folder / "metrics.csv", options):
             if file.exists() and folder != run and not (own and goes_on(run, config.ckpt_path)):
                 raise ConfigError(f"logger.{name}: {file} would be replaced; give another save_dir")
@@ -279,7 +285,7 @@ def build_trainer(
             "trainer",
             kind=pl.Trainer,
             callbacks=callbacks,
-            plugins=[WholeFiles()],
+            plugins=[WholeFiles(Path(config.run_dir).resolve())],
             logger=False,
             default_root_dir=Path(config.run_dir).resolve(),
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
