@@ -191,11 +191,11 @@ def test_a_failed_job_begins_anew_and_nothing_else_is_removed(here: Here, tmp_pa
     (tmp_path / "sweep/1/notes.txt").touch()
     assert here(*grid).returncode == 1
     assert not (tmp_path / "sweep/0/left.txt").exists()
-    assert (tmp_path / "sweep/0-old-1/left.txt").exists()
-    assert (tmp_path / "sweep/0-old-1/run.log").exists()
+    assert (tmp_path / "sweep/0-old/left.txt").exists()
+    assert (tmp_path / "sweep/0-old/run.log").exists()
     assert (tmp_path / "sweep/1/notes.txt").exists()
     assert here(*grid).returncode == 1
-    assert (tmp_path / "sweep/0-old-2/run.log").exists()
+    assert (tmp_path / "sweep/0-old-1/run.log").exists()
     assert states(tmp_path / "sweep") == {"0": "failed", "1": "finished"}
     assert [row["folder"] for row in rows(tmp_path / "sweep")] == ["0", "1"]
     assert {(tmp_path / "sweep" / name).read_text() for name in others} == {"mine"}
@@ -229,7 +229,7 @@ def test_a_failed_job_that_another_sweep_has_begun_meanwhile_is_left_to_it(
     monkeypatch.setattr(rundir, "is_running", begins_then)
     done = here(*grid)
     lock.release()
-    assert not (tmp_path / "sweep/0-old-1").exists()
+    assert not (tmp_path / "sweep/0-old").exists()
     assert "2 jobs, 2 of them done or under way: " in done.stdout
     assert done.stderr == ("" if ended else "error: of 2 jobs 1 running\n")
     (first / "report.json").unlink(missing_ok=True)
@@ -254,10 +254,24 @@ def test_a_folder_with_files_of_somebody_else_is_no_sweep(
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("mine")
-    done = here("-m", *TINY, BASIC, "seed=0,1", "hydra.sweep.dir=mine")
-    assert done.stderr == f"error: mine/{name}: not of a sweep; give another hydra.sweep.dir\n"
+    for place in ("mine", "missing/../mine"):
+        done = here("-m", *TINY, BASIC, "seed=0,1", f"hydra.sweep.dir={place}")
+        assert done.stderr == f"error: mine/{name}: not of a sweep; give another hydra.sweep.dir\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
     assert (tmp_path / "mine" / name).read_text() == "mine"
+
+
+def test_another_sweeper_is_refused_before_it_writes(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/multirun.yaml").write_text("mine")
+    done = here("-m", *TINY, "hydra/sweeper=basic", "hydra.sweep.dir=s", "hydra.sweep.subdir=run")
+    assert re.fullmatch(
+        r"error: hydra/sweeper: hydra\S+BasicSweeper: .*; hydra/sweeper=mnist_lit does not\n",
+        done.stderr,
+    )
+    assert (tmp_path / "s/multirun.yaml").read_text() == "mine"
+    assert [path.name for path in tmp_path.rglob("*")] == ["s", "multirun.yaml"]
 
 
 @pytest.mark.parametrize("name", ["results.csv", "study.db", "study.db-journal", "mlflow.db"])
@@ -274,18 +288,30 @@ def test_a_sweep_writes_through_no_link(name: str, here: Here, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("study.db", "sweep"), ("mlflow.db", "sweep"), ("mlflow.db", "run")]
+    ("name", "words"),
+    [
+        ("s/study.db", ["hparams_search=default", "optimizer.lr=interval(0.01,0.1)"]),
+        ("s/mlflow.db", ["-m", "seed=0,1", "logger=mlflow"]),
+        ("run/mlflow.db", ["logger=mlflow"]),
+        ("m l/flow.db", ["logger=mlflow", "logger.mlflow.tracking_uri='sqlite:///m%20l/flow.db'"]),
+    ],
 )
 def test_a_journal_that_names_another_file_is_refused(
-    name: str, folder: str, here: Here, tmp_path: Path
+    name: str, words: list[str], here: Here, tmp_path: Path
 ) -> None:
-    (tmp_path / "s").mkdir()
-    (tmp_path / "s" / name).touch()
-    (tmp_path / "s" / f"{name}-journal").write_bytes(bytes(99) + rundir.NAMING)
-    done = here(*(["-m", "seed=0,1"] if folder == "sweep" else []), *TINY, f"hydra.{folder}.dir=s")
-    assert done.stderr.endswith(
-        f"{name}-journal: SQLite would remove a file that it names; move it away\n"
+    database, journal = tmp_path / name, tmp_path / f"{name}-journal"
+    database.parent.mkdir()
+    database.touch()
+    search = "{study: default}" if database.name == "study.db" else "null"
+    database.with_name("multirun.yaml").write_text(f"search: {search} # {rundir.SWEEPER}")
+    journal.write_bytes(bytes(99) + rundir.NAMING)
+    folders = ["hydra.run.dir=run", "hydra.sweep.dir=s"]
+    begun = [word for word in words if not word.startswith("logger")]
+    done = here(*begun, *TINY, *words[len(begun) :], *folders)
+    assert done.stderr == (
+        f"error: {journal}: SQLite would remove a file that it names; move it away\n"
     )
+    assert journal.exists()
 
 
 def test_a_grid_and_a_search_have_folders_of_their_own(here: Here, tmp_path: Path) -> None:
@@ -296,7 +322,7 @@ def test_a_grid_and_a_search_have_folders_of_their_own(here: Here, tmp_path: Pat
         ("search: {study: a}", search, "the study a"),
         ("search: null", search, "a grid"),
     ):
-        (tmp_path / "s/multirun.yaml").write_text(f"{config} # {job.OURS}")
+        (tmp_path / "s/multirun.yaml").write_text(f"{config} # {rundir.SWEEPER}")
         done = here(*words, *TINY, "hydra.sweep.dir=s")
         assert done.stderr.endswith(f"s: {before} lies there; give another hydra.sweep.dir\n")
         assert [path.name for path in (tmp_path / "s").iterdir()] == ["multirun.yaml"]
@@ -379,6 +405,21 @@ def test_a_job_writes_through_no_link(
         with pytest.raises(ConfigError, match="is a link, and a job writes there; remove it"):
             job.Job(tmp_path / place, 0, [], {}).write()
     assert not list((tmp_path / "theirs").iterdir())
+
+
+def test_what_a_failed_job_moves_replaces_nothing(
+    planned: dict[str, list[Any]], here: Here, tmp_path: Path
+) -> None:
+    command = ("-m", *TINY, BASIC, "seed=0", "hydra.sweep.dir=sweep")
+    here(*command)
+    first, moved = tmp_path / "sweep/0", tmp_path / "sweep/0-old-1"
+    (first / "error.json").write_text("mine")
+    (first / rundir.ERROR).write_text('"a defect"')
+    (tmp_path / "sweep/0-old").symlink_to(tmp_path / "gone")
+    assert here(*command).stderr == "error: of 1 job 1 waiting\n"
+    assert (moved / "error.json").read_text() == "mine"
+    assert (moved / rundir.ERROR).read_text() == '"a defect"'
+    assert (tmp_path / "sweep/0-old").is_symlink()
 
 
 def test_a_job_by_a_name_that_hydra_would_replace_is_refused(

@@ -50,8 +50,8 @@ def test_a_named_folder_holds_one_run(here: Here, tmp_path: Path) -> None:
     done = here(*NAMED, "seed=1")
     assert done.returncode == 1
     assert done.stderr == (
-        "error: hydra.run.dir=run: another run lies there; give another folder, or resume that "
-        "run: ckpt_path=run\n"
+        "error: hydra.run.dir=./run: another run lies there; give another folder, or resume that "
+        "run: ckpt_path=./run\n"
     )
     assert (tmp_path / "run" / "report.json").read_bytes() == before
 
@@ -167,6 +167,9 @@ def test_altered_options_of_a_run_are_named(
         "optimizer=../../evil",
         "experiment=[quick,/../evil]",
         "+optimizer@a.b=../evil",
+        "+optimizer@hydra.job.env_set=sgd",
+        "+callbacks@hydra.callbacks.x=early_stopping",
+        "+optimizer@_global_.a=sgd",
         "hparams_search=rate",
         "search.storage=evil",
         "logger.csv.save_dir=evil",
@@ -236,11 +239,51 @@ def test_what_a_user_has_in_a_folder_is_not_replaced(
         done = here(*TINY, "hydra.run.dir=mine")
         assert (done.returncode, done.stderr) == (
             1,
-            f"error: hydra.run.dir=mine: it is no run of mnist-lit and holds {file.name}, a name "
+            f"error: hydra.run.dir=./mine: it is no run of mnist-lit and holds {file.name}, a name "
             "that a run writes; give another folder\n",
         )
         assert [(path, path.read_text()) for path in file.parent.iterdir()] == [(file, "mine")]
         file.unlink()
+
+
+@pytest.mark.parametrize("name", ["report.html", "metrics.csv", "run.log", ".hydra"])
+def test_a_checkpoint_in_a_users_folder_makes_no_run(name: str, tmp_path: Path) -> None:
+    for file in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", name):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("mine")
+    last = str(tmp_path / "checkpoints/last.ckpt")
+    for auto in (False, True):
+        with pytest.raises(ConfigError, match=f"it is no run of mnist-lit and holds {name}, a n"):
+            rundir.claim(tmp_path, last, "hydra.run.dir", auto)
+    assert not (tmp_path / rundir.OURS).exists()
+    (tmp_path / rundir.OURS).mkdir()  # as some versions of filelock leave it
+    rundir.claim(tmp_path, last, "hydra.run.dir").__exit__(None, None, None)
+
+
+def test_a_way_through_a_missing_folder_leads_to_the_same_run(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / rundir.OURS).mkdir()
+    for file in ("report.json", f"{rundir.OURS}/lock", "checkpoints/best.ckpt"):
+        (tmp_path / "run" / file).write_text("mine")
+    before = {*tmp_path.rglob("*")}
+    done = here(*TINY, "hydra.run.dir=missing/../run")
+    assert done.stderr.startswith("error: hydra.run.dir=./run: another run lies there; give")
+    with pytest.raises(ConfigError, match="run: another run lies there"):
+        rundir.claim(tmp_path / "missing/../run")
+    assert {*tmp_path.rglob("*")} - {tmp_path / "run" / rundir.OURS / "lock"} == before - {
+        tmp_path / "run" / rundir.OURS / "lock"
+    }
+
+
+def test_a_best_checkpoint_that_is_moved_replaces_no_link(tmp_path: Path) -> None:
+    (tmp_path / rundir.OURS).mkdir()
+    (tmp_path / rundir.OURS / "lock").touch()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/best.ckpt").write_text("best")
+    (tmp_path / "checkpoints/best.ckpt.old").symlink_to(tmp_path / "gone")
+    with rundir.claim(tmp_path, auto=True):
+        assert (tmp_path / "checkpoints/best.ckpt.old").is_symlink()
+        assert (tmp_path / "checkpoints/best.ckpt.old1").read_text() == "best"
 
 
 def test_an_empty_folder_makes_no_run(tmp_path: Path) -> None:
@@ -288,7 +331,9 @@ def test_what_checks_a_run_stays(here: Here, tmp_path: Path, node: str) -> None:
     (tmp_path / "conf" / "local" / "default.yaml").write_text(text, encoding="utf-8")
     done = here(*NAMED, f"hydra.searchpath=[file://{tmp_path / 'conf'}]")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: hydra.run.dir=run: another run lies there; give another")
+    assert done.stderr.startswith(
+        "error: hydra.run.dir=./run: another run lies there; give another"
+    )
     assert not any((tmp_path / "run" / ".hydra" / "overrides.yaml").read_bytes())
 
 
@@ -478,6 +523,15 @@ def test_curves_of_others_stay(tiny: Callable[..., DictConfig], tmp_path: Path) 
     with pytest.raises(ConfigError, match=r"logger\.csv: .*metrics\.csv would be replaced; give"):
         build_loggers(config.model_copy(update=own), {})
     assert (tmp_path / "metrics.csv").read_text() == "mine"
+    run, inner = tmp_path / "new", tmp_path / "new/other"
+    for folder in (run, inner):
+        (folder / rundir.OURS).mkdir(parents=True)
+    (inner / "metrics.csv").write_text("of another run")
+    config = parse(tiny("logger=csv", "logger.csv.name=other", f"logger.csv.save_dir={run}"))
+    with pytest.raises(ConfigError, match=r"logger\.csv: .*metrics\.csv would be replaced; give"):
+        build_loggers(config.model_copy(update=own), {})
+    (inner / rundir.OURS).rmdir()
+    assert build_loggers(config.model_copy(update=own), {})
 
 
 def test_a_resumed_run_keeps_its_curves_elsewhere(
@@ -502,7 +556,7 @@ def test_a_finished_run_stays_as_it_is(here: Here, tmp_path: Path) -> None:
     assert here(*NAMED).returncode == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     done = here("ckpt_path=run", "logger=none")
-    assert done.stderr == f"error: hydra.run.dir={tmp_path / 'run'}: this run is finished\n"
+    assert done.stderr == "error: hydra.run.dir=./run: this run is finished\n"
     done = here(*NAMED, "ckpt_path=run/checkpoints/best.ckpt")
     assert done.stderr.startswith("error: ")
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -516,7 +570,9 @@ def test_a_run_killed_before_its_first_last_checkpoint_starts_anew(
     (tmp_path / "run" / "report.json").unlink()
     (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
     before = (tmp_path / "run" / "checkpoints" / "best.ckpt").read_bytes()
-    assert here(*NAMED).stderr.startswith("error: hydra.run.dir=run: another run lies there; give")
+    assert here(*NAMED).stderr.startswith(
+        "error: hydra.run.dir=./run: another run lies there; give"
+    )
     (tmp_path / "run" / "checkpoints" / "best.ckpt.old").write_text("of an earlier start")
     files = sorted(tmp_path.rglob("*"))
     assert here(*NAMED, "ckpt_path=auto", "model.dropout=2").returncode == 1
@@ -535,4 +591,6 @@ def test_a_run_takes_no_folder_of_a_sweeps_job(here: Here, tmp_path: Path) -> No
     (tmp_path / "run" / rundir.OURS).mkdir(parents=True)
     (tmp_path / "run" / rundir.JOB).write_text("{}")
     done = here(*NAMED)
-    assert done.stderr.startswith("error: hydra.run.dir=run: a job of a sweep lies there; give ano")
+    assert done.stderr.startswith(
+        "error: hydra.run.dir=./run: a job of a sweep lies there; give ano"
+    )

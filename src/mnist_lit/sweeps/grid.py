@@ -59,13 +59,13 @@ class Grid:
             UserError: A job cannot be run; none has been started.
             RunError: A job has failed or missed a requirement.
         """
-        wanted = Path(self.config.hydra.sweep.dir).expanduser()
+        wanted = Path(self.config.hydra.sweep.dir).expanduser().resolve()
         self.named = is_named(self.config, "hydra.sweep.dir")
         if self.named:
             job.refuse_others(wanted)
         found = job.jobs(wanted) if self.named else []
-        planned = self._plan(given, wanted.resolve(), found)
-        folder = (wanted if self.named else free(wanted)).resolve()
+        planned = self._plan(given, wanted, found)
+        folder = wanted if self.named else free(wanted)
         if len(job.jobs(folder)) > len(found):
             raise ConfigError(f"{folder}: another sweep has just begun there; start this one again")
         job.write_config(folder, self.config)
@@ -222,13 +222,12 @@ def _prepared(sweep: Path, one: Job) -> list[str] | None:
         if last.is_file() and not one.error:
             words.append(override("ckpt_path", last))
         elif one.error or (one.folder / "run.log").is_file():
-            places = (one.folder.with_name(f"{one.folder.name}-old-{n}") for n in count(1))
-            aside = next(place for place in places if not place.exists())
-            aside.mkdir()
+            aside = free(one.folder.with_name(f"{one.folder.name}-old"))
+            (aside / OURS).mkdir()
             # Its record and lock stay. The error goes last, because it marks the job as failed.
             for left in [*one.folder.iterdir(), one.folder / ERROR]:
                 if left.name not in (OURS, JOB) and left.exists():
-                    left.rename(aside / left.name)
+                    left.rename(aside / left.relative_to(one.folder))
         one.write()
         return words
     return None

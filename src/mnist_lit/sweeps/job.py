@@ -18,12 +18,12 @@ from mnist_lit.config.schema import Config
 from mnist_lit.errors import ConfigError, line
 from mnist_lit.evaluation.provenance import flat, override
 from mnist_lit.files import write_text
+from mnist_lit.folders import shown
 from mnist_lit.training import rundir
 from mnist_lit.validation import PLAIN, validated
 
 CONFIG = "multirun.yaml"
 WRITTEN = (CONFIG, "results.csv", "results.html", "study.db", "mlflow.db")  # in a sweep's folder
-OURS = "hydra_plugins.mnist_lit_sweeps.Sweep"  # in every CONFIG of this project
 MISSED = "missed requirements"
 
 
@@ -181,8 +181,9 @@ def refuse_others(sweep: Path, study: str | None = None, names: Iterable[str] = 
     """
     rundir.refuse_links(sweep, [f"{name}*" for name in WRITTEN])  # also the journal of a database
     there, config = [name for name in names if (sweep / name).exists()], sweep / CONFIG
-    if there and not (config.is_file() and OURS in config.read_text(errors="replace")):
-        raise ConfigError(f"{sweep / there[0]}: not of a sweep; give another hydra.sweep.dir")
+    if there and not (config.is_file() and rundir.SWEEPER in config.read_text(errors="replace")):
+        at = shown(sweep / there[0])
+        raise ConfigError(f"{at}: not of a sweep; give another hydra.sweep.dir")
     if there and (name := OmegaConf.select(OmegaConf.load(config), "search.study")) != study:
         words = f"the study {name}" if name else "a grid"
         raise ConfigError(f"{sweep}: {words} lies there; give another hydra.sweep.dir")

@@ -59,10 +59,10 @@ BUILT: list["Run"] = []  # by BuildFirst, for `task`; empty for a sweep's job
 BUILD_FIRST = f"++hydra.callbacks={{build: {{_target_: {__name__}.BuildFirst}}}}"
 LOADING = "loading the config and PyTorch …"
 # Options in a run's folder, which a stranger may have written, that could name code, a config file,
-# a variable of the environment or a place to write to. A backslash could hide them.
+# a variable of the environment or a place to write to. A backslash or a package could hide them.
 UNSAFE = re.compile(
     r"\W*(-|hydra|hparams_search|search|logger(?!=[\w,[\]]*$))|.*(_target_|[$\\])"
-    r"|[^.=@]*(@[^=]*)?=.*/",
+    r"|[^=]*@|[^.=]*=.*/",
     re.DOTALL,
 )
 
@@ -208,7 +208,7 @@ def _reserved(config: DictConfig) -> Iterator[Path]:
         from torch.distributed.rendezvous import rendezvous
 
         store = next(rendezvous("env://"))[0]
-    folder = Path(config.hydra.run.dir).expanduser()
+    folder = Path(config.hydra.run.dir).expanduser().resolve()
     goes_on = rundir.goes_on(folder, config.ckpt_path)
     made: list[Path] = []
     if not rundir.is_first():
@@ -295,6 +295,14 @@ class BuildFirst(Callback):
     exceptions into warnings.
     """
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse other sweepers: they and Hydra write before a job claims its folder."""
+        with errors_as_lines():
+            sweeper = OmegaConf.select(config, "hydra.sweeper._target_")
+            if sweeper != rundir.SWEEPER:
+                words = "it would replace files of other runs; hydra/sweeper=mnist_lit does not"
+                raise ConfigError(f"hydra/sweeper: {sweeper}: {words}")
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Build a single run and claim its folder."""
         with errors_as_lines():
@@ -310,7 +318,7 @@ class BuildFirst(Callback):
             with _reserved(config) as folder:
                 run = build_run(config)
                 if auto and run.config.ckpt_path and (folder / "report.json").is_file():
-                    show(f"{folder}: this run is finished")
+                    show(f"{folders.shown(folder)}: this run is finished")
                     raise SystemExit
                 # The lock is held as long as this object is.
                 self.claimed = rundir.claim(folder, run.config.ckpt_path, "hydra.run.dir", auto)

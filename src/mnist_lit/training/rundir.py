@@ -30,6 +30,7 @@ WRITTEN = (
     f"{UNFINISHED}*",
 )
 HYDRAS = ".hydra"
+SWEEPER = "hydra_plugins.mnist_lit_sweeps.Sweep"  # of this project; the only one that is used
 JOB = "job.json"  # in the folder of a sweep's job: its identity
 # The end of a journal that names another file, which SQLite removes; one database writes none.
 NAMING = bytes.fromhex("d9d505f920a163d7")
@@ -56,8 +57,7 @@ def in_a_sweep() -> bool:
 @contextmanager
 def announced(folder: Path) -> Iterator[None]:
     """Print a line at the start and at the end of a job, if its sweep has given it a label."""
-    file = folder / JOB  # other sweepers of Hydra do not write it
-    label = json.loads(file.read_bytes())["label"] if file.is_file() else shown(folder)
+    label = json.loads((folder / JOB).read_bytes())["label"]
     if not label or not is_first():
         yield
         return
@@ -104,42 +104,43 @@ def claim(
         ConfigError: Another process trains there, the run is finished, the folder has another run,
             a file that this run would replace or a link that it would follow, or it cannot be made.
     """
+    folder = folder.resolve()  # `missing/..` would be another folder once `missing` is made
+    at = f"{key}={shown(folder)}"
     # The system releases the lock of a dead process. A process has one counting lock per folder.
-    lock = FileLock(folder.resolve() / OURS / "lock", timeout=0, is_singleton=True)
+    lock = FileLock(folder / OURS / "lock", timeout=0, is_singleton=True)
     if lock.is_locked or not is_first():
         return lock.acquire() if lock.is_locked else nullcontext()
     try:
         refuse_links(folder)
-        if not goes_on(folder, ckpt_path):
-            _refuse_others(folder, key, auto)
-        elif (folder / "report.json").is_file():
-            raise ConfigError(f"{key}={folder}: this run is finished")
+        resumes = goes_on(folder, ckpt_path)
+        if resumes and (folder / "report.json").is_file():
+            raise ConfigError(f"{at}: this run is finished")
+        _refuse_others(folder, at, resumes, auto)
         (folder / OURS).mkdir(parents=True, exist_ok=True)
         claimed = lock.acquire()
         last, best = (folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
         if auto and best.exists() and not last.exists():
             names = (best.with_name(f"best.ckpt.old{number or ''}") for number in count())
-            best.rename(next(name for name in names if not name.exists()))
+            best.rename(next(name for name in names if not os.path.lexists(name)))
         return claimed
     except Timeout:
-        raise ConfigError(f"{key}={folder}: another process trains there") from None
+        raise ConfigError(f"{at}: another process trains there") from None
     except OSError as error:
         words = f"cannot be made: {error.strerror}; give another folder"
-        raise ConfigError(f"{key}={folder}: {words}") from None
+        raise ConfigError(f"{at}: {words}") from None
 
 
 def refuse_links(
     folder: Path, names: Iterable[str] = (OURS, HYDRAS, JOB, "output.log", *WRITTEN)
 ) -> None:
-    """Raise ``ConfigError`` if one of the names is a link or a pipe; see ``refuse_journal``."""
+    """Raise ``ConfigError`` if one of the names is a link or a pipe."""
     places = ("*", *(f"{inner}/*" for inner in (OURS, HYDRAS, "figures", "tensorboard")))
     for path in (path for place in places for path in folder.glob(place)):
         written = path.parent != folder or any(path.match(name) for name in names)
         linked = path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)
         if written and (linked or not (path.is_file() or path.is_dir())):
-            raise ConfigError(f"{path}: is a link or a pipe, and a run writes there; remove it")
-        if written and path.suffix == ".db":
-            refuse_journal(path)
+            words = "is a link or a pipe, and a run writes there; remove it"
+            raise ConfigError(f"{shown(path)}: {words}")
 
 
 def refuse_journal(database: Path) -> None:
@@ -151,28 +152,31 @@ def refuse_journal(database: Path) -> None:
             raise ConfigError(f"{file}: SQLite would remove a file that it names; move it away")
 
 
-def _refuse_others(folder: Path, key: str, auto: bool) -> None:
+def _refuse_others(folder: Path, at: str, resumes: bool, auto: bool) -> None:
     """Raise if the run would replace files there. A running one is left to the lock."""
     # An empty folder may be the user's. Some versions of filelock remove the lock of a stopped job.
     ours = any((folder / OURS).glob("*")) or (folder / JOB).is_file()
     if is_running(folder):  # this may make the lock
         return
-    if (folder / JOB).is_file() and not in_a_sweep():
-        raise ConfigError(f"{key}={folder}: a job of a sweep lies there; give another folder")
+    if (folder / JOB).is_file() and not (resumes or in_a_sweep()):
+        raise ConfigError(f"{at}: a job of a sweep lies there; give another folder")
     kept = {path.name for path in (folder / "checkpoints").glob("[!.]*.ckpt")}
     if auto and ours:
         kept.discard("best.ckpt")
     begun = bool(kept) or (folder / "report.json").is_file()
-    if begun and (ours or (folder / HYDRAS / "overrides.yaml").is_file()):
-        resume = shlex.quote(f"ckpt_path={folder}")
+    if begun and not resumes and (ours or (folder / HYDRAS / "overrides.yaml").is_file()):
+        resume = shlex.quote(f"ckpt_path={shown(folder)}")
         words = f"give another folder, or resume that run: {resume}"
-        raise ConfigError(f"{key}={folder}: another run lies there; {words}")
+        raise ConfigError(f"{at}: another run lies there; {words}")
     # From Python, a run may use the folder of another Hydra program.
-    names = WRITTEN if key == "run_dir" else (HYDRAS, *WRITTEN)
+    names = WRITTEN if at.startswith("run_dir=") else (HYDRAS, *WRITTEN)
     theirs = [path.name for name in names for path in folder.glob(name)]
+    if resumes:  # in its checkpoints; the folder may have lost its lock
+        theirs = [name for name in theirs if name != "checkpoints"]
+        ours = (folder / OURS).is_dir()
     if theirs and not ours:
         words = f"holds {theirs[0]}, a name that a run writes; give another folder"
-        raise ConfigError(f"{key}={folder}: it is no run of mnist-lit and {words}")
+        raise ConfigError(f"{at}: it is no run of mnist-lit and {words}")
 
 
 @contextmanager
