@@ -192,7 +192,7 @@ def test_a_folder_with_files_of_somebody_else_is_no_search(
     (tmp_path / "s" / name).write_text("mine")
     done = here(*SEARCH, LR)
     assert done.returncode == 1
-    assert done.stderr.endswith(f"/s/{name}: not of a sweep; give another hydra.sweep.dir\n")
+    assert done.stderr == f"error: s/{name}: not of a sweep; give another hydra.sweep.dir\n"
     assert {path.name for path in tmp_path.glob("s/*")} == {"slurm-1.out", name}
     assert (tmp_path / "s" / name).read_text() == "mine"
 
@@ -333,7 +333,7 @@ def test_what_is_stopped_twice_is_still_one_trial(tmp_path: Path) -> None:
             assert count(found) == "1 waiting"
         assert len({one.params["optimizer.lr"] for one in found.trials[:-1]}) == 1
         assert begun(found) == 0
-        assert "failed" not in write(found, tmp_path, ["train"])
+        assert "failed" not in write(found, tmp_path, ["train"], rate)
 
 
 def test_a_trial_is_of_what_is_searched_alone(tmp_path: Path) -> None:
@@ -345,8 +345,75 @@ def test_a_trial_is_of_what_is_searched_alone(tmp_path: Path) -> None:
         values = {"optimizer.lr": 0.05, "callbacks.x": "{_target_: evil.Class}"}
         waiting = TrialState.WAITING
         found.add_trial(create_trial(state=waiting, params=values, distributions=more))
-        with pytest.raises(ConfigError, match=r"callbacks\.x: the trial has it, though it is not"):
+        with pytest.raises(ConfigError, match=r"trial 0: its callbacks\.x is not of this search"):
             search._train(found.ask(rate))
+
+
+TEXT = "{_target_: evil.Class}"
+
+
+def test_a_text_is_no_number_of_a_trial_whenever_it_comes(tmp_path: Path) -> None:
+    rate: Any = {"optimizer.lr": FloatDistribution(0.01, 0.1)}
+    search = object.__new__(trials.Search)
+    search.folder, search.space = tmp_path, rate
+    with opened_study(searched(tmp_path), 1) as (found, _):
+        given = "NEW.trial_id, 'optimizer.lr', " + repr(TEXT)
+        distribution = optuna.distributions.distribution_to_json(rate["optimizer.lr"])
+        with closing(sqlite3.connect(tmp_path / "a.db")) as file, file:
+            columns = "trial_id, param_name, param_value, distribution_json"
+            inserted = f"INSERT INTO trial_params ({columns}) VALUES ({given}, '{distribution}')"
+            file.execute(f"CREATE TRIGGER late AFTER INSERT ON trials BEGIN {inserted}; END")
+        trial = found.ask(rate)
+        assert trial.params == {"optimizer.lr": TEXT}
+        for use in (lambda: search._train(trial), lambda: write(found, tmp_path, ["train"], rate)):
+            with pytest.raises(ConfigError, match=r"trial 0: its optimizer\.lr is not of this sea"):
+                use()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.db"]
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.WAITING])
+def test_a_study_with_a_text_as_a_number_is_refused(
+    state: TrialState, here: Here, tmp_path: Path
+) -> None:
+    rate: Any = {"optimizer.lr": FloatDistribution(0.01, 0.1, log=True)}
+    with opened_study(searched(tmp_path), 1) as (found, _):
+        more: Any = {"value": 1.0 if state is TrialState.COMPLETE else None, "state": state}
+        found.add_trial(create_trial(params={"optimizer.lr": 0.05}, distributions=rate, **more))
+    with closing(sqlite3.connect(tmp_path / "a.db")) as file, file:
+        file.execute("UPDATE trial_params SET param_value = ?", [TEXT])
+    storage = f"search.storage={searched(tmp_path).storage}"
+    done = here(*SEARCH, LR, "search.study=a", "search.n_trials=1", storage)
+    assert done.stderr.startswith("error: trial 0: its optimizer.lr is not of this search; give")
+    assert "evil" not in done.stdout + done.stderr
+    assert not list((tmp_path / "s").iterdir())
+
+
+def test_a_text_that_optuna_cannot_read_is_a_line(tmp_path: Path) -> None:
+    whole: Any = {"seed": IntDistribution(1, 9)}
+    with opened_study(searched(tmp_path), 1) as (found, _):
+        found.ask(whole)
+    with closing(sqlite3.connect(tmp_path / "a.db")) as file, file:
+        file.execute("UPDATE trial_params SET param_value = ?", [TEXT])
+    said = r"search\.storage=.*a\.db: cannot be used: .*int\(\)"
+    with pytest.raises(ConfigError, match=said), opened_study(searched(tmp_path), 1) as (found, _):
+        assert found.trials
+
+
+def test_a_trial_takes_no_folder_of_another(in_process: None, here: Here, tmp_path: Path) -> None:
+    rate: Any = {"optimizer.lr": FloatDistribution(0.01, 0.1, log=True)}
+    rate["optimizer.weight_decay"] = FloatDistribution(1e-5, 1e-2, log=True)
+    with opened_study(searched(tmp_path), 1) as (found, _):
+        values = {"optimizer.lr": 0.05, "optimizer.weight_decay": 0.001}
+        waiting = TrialState.WAITING
+        found.add_trial(create_trial(state=waiting, params=values, distributions=rate))
+    (tmp_path / "s/0").mkdir(parents=True)
+    (tmp_path / "s/multirun.yaml").write_text(f"search: {{study: a}} # {rundir.SWEEPER}")
+    (tmp_path / "s/0/job.json").write_text("mine")
+    storage = f"search.storage={searched(tmp_path).storage}"
+    done = here(*SEARCH, LR, "search.study=a", "search.n_trials=1", storage)
+    assert "s/0: not of this trial; give another hydra.sweep.dir" in done.stdout
+    assert [path.name for path in (tmp_path / "s/0").iterdir()] == ["job.json"]
+    assert (tmp_path / "s/0/job.json").read_text() == "mine"
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.WAITING])
@@ -360,7 +427,7 @@ def test_a_study_with_other_parameters_is_refused(
         found.add_trial(create_trial(params={name: value}, **more))
     done = here(*SEARCH, LR, "search.study=a", f"search.storage={searched(tmp_path).storage}")
     assert done.stderr.count("\n") == 1
-    assert re.search(r"callbacks\.x is in a trial, and not searched; give the opt", done.stderr)
+    assert re.search(r"trial 0: its callbacks\.x is not of this search; give the opt", done.stderr)
     assert "evil" not in done.stdout + done.stderr
 
 

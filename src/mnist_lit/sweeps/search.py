@@ -97,7 +97,7 @@ class Search:
             try:
                 self._train_all()
             finally:
-                show(study.write(self.study, self.folder, self._again()))
+                show(study.write(self.study, self.folder, self._again(), self.space))
                 if study.begun(self.study) < self.search.n_trials:
                     show("repeat the same command to run the others")
             if not any(self.succeeded) and (self.succeeded or not study.best_first(self.study)):
@@ -114,22 +114,21 @@ class Search:
         options |= {f"search.{key}": getattr(self.search, key) for key in ("repeats", "over")}
         if "options" not in self.study.user_attrs:
             self.study.set_user_attr("options", options)
-        at, trials = f"search.study={self.search.study}", self.study.trials
+        at = f"search.study={self.search.study}"
         begun = validated(dict[str, Any], self.study.user_attrs["options"], f"{at}: options")
         for key in self.space:
             options.pop(key, None)
             begun.pop(key, None)
-        remedy = "give the options that it was begun with, or another name"
         if words := differing(options, begun):
-            raise ConfigError(f"{at}: {words}; {remedy}")
-        for was in (one.distributions for one in trials):
-            for name in was:
-                if name not in self.space:  # "the best again" would name a class of a stranger's
-                    raise ConfigError(f"{at}: {name} is in a trial, and not searched; {remedy}")
+            words += "; give the options that it was begun with, or another name"
+            raise ConfigError(f"{at}: {words}")
+        for one in self.study.trials:
+            study.params(one, self.space)
+            for name, was in one.distributions.items():
                 try:
-                    distributions.check_distribution_compatibility(was[name], self.space[name])
+                    distributions.check_distribution_compatibility(was, self.space[name])
                 except ValueError:
-                    words = f"{name} was {was[name]}, and now is {self.space[name]}"
+                    words = f"{name} was {was}, and now is {self.space[name]}"
                     raise ConfigError(f"{at}: {words}; give another name") from None
 
     def _again(self) -> list[str]:
@@ -226,12 +225,13 @@ class Search:
         """Train a trial, once or several times; returns the mean."""
         place = self.folder / str(trial.number)
         trial.set_user_attr("place", f"{socket.gethostname()}:{place}")
-        for name in trial.params.keys() - self.space.keys():  # a value may name a class to import
-            raise ConfigError(f"{name}: the trial has it, though it is not searched")
+        if place.exists() and any(place.iterdir()):
+            raise ConfigError(f"{place}: not of this trial; give another hydra.sweep.dir")
+        params = study.params(trial, self.space)
         came_to: list[float] = []
         report = f"_target_: {REPORT}, search: ${{search}}, trial: {trial.number}"
         for number in range(self.search.repeats):
-            changed = dict(trial.params)
+            changed = dict(params)
             if number:
                 changed[self.search.over] = self.repeated + number
             words = [*self.fixed, *(f"{name}={value}" for name, value in changed.items())]

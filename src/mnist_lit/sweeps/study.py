@@ -5,7 +5,7 @@ Akiba et al., Optuna: A next-generation hyperparameter optimization framework, 2
 
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sqlalchemy import NullPool, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from mnist_lit.config.schema import Search
-from mnist_lit.errors import ConfigError, reason
+from mnist_lit.errors import ConfigError, UserError, reason
 from mnist_lit.evaluation.figures import LIGHT, defaults, logarithmic, overlay, plot
 from mnist_lit.sweeps.job import tally
 from mnist_lit.sweeps.results import publish, short, worded
@@ -44,7 +44,7 @@ def opened_study(
         begun: Whether the storage must exist; else it is made if needed.
 
     Raises:
-        ConfigError: The storage cannot be reached, now or later.
+        ConfigError: The storage cannot be reached, now or later, or has been altered.
     """
     # The search itself prints a line for every trial.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -85,7 +85,10 @@ def opened_study(
             finally:
                 storage.remove_session()
                 storage.engine.dispose()
-        except (SQLAlchemyError, StorageInternalError, ImportError) as error:  # ImportError: driver
+        except UserError:
+            raise
+        except (SQLAlchemyError, StorageInternalError, ImportError, ValueError) as error:
+            # ImportError: driver; ValueError: Optuna reads a text where it wrote a number
             words = f"search.storage={url}: cannot be used: {reason(error.__cause__ or error)}"
             raise ConfigError(masked(words)) from None
 
@@ -158,21 +161,43 @@ def best_first(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(done, key=lambda one: one.values, reverse=True)
 
 
+def params(trial: FrozenTrial | optuna.Trial, space: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a trial: numbers and listed choices.
+
+    Raises:
+        ConfigError: Another is there; a text could name a class to import.
+    """
+    given = trial.params
+    for name, value in given.items():
+        choices = getattr(space.get(name), "choices", None)
+        number = name in space and isinstance(value, int | float)
+        if not (number if choices is None else value in choices):
+            words = "is not of this search; give the options that it was begun with, or another"
+            raise ConfigError(f"trial {trial.number}: its {name} {words} search.study")
+    return given
+
+
 def shown(params: dict[str, Any]) -> str:
     """Return parameters as text for a person."""
     return " ".join(f"{name}={short(value)}" for name, value in params.items())
 
 
-def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
+def write(
+    study: optuna.Study, folder: Path, command: Sequence[str], space: Mapping[str, Any]
+) -> str:
     """Write ``results.csv`` and ``results.html`` into a search's folder; return the table as text.
 
     Args:
         study: The study.
         folder: The folder of the search.
         command: The command that trains a trial again, without its parameters.
+        space: The distributions of the searched keys.
+
+    Raises:
+        ConfigError: A trial has other parameters.
     """
     trials, kept = study.trials, {one.number for one in counted(study)}
-    names = list(dict.fromkeys(name for one in trials for name in one.params))
+    names = list(dict.fromkeys(name for one in trials for name in params(one, space)))
     heads = ["trial", "state", "value", *names, "reports", "seconds", "why", "place"]
     rows: list[list[Any]] = [heads]
     failed = []
@@ -181,9 +206,9 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
         seconds = round(one.duration.total_seconds(), 1) if one.duration else ""
         why = one.user_attrs.get("error") or one.user_attrs.get("pruned", "")
         value = "" if one.value is None else one.value
-        params = [one.params.get(name, "") for name in names]
+        values = [one.params.get(name, "") for name in names]
         rest = [len(one.intermediate_values), seconds, why, one.user_attrs.get("place", "")]
-        rows.append([one.number, state, value, *params, *rest])
+        rows.append([one.number, state, value, *values, *rest])
         if state == "fail":
             failed.append(f"  failed: {one.number} {shown(one.params)} {why or 'killed'}")
     name = study.user_attrs.get("options", {}).get("optimized_metric", "value")
@@ -192,7 +217,7 @@ def write(study: optuna.Study, folder: Path, command: Sequence[str]) -> str:
     for one in best_first(study)[:SHOWN]:
         values = [short(one.params.get(name, "–")) for name in names]
         best.append([str(one.number), short(one.value, name), *values])
-        words = [*command, *(f"{name}={value}" for name, value in one.params.items())]
+        words = [*command, *(f"{name}={value}" for name, value in params(one, space).items())]
         commands.append([str(one.number), (shlex.join(words),)])
     drawn = _figures(study, name) if best[1:] else {}
     lines = [
