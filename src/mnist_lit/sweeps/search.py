@@ -123,13 +123,14 @@ class Search:
             words += "; give the options that it was begun with, or another name"
             raise ConfigError(f"{at}: {words}")
         for one in self.study.trials:
-            study.params(one, self.space)
-            for name, was in one.distributions.items():
+            for name in self.space.keys() & one.distributions.keys():
+                was, now = one.distributions[name], self.space[name]
                 try:
-                    distributions.check_distribution_compatibility(was, self.space[name])
+                    distributions.check_distribution_compatibility(was, now)
                 except ValueError:
-                    words = f"{name} was {was}, and now is {self.space[name]}"
-                    raise ConfigError(f"{at}: {words}; give another name") from None
+                    words = f"{name} was {was}, and now is {now}; give another name"
+                    raise ConfigError(f"{at}: {words}") from None
+            study.params(one, self.space)
 
     def _again(self) -> list[str]:
         """Return the command that trains a trial again, without its parameters."""
