@@ -17,6 +17,7 @@ from mnist_lit.errors import PictureError
 from mnist_lit.evaluation import figures
 from mnist_lit.inference import predict
 from mnist_lit.inference.files import find_pictures
+from mnist_lit.inference.pictures import prepare_for
 from mnist_lit.inference.reading import Reading, read_all
 from mnist_lit.text import for_csv, for_terminal, show
 
@@ -43,7 +44,19 @@ def read_files(options: Namespace) -> None:
         for batch in predict.prepare_files(trained.facts, sources, options.single):
             errors += [str(found) for _, found in batch if isinstance(found, PictureError)]
             kept = {page: found for page, found in batch if not isinstance(found, PictureError)}
-            readings += zip(kept, read_all(trained, [*kept.values()], device), strict=True)
+            pages = [*kept]
+            readings += zip(
+                pages,
+                read_all(
+                    trained,
+                    [*kept.values()],
+                    device,
+                    lambda number: prepare_for(
+                        trained.facts, pages[number].open(), options.single, pages[number].name, True
+                    ),
+                ),
+                strict=True,
+            )
             bar.update(len({page.source for page, _ in batch}))
     what = "digit" if trained.facts.noun == "digits" else "class"
     rows = [_row(page.name, reading, what, options.top) for page, reading in readings]

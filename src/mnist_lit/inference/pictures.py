@@ -6,6 +6,7 @@ and Haffner, Gradient-based learning applied to document recognition, 1998, sect
 ink is found first: people's pictures have shadows, ruled lines, noise, and dark or light ink.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from mnist_lit.errors import PictureError
 from mnist_lit.facts import DIGITS, THINNEST, Facts
 from mnist_lit.inference.boxes import Box, bounds, grown, size, window
 from mnist_lit.inference.files import REDUCED, refusing
-from mnist_lit.inference.masks import Gray, disc
+from mnist_lit.inference.masks import AROUND, Gray, Mask, disc, labelled
 from mnist_lit.inference.segment import Found, segment
 from mnist_lit.network.blocks import IMAGE_SIZE
 
@@ -97,10 +98,28 @@ class Candidate(NamedTuple):
     sought: bool = False
 
 
-Prepared = list[Candidate] | str  # in any order; or the reason why there is none
+class Look(NamedTuple):
+    """The possible digits of a picture in one of its views.
+
+    Attributes:
+        candidates: The digits, in any order.
+        left: Whether something of a digit's size was left out, or extends beyond the picture.
+    """
+
+    candidates: list[Candidate]
+    left: bool = False
 
 
-def prepare_for(facts: Facts, image: Image.Image, single: bool, name: str = "picture") -> Prepared:
+Prepared = list[Look] | str  # the reason why there is no digit
+
+
+def prepare_for(
+    facts: Facts,
+    image: Image.Image,
+    single: bool,
+    name: str = "picture",
+    further: bool = False,
+) -> Prepared:
     """Prepare a picture for a network with these facts.
 
     If the facts are ``centred``, digits are found and laid out as MNIST's are. Otherwise the
@@ -111,6 +130,7 @@ def prepare_for(facts: Facts, image: Image.Image, single: bool, name: str = "pic
         image: The picture, in any mode and size.
         single: The picture has exactly one digit, whatever else is on it.
         name: Name of the picture in an error.
+        further: Return all views but the first, for a picture whose first one is not read.
 
     Raises:
         PictureError: It cannot be decoded.
@@ -120,40 +140,122 @@ def prepare_for(facts: Facts, image: Image.Image, single: bool, name: str = "pic
         if not facts.centred:
             whole = np.array([(0, length) for length in gray.shape])
             small = Image.fromarray(gray).resize((facts.side, facts.side), Image.Resampling.BOX)
-            return [Candidate(_edges(whole, image, gray), _pixels(np.asarray(small)))]
+            return [Look([Candidate(_edges(whole, image, gray.shape), _pixels(np.asarray(small)))])]
         if is_laid_out(gray):
-            return [Candidate(_edges(bounds(gray > 0), image, gray), _pixels(gray))]
+            return [Look([Candidate(_edges(bounds(gray > 0), image, gray.shape), _pixels(gray))])]
         several = not single and facts.classes == DIGITS
-        found = _found(gray, image, several)
+        if further:
+            return _further(gray, image, several)
+        found = _look(gray, image, several)
         del gray  # two gray pictures at a time would take too much memory
         colours = clearest(image) if isinstance(found, str) else None
-        return found if colours is None else _found(colours, image, several)
+        found = found if colours is None else _look(colours, image, several)
+        return found if isinstance(found, str) else [found]
 
 
-def _found(gray: Gray, image: Image.Image, several: bool) -> Prepared:
-    """Return the possible digits, laid out, or the reason why there is none."""
+def _further(gray: Gray, image: Image.Image, several: bool) -> Prepared:
+    """Return a picture's further views; or why none of them has a digit."""
+    colours = clearest(image)
+    looks = [
+        _look(view, image, several, margin, joined, left)
+        for one in (gray, colours)
+        if one is not None
+        for view, margin, joined, left in views(one)
+    ]
+    if colours is not None:
+        looks.append(_look(colours, image, several))
+    return [look for look in looks if not isinstance(look, str)] or looks[0]
+
+
+def _look(
+    gray: Gray,
+    image: Image.Image,
+    several: bool,
+    margin: int = 0,
+    joined: bool = True,
+    left: bool = False,
+) -> Look | str:
+    """Return the possible digits of a view, laid out, or the reason why there is none."""
     try:
-        founds, scale = segment(gray, several)
+        segments = segment(gray, several, joined)
     except PictureError as error:
         return str(error)
 
     def candidate(found: Found) -> Candidate:
         ways = tuple(tuple(map(candidate, way)) for way in found.ways)
-        box = _edges(found.box, image, gray, scale)
-        return Candidate(box, lay_out(found.ink), ways, several)
+        box = found.box - round(margin / segments.scale)
+        shape = gray.shape[0] - 2 * margin, gray.shape[1] - 2 * margin
+        return Candidate(
+            _edges(box, image, shape, segments.scale), lay_out(found.ink), ways, several
+        )
 
-    return list(map(candidate, founds))
+    return Look([candidate(found) for found in segments.found], segments.left or left)
 
 
-def _edges(box: Box, image: Image.Image, gray: Gray, scale: float = 1) -> Edges:
-    """Return left, top, right and bottom on the file's picture; ``image`` may be a smaller copy."""
-    edges = np.rint(grown(box, 0, gray.shape, scale) * image.info.get(REDUCED, 1))
-    (top, bottom), (left, right) = edges.astype(int).tolist()
-    return left, top, right, bottom
+def views(gray: Gray) -> Iterator[tuple[Gray, int, bool, bool]]:
+    """Yield a picture in several forms.
+
+    On more paper; so without what surrounds the paper; the same with pieces that are near each
+    other apart; in even light.
+
+    Yields:
+        The picture, the number of pixels added on each side, and whether near pieces are joined.
+    """
+    border = np.concatenate((gray[0], gray[-1], gray[:, 0], gray[:, -1]))
+    margin = max(4, round(0.25 * max(gray.shape)))
+    yield np.pad(gray, margin, constant_values=np.median(border)), margin, True, False
+    paper, around, deep = surroundings(gray)
+    bare = np.pad(np.where(around, paper, gray), margin, constant_values=paper)
+    yield bare, margin, True, deep
+    yield bare, margin, False, deep
+    reach = max(3, round(0.3 * min(gray.shape)))
+    light = ndimage.grey_closing(gray, size=(reach, reach))
+    yield np.clip(gray / light.clip(min=0.05), 0, 1), 0, True, False
+
+
+def _inner(mask: Mask, part: int) -> Mask:
+    """Return a mask without a part of its length on each side."""
+    rows, columns = (length // part for length in mask.shape)
+    return mask[rows : mask.shape[0] - rows, columns : mask.shape[1] - columns]
+
+
+def surroundings(gray: Gray) -> tuple[float, Mask, bool]:
+    """Return the tone of the paper, and a mask of the frame, desk or lid around it.
+
+    They are not of the paper's tone, and lie along the whole of an edge or touch several.
+    """
+    height, width = gray.shape
+    small = np.asarray(Image.fromarray(gray).reduce(-(-max(gray.shape) // 200)))
+    rows, columns = small.shape
+    paper = float(np.median(small[rows // 4 : -rows // 4, columns // 4 : -columns // 4]))
+    away = np.abs(small - paper)
+    far = away > max(0.1, 0.4 * float(np.quantile(away, 0.98)))
+    around = np.zeros_like(far)
+    for turn in range(4):
+        lines = np.rot90(far, turn).mean(axis=1) >= 0.85
+        np.rot90(around, turn)[: int(np.argmin(lines))] = True
+    labels = labelled(far)
+    most = int(labels.max()) + 1
+    edges = labels[0], labels[-1], labels[:, 0], labels[:, -1]
+    touching = np.stack([np.bincount(edge, minlength=most) / len(edge) for edge in edges])
+    touching[:, 0] = 0
+    several = (touching > 0).sum(axis=0) > 1
+    across = ((touching[:2] > 0).all(axis=0) | (touching[2:] > 0).all(axis=0)) & (touching < 0.85).all(axis=0)
+    around |= np.isin(labels, np.flatnonzero(several))
+    deep = _inner(around, 4).any() or _inner(np.isin(labels, np.flatnonzero(across)), 10).any()
+    around = ndimage.binary_dilation(around, AROUND, iterations=2)
+    return paper, np.asarray(Image.fromarray(around).resize((width, height))), bool(deep)
 
 
 def _pixels(light: Gray) -> UInt8[ndarray, "h w"]:
     return np.round(255 * light.clip(0, 1)).astype(np.uint8)
+
+
+def _edges(box: Box, image: Image.Image, shape: tuple[int, ...], scale: float = 1) -> Edges:
+    """Return left, top, right and bottom on the file's picture; ``image`` may be a smaller copy."""
+    edges = np.rint(grown(box.clip(0), 0, shape, scale) * image.info.get(REDUCED, 1))
+    (top, bottom), (left, right) = edges.astype(int).tolist()
+    return left, top, right, bottom
 
 
 def is_laid_out(gray: Gray) -> bool:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from math import ceil
 from numbers import Number
 from pathlib import Path
@@ -90,12 +91,28 @@ def predict(
         trained = Trained(copy.deepcopy(network), getattr(model, "facts", MNIST))
     else:
         trained = pretrained.load(model, trust=trust)
-    prepared: list[Prepared] = []
+    readings: list[Reading] = []
+    named = _named(images, trained.facts.side)
+    prepare = partial(prepare_for, trained.facts, single=single)
+    while some := [*islice(named, BATCH)]:
+        prepared = [prepare(image, name=name) for name, image in some]
+
+        def further(number: int, some: Any = some) -> Prepared:
+            name, image = some[number]
+            return prepare(image, name=name, further=True)
+
+        readings += read_all(trained, prepared, pick_device(device), further)
+    return readings
+
+
+def _named(images: Any, side: int) -> Iterator[tuple[str, Image.Image]]:
+    """Yield each picture with its name in errors."""
+    number = 0
     for one in _flat(images):
-        name = name_of(one, f"picture {len(prepared)}")
-        for image in _opened(one, trained.facts.side, name):
-            prepared.append(prepare_for(trained.facts, image, single, name))
-    return read_all(trained, prepared, pick_device(device))
+        name = name_of(one, f"picture {number}")
+        for image in _opened(one, side, name):
+            yield name, image
+            number += 1
 
 
 def _flat(images: Any) -> Iterator[Any]:

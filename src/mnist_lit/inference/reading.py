@@ -1,12 +1,12 @@
 """A network's reading of one picture: the digits in order, and how sure it is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain, repeat
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from mnist_lit.errors import CheckpointError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.facts import DIGITS
 from mnist_lit.inference.boxes import bounds, shared, size, window
-from mnist_lit.inference.pictures import Candidate, Prepared
+from mnist_lit.inference.pictures import Candidate, Look, Prepared
 
 BATCH = 256
 # A second network, with the blocks of `small`, which separates digits from other things.
@@ -29,9 +29,9 @@ REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 # below UNSURE, the reading is unsure. Of photographs of 2,000 training digits that the second
 # network was not trained on, 0.05 % and 0.5 % have such scores.
 NONE = 0.01
-UNSURE = 0.15
+UNSURE = 0.3
 SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
-LIKELY = 0.5  # least probability that all digits of a picture are right
+LIKELY = 0.9  # least probability that all digits of a picture are right
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,18 +132,57 @@ class Reading:
     top = property(attrgetter("_one.top"))
 
 
-def read_all(trained: Trained, pages: Sequence[Prepared], device: torch.device) -> list[Reading]:
+def read_all(
+    trained: Trained,
+    pages: Sequence[Prepared],
+    device: torch.device,
+    further: Callable[[int], Prepared],
+) -> list[Reading]:
     """Classify the possible digits of pictures.
 
     Args:
         trained: The network.
         pages: The prepared digits of each picture, or the reason why there is none.
         device: The device to compute on.
+        further: Prepares the further views of a picture, by its number.
 
     Raises:
         CheckpointError: The network does not return a finite number for each class.
     """
-    candidates = [one for page in pages if not isinstance(page, str) for one in page]
+    found = _read_all(trained, pages, device)
+    open_ = [number for number, one in enumerate(found) if not (one.complete and one.reading.status == "read")]
+    more = _read_all(trained, [further(number) for number in open_], device)
+    for number, one in zip(open_, more, strict=True):
+        found[number] = max(found[number], one, key=_rank)
+    return [one.reading for one in found]
+
+
+class Seen(NamedTuple):
+    """The reading of a view.
+
+    Attributes:
+        reading: The reading.
+        complete: Whether nothing of a digit's size is left out.
+        score: The least score of its digits.
+    """
+
+    reading: Reading
+    complete: bool
+    score: float
+
+
+def _rank(seen: Seen) -> tuple[bool, int, int, float]:
+    states = ("none", "unsure", "read")
+    read = seen.complete and bool(seen.reading.lines)
+    return read, states.index(seen.reading.status), len(seen.reading.digits), seen.score
+
+
+def _read_all(
+    trained: Trained, pages: Sequence[Prepared], device: torch.device
+) -> list[Seen]:
+    """Return the best view of each picture."""
+    looks = [look for page in pages if not isinstance(page, str) for look in page]
+    candidates = [one for look in looks for one in look.candidates]
     pixels = [seen.pixels for one in candidates for seen in (one, *chain(*one.ways))]
     rows = _classify(trained, pixels, device)
     digits = trained.facts.classes == DIGITS and trained.facts.centred
@@ -154,20 +193,39 @@ def read_all(trained: Trained, pages: Sequence[Prepared], device: torch.device) 
         found = Prediction(tuple(next(rows)), seen.pixels, trained.facts.classes, seen.box)
         return found, next(sure) * found.probability
 
-    readings = []
+    found = []
     for page in pages:
         if isinstance(page, str):
-            readings.append(Reading((), "none", page))
+            found.append(Seen(Reading((), "none", page), True, 0))
             continue
-        kept: list[tuple[Prediction, float]] = []
-        parted = False
-        for candidate in page:
-            ways = [[classified(seen) for seen in way] for way in ((candidate,), *candidate.ways)]
-            best = max(ways, key=lambda way: min(score for _, score in way))
-            parted |= len(best) > 1
-            kept += [one for one in best if one[1] >= NONE or not candidate.sought]
-        readings.append(_in_order(kept, parted))
-    return readings
+        found.append(max((_look_at(look, classified) for look in page), key=_rank))
+    return found
+
+
+def _look_at(
+    look: Look, classified: Callable[[Candidate], tuple[Prediction, float]]
+) -> Seen:
+    """Choose among the segmentations of a view, and read it."""
+    kept: list[tuple[Prediction, float]] = []
+    others: list[Prediction] = []
+    parted = False
+    for candidate in look.candidates:
+        ways = [[classified(seen) for seen in way] for way in ((candidate,), *candidate.ways)]
+        best = max(ways, key=lambda way: min(score for _, score in way))
+        parted |= len(best) > 1
+        good = [one for one in best if one[1] >= NONE or not candidate.sought]
+        kept += good
+        others += [one for one, score in best if score < NONE and candidate.sought]
+
+    def longer(one: Prediction) -> int:
+        left, top, right, bottom = one.box
+        return max(right - left, bottom - top)
+
+    usual = float(np.median([longer(one) for one, _ in kept])) if kept else 0
+    left = look.left or any(longer(one) >= 0.5 * usual for one in others)
+    left &= any(candidate.sought for candidate in look.candidates)
+    score = min((score for _, score in kept), default=0)
+    return Seen(_in_order(kept, parted, left), not left, score)
 
 
 def _classify(
@@ -194,7 +252,7 @@ def _classify(
         yield from logits.softmax(dim=1).tolist()
 
 
-def _in_order(kept: Sequence[tuple[Prediction, float]], parted: bool) -> Reading:
+def _in_order(kept: Sequence[tuple[Prediction, float]], parted: bool, left: bool) -> Reading:
     """Order the digits of a picture in lines, and set the status."""
     if not kept:
         return Reading((), "none", "no digit found, but something else")
@@ -202,7 +260,7 @@ def _in_order(kept: Sequence[tuple[Prediction, float]], parted: bool) -> Reading
     reading = Reading(tuple(tuple(kept[number][0] for number in line) for line in lines), "read")
     sure = reading.probability >= LIKELY and min(score for _, score in kept) >= UNSURE
     # Touching digits that were cut apart are hardly more often right than wrong.
-    return reading if sure and not parted else replace(reading, status="unsure")
+    return reading if sure and not (parted or left) else replace(reading, status="unsure")
 
 
 def digit_probabilities(pixels: Sequence[ndarray], device: torch.device) -> list[float]:
