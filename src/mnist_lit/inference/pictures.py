@@ -155,15 +155,15 @@ def prepare_for(
 
 def _further(gray: Gray, image: Image.Image, several: bool) -> Prepared:
     """Return a picture's further views; or why none of them has a digit."""
-    colours = clearest(image)
-    looks = [
-        _look(view, image, several, margin, joined, left)
-        for one in (gray, colours)
-        if one is not None
-        for view, margin, joined, left in views(one)
-    ]
-    if colours is not None:
-        looks.append(_look(colours, image, several))
+    reach = max(3, round(0.3 * min(gray.shape)))
+    light = ndimage.grey_closing(gray, size=(reach, reach))
+    bases = [np.clip(gray / light.clip(min=0.05), 0, 1)]
+    if (colours := clearest(image)) is not None:
+        bases.append(colours)
+    looks = [_look(base, image, several) for base in bases]
+    for base in (gray, *bases):
+        for view, margin, joined, left in views(base):
+            looks.append(_look(view, image, several, margin, joined, left))
     return [look for look in looks if not isinstance(look, str)] or looks[0]
 
 
@@ -196,7 +196,7 @@ def views(gray: Gray) -> Iterator[tuple[Gray, int, bool, bool]]:
     """Yield a picture in several forms.
 
     On more paper; so without what surrounds the paper; the same with pieces that are near each
-    other apart; in even light.
+    other apart.
 
     Yields:
         The picture, the number of pixels added on each side, and whether near pieces are joined.
@@ -208,9 +208,6 @@ def views(gray: Gray) -> Iterator[tuple[Gray, int, bool, bool]]:
     bare = np.pad(np.where(around, paper, gray), margin, constant_values=paper)
     yield bare, margin, True, deep
     yield bare, margin, False, deep
-    reach = max(3, round(0.3 * min(gray.shape)))
-    light = ndimage.grey_closing(gray, size=(reach, reach))
-    yield np.clip(gray / light.clip(min=0.05), 0, 1), 0, True, False
 
 
 def _inner(mask: Mask, part: int) -> Mask:

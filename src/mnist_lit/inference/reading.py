@@ -31,6 +31,7 @@ REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 NONE = 0.01
 UNSURE = 0.3
 SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
+LOWEST = 0.6  # height of a digit, as a share of the highest one
 LIKELY = 0.9  # least probability that all digits of a picture are right
 
 
@@ -171,10 +172,9 @@ class Seen(NamedTuple):
     score: float
 
 
-def _rank(seen: Seen) -> tuple[bool, int, int, float]:
-    states = ("none", "unsure", "read")
-    read = seen.complete and bool(seen.reading.lines)
-    return read, states.index(seen.reading.status), len(seen.reading.digits), seen.score
+def _rank(seen: Seen) -> tuple[bool, bool, int, float]:
+    many, read = len(seen.reading.digits), seen.reading.status == "read"
+    return seen.complete and many > 0, read, many * read, seen.score
 
 
 def _read_all(
@@ -259,8 +259,10 @@ def _in_order(kept: Sequence[tuple[Prediction, float]], parted: bool, left: bool
     lines = in_lines([digit.box for digit, _ in kept])
     reading = Reading(tuple(tuple(kept[number][0] for number in line) for line in lines), "read")
     sure = reading.probability >= LIKELY and min(score for _, score in kept) >= UNSURE
+    heights = [bottom - top for _, top, _, bottom in (digit.box for digit, _ in kept)]
+    even = min(heights) >= LOWEST * max(heights)
     # Touching digits that were cut apart are hardly more often right than wrong.
-    return reading if sure and not (parted or left) else replace(reading, status="unsure")
+    return reading if sure and even and not (parted or left) else replace(reading, status="unsure")
 
 
 def digit_probabilities(pixels: Sequence[ndarray], device: torch.device) -> list[float]:
