@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 import mnist_lit
 from mnist_lit import MNISTDataModule
-from mnist_lit.inference.pictures import clearest
+from mnist_lit.inference.views import clearest
 from tests.inference.world import GROUPS
 
 NUMBER = 40

@@ -248,16 +248,20 @@ def _photographed(ink: ndarray, rng: Generator) -> Image.Image:
 def filling(digits: Digits, rng: Generator) -> Iterator[Case]:
     """Numbers as high as their small pictures, cut out to the last pixel of ink."""
     for some in _numbers(digits, rng, 2, 6):
-        line = _line([d for d, _ in some], rng.uniform(10, 24), rng.uniform(0.15, 0.4, len(some)), rng)
+        line = _line(
+            [d for d, _ in some], rng.uniform(10, 24), rng.uniform(0.15, 0.4, len(some)), rng
+        )
         yield Case(either(cropped(line), rng), _text(some))
 
 
 def cut(digits: Digits, rng: Generator) -> Iterator[Case]:
     """Photographs of numbers whose first or last digit touches the edge."""
     for some in _numbers(digits, rng, 2, 7):
-        line = _line([d for d, _ in some], rng.uniform(30, 80), rng.uniform(0.15, 0.5, len(some)), rng)
-        ink = line[:, np.flatnonzero((line > 60).any(axis=0))[0] :]
-        ink = ink[:, ::-1][:, np.flatnonzero((ink > 60).any(axis=0)[::-1])[0] :][:, ::-1]
+        line = _line(
+            [d for d, _ in some], rng.uniform(30, 80), rng.uniform(0.15, 0.5, len(some)), rng
+        )
+        used = np.flatnonzero((line > 60).any(axis=0))
+        ink = line[:, used[0] : used[-1] + 1]
         pads = [round(ink.shape[0] * rng.uniform(0.1, 1)) for _ in range(4)]
         pads[2 + int(rng.integers(2))] = 0
         covered = np.pad(ink / 255, (pads[:2], pads[2:]))

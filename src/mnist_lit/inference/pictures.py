@@ -6,7 +6,6 @@ and Haffner, Gradient-based learning applied to document recognition, 1998, sect
 ink is found first: people's pictures have shadows, ruled lines, noise, and dark or light ink.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +18,9 @@ from mnist_lit.errors import PictureError
 from mnist_lit.facts import DIGITS, THINNEST, Facts
 from mnist_lit.inference.boxes import Box, bounds, grown, size, window
 from mnist_lit.inference.files import REDUCED, refusing
-from mnist_lit.inference.masks import AROUND, Gray, Mask, disc, labelled
-from mnist_lit.inference.segment import Found, segment
+from mnist_lit.inference.masks import Gray, disc
+from mnist_lit.inference.segment import MOST_SIDE, Found, segment
+from mnist_lit.inference.views import View, clearest, views
 from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20
@@ -48,22 +48,6 @@ def to_gray(image: Image.Image) -> Gray:
         gray /= next((top for top in (255, 4_095, 65_535) if most <= top), most)
         np.clip(gray, 0, 1, out=gray)
     return gray
-
-
-def clearest(image: Image.Image) -> Gray | None:
-    """Return a colour picture as gray, projected on the axis of the largest variance.
-
-    Ink and paper of different colours can be equally light. None for a picture without colours.
-    """
-    if image.has_transparency_data or image.mode not in ("RGB", "P", "CMYK", "YCbCr", "HSV"):
-        return None
-    rgb = ImageOps.exif_transpose(image).convert("RGB")
-    few = np.asarray(rgb.resize((64, 64), Image.Resampling.BOX)).reshape(-1, 3)
-    axis = np.linalg.eigh(np.cov(few.T))[1][:, -1]
-    # Scaled so that all values are from 0 to 255.
-    axis /= np.abs(axis).sum()
-    mixed = rgb.convert("L", (*axis.tolist(), -255 * float(axis.clip(max=0).sum())))
-    return np.divide(np.asarray(mixed), 255, dtype=np.float32)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -118,7 +102,7 @@ def prepare_for(
     image: Image.Image,
     single: bool,
     name: str = "picture",
-    further: bool = False,
+    stage: int = 0,
 ) -> Prepared:
     """Prepare a picture for a network with these facts.
 
@@ -130,129 +114,74 @@ def prepare_for(
         image: The picture, in any mode and size.
         single: The picture has exactly one digit, whatever else is on it.
         name: Name of the picture in an error.
-        further: Return all views but the first, for a picture whose first one is not read.
+        stage: Which views to prepare: 0 for the picture as it is; and, if that is not read, 1 for
+            views without what surrounds the paper, then 2 for such views in even light and colours.
 
     Raises:
         PictureError: It cannot be decoded.
     """
     with refusing(name):
         gray = to_gray(image)
+        scale = image.info.get(REDUCED, 1)  # it may be a smaller copy of the file's picture
         if not facts.centred:
             whole = np.array([(0, length) for length in gray.shape])
             small = Image.fromarray(gray).resize((facts.side, facts.side), Image.Resampling.BOX)
-            return [Look([Candidate(_edges(whole, image, gray.shape), _pixels(np.asarray(small)))])]
+            return [Look([Candidate(_edges(whole, scale, gray), _pixels(np.asarray(small)))])]
         if is_laid_out(gray):
-            return [Look([Candidate(_edges(bounds(gray > 0), image, gray.shape), _pixels(gray))])]
+            return [Look([Candidate(_edges(bounds(gray > 0), scale, gray), _pixels(gray))])]
         several = not single and facts.classes == DIGITS
-        if further:
-            return _further(gray, image, several)
-        found = _look(gray, image, several)
+        if stage:
+            colours = clearest(image) if stage == 2 else None
+            reduced = -(-max(gray.shape) // MOST_SIDE)
+            if reduced > 1:
+                gray = np.asarray(Image.fromarray(gray).reduce(reduced))
+                colours = (
+                    colours
+                    if colours is None
+                    else np.asarray(Image.fromarray(colours).reduce(reduced))
+                )
+            looks = [_look(view, scale * reduced, several) for view in views(gray, colours, stage)]
+            found = [look for look in looks if not isinstance(look, str)]
+            return found or "no digit found in any view"
+        look: Look | str = _look(View(gray), scale, several)
         del gray  # two gray pictures at a time would take too much memory
-        colours = clearest(image) if isinstance(found, str) else None
-        found = found if colours is None else _look(colours, image, several)
-        return found if isinstance(found, str) else [found]
+        if isinstance(look, str) and (colours := clearest(image)) is not None:
+            look = _look(View(colours), scale, several)
+        return look if isinstance(look, str) else [look]
 
 
-def _further(gray: Gray, image: Image.Image, several: bool) -> Prepared:
-    """Return a picture's further views; or why none of them has a digit."""
-    reach = max(3, round(0.3 * min(gray.shape)))
-    light = ndimage.grey_closing(gray, size=(reach, reach))
-    bases = [np.clip(gray / light.clip(min=0.05), 0, 1)]
-    if (colours := clearest(image)) is not None:
-        bases.append(colours)
-    looks = [_look(base, image, several) for base in bases]
-    for base in (gray, *bases):
-        for view, margin, joined, left in views(base):
-            looks.append(_look(view, image, several, margin, joined, left))
-    return [look for look in looks if not isinstance(look, str)] or looks[0]
+def _look(view: View, scale: float, several: bool) -> Look | str:
+    """Return the possible digits of a view, laid out, or the reason why there is none.
 
-
-def _look(
-    gray: Gray,
-    image: Image.Image,
-    several: bool,
-    margin: int = 0,
-    joined: bool = True,
-    left: bool = False,
-) -> Look | str:
-    """Return the possible digits of a view, laid out, or the reason why there is none."""
+    Args:
+        view: The view.
+        scale: Side of the file's picture, divided by that of the view without its margin.
+        several: Whether there may be several digits.
+    """
     try:
-        segments = segment(gray, several, joined)
+        segments = segment(view.gray, several, view.joined)
     except PictureError as error:
         return str(error)
+    margin = round(view.margin / segments.scale)
 
     def candidate(found: Found) -> Candidate:
         ways = tuple(tuple(map(candidate, way)) for way in found.ways)
-        box = found.box - round(margin / segments.scale)
-        shape = gray.shape[0] - 2 * margin, gray.shape[1] - 2 * margin
-        return Candidate(
-            _edges(box, image, shape, segments.scale), lay_out(found.ink), ways, several
-        )
+        box = _edges(found.box, scale, view.gray, segments.scale, margin)
+        return Candidate(box, lay_out(found.ink), ways, several)
 
-    return Look([candidate(found) for found in segments.found], segments.left or left)
+    return Look([candidate(found) for found in segments.found], segments.left or view.left)
 
 
-def views(gray: Gray) -> Iterator[tuple[Gray, int, bool, bool]]:
-    """Yield a picture in several forms.
-
-    On more paper; so without what surrounds the paper; the same with pieces that are near each
-    other apart.
-
-    Yields:
-        The picture, the number of pixels added on each side, and whether near pieces are joined.
-    """
-    border = np.concatenate((gray[0], gray[-1], gray[:, 0], gray[:, -1]))
-    margin = max(4, round(0.25 * max(gray.shape)))
-    yield np.pad(gray, margin, constant_values=np.median(border)), margin, True, False
-    paper, around, deep = surroundings(gray)
-    bare = np.pad(np.where(around, paper, gray), margin, constant_values=paper)
-    yield bare, margin, True, deep
-    yield bare, margin, False, deep
-
-
-def _inner(mask: Mask, part: int) -> Mask:
-    """Return a mask without a part of its length on each side."""
-    rows, columns = (length // part for length in mask.shape)
-    return mask[rows : mask.shape[0] - rows, columns : mask.shape[1] - columns]
-
-
-def surroundings(gray: Gray) -> tuple[float, Mask, bool]:
-    """Return the tone of the paper, and a mask of the frame, desk or lid around it.
-
-    They are not of the paper's tone, and lie along the whole of an edge or touch several.
-    """
-    height, width = gray.shape
-    small = np.asarray(Image.fromarray(gray).reduce(-(-max(gray.shape) // 200)))
-    rows, columns = small.shape
-    paper = float(np.median(small[rows // 4 : -rows // 4, columns // 4 : -columns // 4]))
-    away = np.abs(small - paper)
-    far = away > max(0.1, 0.4 * float(np.quantile(away, 0.98)))
-    around = np.zeros_like(far)
-    for turn in range(4):
-        lines = np.rot90(far, turn).mean(axis=1) >= 0.85
-        np.rot90(around, turn)[: int(np.argmin(lines))] = True
-    labels = labelled(far)
-    most = int(labels.max()) + 1
-    edges = labels[0], labels[-1], labels[:, 0], labels[:, -1]
-    touching = np.stack([np.bincount(edge, minlength=most) / len(edge) for edge in edges])
-    touching[:, 0] = 0
-    several = (touching > 0).sum(axis=0) > 1
-    across = ((touching[:2] > 0).all(axis=0) | (touching[2:] > 0).all(axis=0)) & (touching < 0.85).all(axis=0)
-    around |= np.isin(labels, np.flatnonzero(several))
-    deep = _inner(around, 4).any() or _inner(np.isin(labels, np.flatnonzero(across)), 10).any()
-    around = ndimage.binary_dilation(around, AROUND, iterations=2)
-    return paper, np.asarray(Image.fromarray(around).resize((width, height))), bool(deep)
+def _edges(box: Box, larger: float, gray: Gray, scale: float = 1, margin: int = 0) -> Edges:
+    """Return left, top, right and bottom on the file's picture, ``larger`` than the gray one."""
+    shape = tuple(length - 2 * round(margin * scale) for length in gray.shape)
+    edges = np.rint(grown((box - margin).clip(0), 0, shape, scale) * larger)
+    (top, bottom), (left, right) = edges.astype(int).tolist()
+    return left, top, right, bottom
 
 
 def _pixels(light: Gray) -> UInt8[ndarray, "h w"]:
     return np.round(255 * light.clip(0, 1)).astype(np.uint8)
-
-
-def _edges(box: Box, image: Image.Image, shape: tuple[int, ...], scale: float = 1) -> Edges:
-    """Return left, top, right and bottom on the file's picture; ``image`` may be a smaller copy."""
-    edges = np.rint(grown(box.clip(0), 0, shape, scale) * image.info.get(REDUCED, 1))
-    (top, bottom), (left, right) = edges.astype(int).tolist()
-    return left, top, right, bottom
 
 
 def is_laid_out(gray: Gray) -> bool:

@@ -5,9 +5,10 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from math import ceil
 from numbers import Number
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,17 +92,17 @@ def predict(
         trained = Trained(copy.deepcopy(network), getattr(model, "facts", MNIST))
     else:
         trained = pretrained.load(model, trust=trust)
-    readings: list[Reading] = []
     named = _named(images, trained.facts.side)
     prepare = partial(prepare_for, trained.facts, single=single)
+    readings: list[Reading] = []
     while some := [*islice(named, BATCH)]:
-        prepared = [prepare(image, name=name) for name, image in some]
 
-        def further(number: int, some: Any = some) -> Prepared:
-            name, image = some[number]
-            return prepare(image, name=name, further=True)
+        def further(numbers: Sequence[int], stage: int, some: Any = some) -> Iterator[Prepared]:
+            for name, image in (some[number] for number in numbers):
+                yield prepare(image, name=name, stage=stage)
 
-        readings += read_all(trained, prepared, pick_device(device), further)
+        pages = [prepare(image, name=name) for name, image in some]
+        readings += read_all(trained, pages, pick_device(device), further)
     return readings
 
 
@@ -238,6 +239,20 @@ def _prepare_some(facts: Facts, single: bool, sources: Sequence[Path | bytes]) -
         except PictureError as error:
             prepared.append((Page(source, ""), error))
     return prepared
+
+
+def prepare_again(
+    facts: Facts, single: bool, pages: Sequence[Page], numbers: Sequence[int], stage: int
+) -> Iterator[Prepared]:
+    """Read some pages of files again, and prepare their further views, in order."""
+    for source, some in groupby((pages[number] for number in numbers), attrgetter("source")):
+        found: dict[str, Prepared] = {page.label: "the file has changed" for page in some}
+        name = name_of(source, "standard input")
+        with suppress(PictureError):
+            for label, image in labelled_pages(source, name):
+                if label in found:
+                    found[label] = prepare_for(facts, image, single, name + label, stage)
+        yield from found.values()
 
 
 def sheet(named: Sequence[tuple[Page, Reading]]) -> Any:

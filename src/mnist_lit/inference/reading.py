@@ -1,6 +1,6 @@
 """A network's reading of one picture: the digits in order, and how sure it is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain, repeat
@@ -31,6 +31,7 @@ REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 NONE = 0.01
 UNSURE = 0.3
 SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
+LEFT = 0.5  # height of something that may be a digit, as a share of the digits'
 LOWEST = 0.6  # height of a digit, as a share of the highest one
 LIKELY = 0.9  # least probability that all digits of a picture are right
 
@@ -86,10 +87,8 @@ class Reading:
 
     Attributes:
         lines: The digits, line by line from the top, each line from left to right.
-        status: ``read``, ``unsure`` or ``none``. ``none``: there is no digit. ``unsure``: something
-            may be no digit, digits that touch were separated, or the whole is more probably wrong
-            than right.
-        why: The reason for ``none``; otherwise empty.
+        status: ``read``, ``unsure`` or ``none``. ``none``: there is no digit.
+        why: The reason for ``none`` or ``unsure``; otherwise empty.
     """
 
     lines: tuple[tuple[Prediction, ...], ...]
@@ -100,7 +99,7 @@ class Reading:
         if self.status == "none":
             return self.why
         said = f"{self.text} ({self.probability:.1%})".replace("\n", " / ")
-        return f"{said}  unsure" if self.status == "unsure" else said
+        return f"{said}  unsure: {self.why}" if self.status == "unsure" else said
 
     def __repr__(self) -> str:
         return f"Reading({self.text!r}, {self.probability:.1%}, {self.status})"
@@ -133,99 +132,86 @@ class Reading:
     top = property(attrgetter("_one.top"))
 
 
+Scored = tuple[Prediction, float]  # with its score
+
+
+class Seen(NamedTuple):
+    """The reading of a view of a picture.
+
+    Attributes:
+        reading: The reading.
+        left: Whether something of a digit's size is left out.
+        score: The least score of a digit.
+    """
+
+    reading: Reading
+    left: bool
+    score: float
+
+    @property
+    def rank(self) -> tuple[bool, bool, int, float]:
+        """A greater one is better: nothing left out, sure, then more digits, then the score."""
+        many, sure = len(self.reading.digits), self.reading.status == "read"
+        return many > 0 and not self.left, sure, many if sure else 0, self.score
+
+
 def read_all(
     trained: Trained,
     pages: Sequence[Prepared],
     device: torch.device,
-    further: Callable[[int], Prepared],
+    further: Callable[[Sequence[int], int], Iterable[Prepared]],
 ) -> list[Reading]:
-    """Classify the possible digits of pictures.
+    """Classify the possible digits of pictures; of several views of a picture the best counts.
 
     Args:
         trained: The network.
         pages: The prepared digits of each picture, or the reason why there is none.
         device: The device to compute on.
-        further: Prepares the further views of a picture, by its number.
+        further: Prepares further views of the pictures with these numbers, which are not read yet;
+            it also gets the stage.
 
     Raises:
         CheckpointError: The network does not return a finite number for each class.
     """
-    found = _read_all(trained, pages, device)
-    open_ = [number for number, one in enumerate(found) if not (one.complete and one.reading.status == "read")]
-    more = _read_all(trained, [further(number) for number in open_], device)
-    for number, one in zip(open_, more, strict=True):
-        found[number] = max(found[number], one, key=_rank)
-    return [one.reading for one in found]
+    best = _best(trained, pages, device)
+    for stage in (1, 2):
+        rest = [number for number, seen in enumerate(best) if seen.reading.status != "read"]
+        more = _best(trained, [*further(rest, stage)], device)
+        for number, seen in zip(rest, more, strict=True):
+            best[number] = max(best[number], seen, key=attrgetter("rank"))
+    return [seen.reading for seen in best]
 
 
-class Seen(NamedTuple):
-    """The reading of a view.
-
-    Attributes:
-        reading: The reading.
-        complete: Whether nothing of a digit's size is left out.
-        score: The least score of its digits.
-    """
-
-    reading: Reading
-    complete: bool
-    score: float
-
-
-def _rank(seen: Seen) -> tuple[bool, bool, int, float]:
-    many, read = len(seen.reading.digits), seen.reading.status == "read"
-    return seen.complete and many > 0, read, many * read, seen.score
-
-
-def _read_all(
-    trained: Trained, pages: Sequence[Prepared], device: torch.device
-) -> list[Seen]:
+def _best(trained: Trained, pages: Sequence[Prepared], device: torch.device) -> list[Seen]:
     """Return the best view of each picture."""
-    looks = [look for page in pages if not isinstance(page, str) for look in page]
-    candidates = [one for look in looks for one in look.candidates]
+    looks = [[] if isinstance(page, str) else page for page in pages]
+    candidates = [one for look in chain(*looks) for one in look.candidates]
     pixels = [seen.pixels for one in candidates for seen in (one, *chain(*one.ways))]
     rows = _classify(trained, pixels, device)
     digits = trained.facts.classes == DIGITS and trained.facts.centred
     sure = iter(digit_probabilities(pixels, device)) if digits else repeat(1.0)
 
-    def classified(seen: Candidate) -> tuple[Prediction, float]:
+    def classified(seen: Candidate) -> Scored:
         """Return a prediction and its score."""
         found = Prediction(tuple(next(rows)), seen.pixels, trained.facts.classes, seen.box)
         return found, next(sure) * found.probability
 
-    found = []
-    for page in pages:
+    def read_look(look: Look) -> Seen:
+        kept, others, parted = list[Scored](), list[Scored](), False
+        for candidate in look.candidates:
+            ways = [[classified(seen) for seen in way] for way in ((candidate,), *candidate.ways)]
+            best = max(ways, key=lambda way: min(score for _, score in way))
+            parted |= len(best) > 1
+            for one in best:
+                (kept if one[1] >= NONE or not candidate.sought else others).append(one)
+        return _in_order(kept, others, parted, look.left)
+
+    def best_of(page: Prepared) -> Seen:
         if isinstance(page, str):
-            found.append(Seen(Reading((), "none", page), True, 0))
-            continue
-        found.append(max((_look_at(look, classified) for look in page), key=_rank))
-    return found
+            return Seen(Reading((), "none", page), False, 0)
+        return max(map(read_look, page), key=attrgetter("rank"))
 
-
-def _look_at(
-    look: Look, classified: Callable[[Candidate], tuple[Prediction, float]]
-) -> Seen:
-    """Choose among the segmentations of a view, and read it."""
-    kept: list[tuple[Prediction, float]] = []
-    others: list[Prediction] = []
-    parted = False
-    for candidate in look.candidates:
-        ways = [[classified(seen) for seen in way] for way in ((candidate,), *candidate.ways)]
-        best = max(ways, key=lambda way: min(score for _, score in way))
-        parted |= len(best) > 1
-        good = [one for one in best if one[1] >= NONE or not candidate.sought]
-        kept += good
-        others += [one for one, score in best if score < NONE and candidate.sought]
-
-    def longer(one: Prediction) -> int:
-        left, top, right, bottom = one.box
-        return max(right - left, bottom - top)
-
-    usual = float(np.median([longer(one) for one, _ in kept])) if kept else 0
-    left = look.left or any(longer(one) >= 0.5 * usual for one in others)
-    left &= any(candidate.sought for candidate in look.candidates)
-    score = min((score for _, score in kept), default=0)
-    return Seen(_in_order(kept, parted, left), not left, score)
+    return list(map(best_of, pages))
 
 
 def _classify(
@@ -252,17 +238,37 @@ def _classify(
         yield from logits.softmax(dim=1).tolist()
 
 
-def _in_order(kept: Sequence[tuple[Prediction, float]], parted: bool, left: bool) -> Reading:
-    """Order the digits of a picture in lines, and set the status."""
+def _in_order(kept: Sequence[Scored], others: Sequence[Scored], parted: bool, left: bool) -> Seen:
+    """Order the digits of a view in lines, and set the status.
+
+    Args:
+        kept: The digits.
+        others: What is no digit.
+        parted: Whether digits that touched were cut apart.
+        left: Whether something of a digit's size was left out before.
+    """
     if not kept:
-        return Reading((), "none", "no digit found, but something else")
+        return Seen(Reading((), "none", "no digit found, but something else"), left, 0)
+    heights = [_height(one) for one, _ in kept]
+    left |= any(_height(one) >= LEFT * np.median(heights) for one, _ in others)
+    score = min(score for _, score in kept)
     lines = in_lines([digit.box for digit, _ in kept])
     reading = Reading(tuple(tuple(kept[number][0] for number in line) for line in lines), "read")
-    sure = reading.probability >= LIKELY and min(score for _, score in kept) >= UNSURE
-    heights = [bottom - top for _, top, _, bottom in (digit.box for digit, _ in kept)]
-    even = min(heights) >= LOWEST * max(heights)
-    # Touching digits that were cut apart are hardly more often right than wrong.
-    return reading if sure and even and not (parted or left) else replace(reading, status="unsure")
+    reasons = {
+        "something of a digit's size is left out": left,
+        "something may be no digit": score < UNSURE,
+        # They are hardly more often right than wrong.
+        "digits that touch were cut apart": parted,
+        "digits of very different heights": min(heights) < LOWEST * max(heights),
+        f"less probable than {LIKELY:.0%}": reading.probability < LIKELY,
+    }
+    why = next((reason for reason, holds in reasons.items() if holds), "")
+    return Seen(replace(reading, status="unsure", why=why) if why else reading, left, score)
+
+
+def _height(digit: Prediction) -> int:
+    _, top, _, bottom = digit.box
+    return bottom - top
 
 
 def digit_probabilities(pixels: Sequence[ndarray], device: torch.device) -> list[float]:

@@ -8,7 +8,7 @@ document recognition, 1998, section V).
 
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import combinations
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -308,11 +308,17 @@ def _parted(ink: Gray, around: Box) -> Iterator[tuple[Found, ...]]:
     for count in range(2, MOST_PARTS + 1):
         if not NARROW * height <= width / count <= WIDE * height:
             continue
-        seams = np.array([_seam(ink, place / count, 0.4 / count) for place in range(1, count)])
-        part = (np.arange(width) >= seams[:, :, None]).sum(axis=0)
-        inks = [np.where(part == number, ink, 0) for number in range(count)]
-        if all((one > 0.5).any() for one in inks):
-            yield tuple(Found(bounds(one > 0.25) + corner, one) for one in inks)
+        # Digits differ in width, so there are several places for each of a few cuts.
+        shifts = (-0.3, 0, 0.3) if count <= 4 else (0,)
+        paths = [
+            [_seam(ink, (place + shift) / count, 0.2 / count) for shift in shifts]
+            for place in range(1, count)
+        ]
+        for seams in product(*paths):
+            part = (np.arange(width) >= np.array(seams)[:, :, None]).sum(axis=0)
+            inks = [np.where(part == number, ink, 0) for number in range(count)]
+            if all((one > 0.5).any() for one in inks):
+                yield tuple(Found(bounds(one > 0.25) + corner, one) for one in inks)
 
 
 def _seam(ink: Gray, at: float, within: float) -> Int[ndarray, " h"]:
