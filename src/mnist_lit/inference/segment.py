@@ -28,6 +28,7 @@ MOST_SIDE = 2_000  # pixels of the picture on which small digits are found
 # Shares of the picture's side:
 THICK = 0.2  # any stroke is thinner than this
 SMALL = 0.3  # a smaller digit is read from a part of the picture
+FILLING = 0.9  # a digit that fills its picture touches the edges
 # Shares of a digit's longer side:
 REACH = 0.25  # largest distance of the other parts from the largest one
 TOUCH = 0.25  # a part that touches an edge by more than this extends beyond it
@@ -83,15 +84,21 @@ def segment(gray: Gray, several: bool, joined: bool = True) -> Segments:
     Raises:
         PictureError: No ink is found.
     """
-    seen, left = threshold(gray), False
+    seen = threshold(gray)
+    left = seen.is_uneven
     digit = _only_piece(seen.mask) if several else None
     if digit is None and several and max(gray.shape) > TINY:
         seen, groups = _groups_with_enough_pixels(gray, seen, joined)
         if len(groups.boxes) > 1 or _is_wide(groups.boxes[0]):
-            return Segments(list(_found(seen, groups)), max(gray.shape) / seen.side, groups.left)
-        left = groups.left
-    main, leaves = one_digit(seen.mask)
-    digit = main if digit is None else digit
+            return Segments(
+                list(_found(seen, groups)), max(gray.shape) / seen.side, left or groups.left
+            )
+        left |= groups.left
+    if digit is None:
+        digit, leaves = one_digit(seen.mask)
+        left |= leaves
+    elif (size(bounds(digit)) < FILLING * np.array(seen.mask.shape)).any():
+        left |= one_digit(seen.mask)[1]
     scale = max(gray.shape) / seen.side
     ink = seen.ink(digit)
     box = bounds(ink > 0)
@@ -101,7 +108,7 @@ def segment(gray: Gray, several: bool, joined: bool = True) -> Segments:
         with suppress(PictureError):  # the part alone may have too little contrast
             closer = foreground(gray[window(around)])
             ink = closer.ink(one_digit(closer.mask)[0])
-    return Segments([Found(bounds(digit) - seen.margin, ink)], scale, left or leaves)
+    return Segments([Found(bounds(digit) - seen.margin, ink)], scale, left)
 
 
 def _only_piece(mask: Mask) -> Mask | None:

@@ -16,6 +16,7 @@ from mnist_lit.inference.masks import AROUND, Gray, Mask, labelled
 LIGHT = 0.3  # share of the shorter side; shadows are wider
 MARGIN = 0.25  # share of the longer side
 ALONG = 0.85  # share of an edge; a frame covers more of it, a digit less
+MOST_FRAME = 0.35  # of the picture; more is a digit that fills it, or a desk
 SEEN = 200  # pixels a side, enough to find frames
 
 
@@ -55,44 +56,50 @@ def views(gray: Gray, colours: Gray | None, stage: int) -> Iterator[View]:
 
 
 def _bare(gray: Gray) -> Iterator[View]:
-    border = np.concatenate((gray[0], gray[-1], gray[:, 0], gray[:, -1]))
+    paper, frame, around, left = surroundings(gray)
     margin = max(4, round(MARGIN * max(gray.shape)))
-    yield View(np.pad(gray, margin, constant_values=np.median(border)), margin)
-    paper, around, left = surroundings(gray)
+    if frame.mean() > MOST_FRAME:
+        frame = np.zeros_like(frame)
+    inside = np.where(frame, paper, gray)
+    border = np.concatenate((inside[0], inside[-1], inside[:, 0], inside[:, -1]))
+    yield View(np.pad(inside, margin, constant_values=np.median(border)), margin)
     bare = np.pad(np.where(around, paper, gray), margin, constant_values=paper)
     yield View(bare, margin, True, left)
     yield View(bare, margin, False, left)
 
 
-def surroundings(gray: Gray) -> tuple[float, Mask, bool]:
-    """Find the frame, desk or lid around the paper.
-
-    They are not of the paper's tone, and lie along the whole of an edge or touch several.
+def surroundings(gray: Gray) -> tuple[float, Mask, Mask, bool]:
+    """Find the frame, desk or lid around the paper, which are not of the paper's tone.
 
     Returns:
-        The tone of the paper, a mask of its surroundings, and whether these may have a digit: they
-        reach the middle, or touch opposite edges without lying along one.
+        The tone of the paper; a mask of what lies along the whole of an edge; the same with what
+        touches several edges; and whether that may have a digit, because it reaches the middle, or
+        is not along an edge.
     """
     small = np.asarray(Image.fromarray(gray).reduce(-(-max(gray.shape) // SEEN)))
     paper = float(np.median(_inner(small, 4)))
     away = np.abs(small - paper)
     far = away > max(0.1, 0.4 * float(np.quantile(away, 0.98)))
-    around = np.zeros_like(far)
+    frame = np.zeros_like(far)
     for turn in range(4):
         lines = np.rot90(far, turn).mean(axis=1) >= ALONG
-        np.rot90(around, turn)[: int(np.argmin(lines))] = True
+        np.rot90(frame, turn)[: int(np.argmin(lines))] = True
     labels = labelled(far)
     edges = labels[0], labels[-1], labels[:, 0], labels[:, -1]
     many = int(labels.max()) + 1
     shares = np.stack([np.bincount(edge, minlength=many) / len(edge) for edge in edges])
     shares[:, 0] = 0  # the paper
-    touching = shares > 0
-    around |= np.isin(labels, np.flatnonzero(touching.sum(axis=0) > 1))
-    opposite = touching[:2].all(axis=0) | touching[2:].all(axis=0)
-    across = np.isin(labels, np.flatnonzero(opposite & (shares < ALONG).all(axis=0)))
-    left = bool(_inner(around, 4).any() or _inner(across, 10).any())
-    around = ndimage.binary_dilation(around, AROUND, iterations=2)
-    return paper, np.asarray(Image.fromarray(around).resize(gray.shape[::-1])), left
+    along, several = (shares >= ALONG).any(axis=0), (shares > 0).sum(axis=0) > 1
+    frame |= np.isin(labels, np.flatnonzero(along))
+    others = np.isin(labels, np.flatnonzero(several & ~along))
+    around = frame | others
+    left = bool(_inner(around, 4).any() or _inner(others, 10).any())
+
+    def large(mask: Mask) -> Mask:
+        mask = ndimage.binary_dilation(mask, AROUND, iterations=2)
+        return np.asarray(Image.fromarray(mask).resize(gray.shape[::-1]))
+
+    return paper, large(frame), large(around), left
 
 
 def _inner(values: ndarray, part: int) -> ndarray:
