@@ -29,11 +29,11 @@ REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 # below UNSURE, the reading is unsure. Of photographs of 2,000 training digits that the second
 # network was not trained on, 0.05 % and 0.5 % have such scores.
 NONE = 0.01
-UNSURE = 0.3
+UNSURE = 0.4
 SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
 LEFT = 0.5  # height of something that may be a digit, as a share of the digits'
 LOWEST = 0.6  # height of a digit, as a share of the highest one
-LIKELY = 0.9  # least probability that all digits of a picture are right
+LIKELY = 0.8  # least probability that all digits of a picture are right
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,19 +140,21 @@ class Seen(NamedTuple):
 
     Attributes:
         reading: The reading.
-        left: Whether something of a digit's size is left out.
         score: The least score of a digit.
+        whole: Whether nothing seems to be left out or added.
     """
 
     reading: Reading
-    left: bool
     score: float
+    whole: bool
 
     @property
-    def rank(self) -> tuple[bool, bool, int, float]:
-        """A greater one is better: nothing left out, sure, then more digits, then the score."""
-        many, sure = len(self.reading.digits), self.reading.status == "read"
-        return many > 0 and not self.left, sure, many if sure else 0, self.score
+    def rank(self) -> tuple[int, float, int]:
+        """A greater one counts: more digits, if they are read; otherwise the score decides."""
+        many = len(self.reading.digits)
+        if self.reading.status == "read":
+            return many, self.score, 0
+        return 0, min(self.score, UNSURE), many if self.whole else 0
 
 
 def read_all(
@@ -178,7 +180,9 @@ def read_all(
         rest = [number for number, seen in enumerate(best) if seen.reading.status != "read"]
         more = _best(trained, [*further(rest, stage)], device)
         for number, seen in zip(rest, more, strict=True):
-            best[number] = max(best[number], seen, key=attrgetter("rank"))
+            # Pictures of other things have views that look a little like digits.
+            if seen.score >= UNSURE or best[number].reading.lines:
+                best[number] = max(best[number], seen, key=attrgetter("rank"))
     return [seen.reading for seen in best]
 
 
@@ -208,7 +212,7 @@ def _best(trained: Trained, pages: Sequence[Prepared], device: torch.device) -> 
 
     def best_of(page: Prepared) -> Seen:
         if isinstance(page, str):
-            return Seen(Reading((), "none", page), False, 0)
+            return Seen(Reading((), "none", page), 0, False)
         return max(map(read_look, page), key=attrgetter("rank"))
 
     return list(map(best_of, pages))
@@ -248,22 +252,24 @@ def _in_order(kept: Sequence[Scored], others: Sequence[Scored], parted: bool, le
         left: Whether something of a digit's size was left out before.
     """
     if not kept:
-        return Seen(Reading((), "none", "no digit found, but something else"), left, 0)
+        return Seen(Reading((), "none", "no digit found, but something else"), 0, False)
     heights = [_height(one) for one, _ in kept]
     left |= any(_height(one) >= LEFT * np.median(heights) for one, _ in others)
     score = min(score for _, score in kept)
     lines = in_lines([digit.box for digit, _ in kept])
     reading = Reading(tuple(tuple(kept[number][0] for number in line) for line in lines), "read")
+    uneven = min(heights) < LOWEST * max(heights)
     reasons = {
         "something of a digit's size is left out": left,
         "something may be no digit": score < UNSURE,
         # They are hardly more often right than wrong.
         "digits that touch were cut apart": parted,
-        "digits of very different heights": min(heights) < LOWEST * max(heights),
+        "digits of very different heights": uneven,
         f"less probable than {LIKELY:.0%}": reading.probability < LIKELY,
     }
     why = next((reason for reason, holds in reasons.items() if holds), "")
-    return Seen(replace(reading, status="unsure", why=why) if why else reading, left, score)
+    reading = replace(reading, status="unsure", why=why) if why else reading
+    return Seen(reading, score, not (left or uneven))
 
 
 def _height(digit: Prediction) -> int:

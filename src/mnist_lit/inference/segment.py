@@ -178,7 +178,7 @@ def one_digit(mask: Mask) -> tuple[Mask, bool]:
     kept = (areas >= SPECK * areas[main]) & (shared(boxes, boxes[main]) > distant).all(axis=1)
     kept &= inside | (np.arange(len(boxes)) == main)
     digit = np.isin(labels, np.flatnonzero(kept) + 1)
-    return digit, parts.leave(kept, size(boxes[main]).max())
+    return digit, parts.leave(kept, float(size(boxes[main]).max()))
 
 
 class _Groups(NamedTuple):
