@@ -36,8 +36,9 @@ def test_pictures_of_every_kind_are_read(name: str, mnist: MNISTDataModule) -> N
     few = islice(digits(mnist), NUMBER)
     cases = list(GROUPS[name](few, np.random.default_rng(1)))
     found = mnist_lit.predict([case.picture for case in cases])
-    right = sum(one.text == case.text for one, case in zip(found, cases, strict=True))
-    assert right >= LEAST.get(name, 39)
+    wrong = [one for one, case in zip(found, cases, strict=True) if one.text != case.text]
+    assert NUMBER - len(wrong) >= LEAST.get(name, 39)
+    assert sum(one.status == "read" for one in wrong) <= 1, "few are wrong and sure"
 
 
 def test_a_frame_is_left_out_and_a_stroke_as_long_is_kept() -> None:
