@@ -245,6 +245,24 @@ def _photographed(ink: ndarray, rng: Generator) -> Image.Image:
     return Image.open(io.BytesIO(on_paper(np.asarray(turned).clip(0, 1), rng)))
 
 
+def uphill(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Photographs of numbers whose upright digits rise or fall by a fifth to a half of the way."""
+    for some in _numbers(digits, rng, 3, 6):
+        tall, slope = rng.uniform(30, 60), rng.uniform(0.2, 0.5) * rng.choice((-1, 1))
+        inks = [cropped(digit) for digit, _ in some]
+        scales = [tall * rng.uniform(0.9, 1.1) / max(ink.shape[0], 14) for ink in inks]
+        shapes = [
+            [max(2, round(n * s)) for n in i.shape] for i, s in zip(inks, scales, strict=True)
+        ]
+        lefts = np.cumsum([0] + [wide + 0.25 * tall for _, wide in shapes]).astype(int)
+        tops = np.array([slope * left for left in lefts[:-1]], int)
+        tops -= tops.min()
+        covered = np.zeros((tops.max() + round(1.5 * tall), lefts[-1]), np.uint8)
+        for ink, (height, wide), top, left in zip(inks, shapes, tops, lefts, strict=False):
+            covered[top : top + height, left : left + wide] = resized(ink, wide, height)
+        yield Case(_photographed(covered, rng), _text(some))
+
+
 def filling(digits: Digits, rng: Generator) -> Iterator[Case]:
     """Numbers as high as their small pictures, cut out to the last pixel of ink."""
     for some in _numbers(digits, rng, 2, 6):
@@ -366,6 +384,7 @@ SEVERAL: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
     "cut": cut,
     "desk": desk,
     "ledger": ledger,
+    "uphill": uphill,
 }
 GROUPS: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
     "8×8": low8,
