@@ -27,7 +27,7 @@ BATCH = 256
 REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 # A score is the probability of being a digit, times that of the class. Below NONE it is no digit;
 # below UNSURE, the reading is unsure. Of photographs of 2,000 training digits that the second
-# network was not trained on, 0.05 % and 0.5 % have such scores.
+# network was not trained on, 0.05 % and 0.85 % have such scores.
 NONE = 0.01
 UNSURE = 0.4
 SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
