@@ -41,6 +41,14 @@ NUMBER = {
     "numbers": 10_000,
     "touching": 2_500,
     "lines": 2_500,
+    "filling": 1_000,
+    "cut": 1_000,
+    "desk": 500,
+    "ledger": 1_000,
+    "uphill": 1_000,
+    "frames": 400,
+    "shadow": 400,
+    "blurred": 400,
 }
 USUAL = 600
 
@@ -72,7 +80,7 @@ def group(name: str) -> list[Case]:
 
 def measure(name: str, model: str, single: bool, keep: Path | None) -> dict[str, Any]:
     """Read a group."""
-    right = refused = unsure = 0
+    right = refused = unsure = sure_and_wrong = 0
     confidence, correct = [], []
     cases = group(name)
     network = load_pretrained(model)
@@ -83,6 +91,7 @@ def measure(name: str, model: str, single: bool, keep: Path | None) -> dict[str,
         right += said == case.text
         refused += not said
         unsure += found.status == "unsure"
+        sure_and_wrong += found.status == "read" and said != case.text
         if len(found.digits) == 1:
             confidence.append(found.probability)
             correct.append(int(said == case.text))
@@ -91,6 +100,7 @@ def measure(name: str, model: str, single: bool, keep: Path | None) -> dict[str,
             case.picture.save(file)
     seconds = time.perf_counter() - started
     counts = {"n": len(cases), "right": right, "refused": refused, "unsure": unsure}
+    counts["sure and wrong"] = sure_and_wrong
     error = None
     if confidence:
         given = torch.tensor(confidence), torch.tensor(correct)
@@ -129,7 +139,7 @@ def main() -> None:
         found = results["groups"][name] = measure(name, options.model, options.single, options.keep)
         words = "  ".join(
             f"{key} {found[key]!s:>5}"
-            for key in ("n", "right", "refused", "unsure", "calibration_error")
+            for key in ("n", "right", "refused", "unsure", "sure and wrong", "calibration_error")
         )
         share = f"{found['right'] / found['n']:6.1%}  {found['seconds']:6.2f} s"
         print(f"{name:<20}{words}  {share}", flush=True)

@@ -249,7 +249,7 @@ def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
                 label = number % 10
                 made = drawing.digit(str(label))
             try:
-                (found,), _ = segment(photographed(made, drawing.rng), several=False)
+                (found,) = segment(photographed(made, drawing.rng), several=False).found
                 yield lay_out(found.ink), label
             except PictureError:  # no ink is found
                 continue

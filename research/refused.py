@@ -149,7 +149,7 @@ def read(pictures: list[Image.Image]) -> dict[str, Any]:
         if isinstance(found, str):
             scores.append(0.0)
         else:
-            scores += digit_probabilities([found[0].pixels], torch.device("cpu"))
+            scores += digit_probabilities([found[0].candidates[0].pixels], torch.device("cpu"))
     counts = {status: said.count(status) for status in ("read", "unsure", "none")}
     return {"n": len(pictures), **counts, "scores": scores}
 

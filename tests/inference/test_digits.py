@@ -14,13 +14,21 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 import mnist_lit
 from mnist_lit import MNISTDataModule
 from mnist_lit.cli import main
-from mnist_lit.inference.predict import Page, boxed, montage, sheet
+from mnist_lit.inference.predict import Page, boxed, montage, prepare_again, sheet
 from mnist_lit.inference.reading import Reading, in_lines
 from tests.inference.test_ink import digits
 from tests.inference.world import SEVERAL
 
 # Number of pictures, and the least number that is read completely right.
-LEAST = {"numbers": (40, 37), "touching": (40, 16), "lines": (16, 12)}
+LEAST = {
+    "numbers": (40, 37),
+    "touching": (20, 10),
+    "lines": (16, 12),
+    "filling": (40, 34),
+    "cut": (20, 15),
+    "desk": (20, 18),
+    "ledger": (30, 24),
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +51,10 @@ def test_numbers_are_read(name: str, mnist: MNISTDataModule) -> None:
     made = SEVERAL[name](islice(digits(mnist), 600), np.random.default_rng(1))
     cases = list(islice(made, count))
     found = mnist_lit.predict([case.picture for case in cases])
-    assert sum(one.text == case.text for one, case in zip(found, cases, strict=True)) >= least
+    right = [one.text == case.text for one, case in zip(found, cases, strict=True)]
+    assert sum(right) >= least
+    sure = [one.status == "read" for one in found]
+    assert sum(s and not r for s, r in zip(sure, right, strict=True)) <= 0.06 * count
 
 
 def test_a_dark_thing_beside_a_number_is_left_out(written: list[Image.Image]) -> None:
@@ -58,6 +69,38 @@ def test_a_dark_thing_beside_a_number_is_left_out(written: list[Image.Image]) ->
             paper.paste(thin, (40 + 44 * x, 60))
         read.append(mnist_lit.predict(paper)[0].text)
     assert read == ["72104149"] * 4
+
+
+def test_a_thing_of_a_digits_size_beside_a_number_makes_it_unsure(
+    written: list[Image.Image],
+) -> None:
+    paper = on_paper([written[:3]])
+    ImageDraw.Draw(paper).rectangle((paper.width - 40, 40, paper.width - 5, 90), fill=0)
+    (found,) = mnist_lit.predict(paper)
+    assert (found.status, found.why) == ("unsure", "something of a digit's size is left out")
+    assert str(found).endswith(f"unsure: {found.why}")
+
+
+@pytest.mark.parametrize("side", [300, 2400])
+def test_a_sheet_on_a_desk_is_read_and_its_boxes_are_of_the_whole_picture(
+    side: int, written: list[Image.Image]
+) -> None:
+    desk = Image.new("L", (side, side), 70)
+    sheet = on_paper([written[:2]])
+    scale = side * 0.6 / sheet.width
+    desk.paste(sheet.resize((round(sheet.width * scale), round(sheet.height * scale))), (50, 60))
+    (found,) = mnist_lit.predict(desk)
+    assert (found.text, found.status) == ("72", "read")
+    for column, digit in enumerate(found.digits):
+        ink = np.argwhere(np.asarray(written[column]) < 128) + np.array([20, 20 + 90 * column])
+        top, left = ink.min(axis=0) * scale + np.array([60, 50])
+        bottom, right = (ink.max(axis=0) + 1) * scale + np.array([60, 50])
+        assert digit.box == pytest.approx((left, top, right, bottom), abs=side * 0.015)
+
+
+def test_a_file_that_changes_while_it_is_read_is_a_line(tmp_path: Path) -> None:
+    gone = [Page(tmp_path / "gone.png", ""), Page(tmp_path / "gone.tiff", "#2")]
+    assert [*prepare_again(mnist_lit.MNIST, False, gone, [0, 1], 1)] == ["the file has changed"] * 2
 
 
 def test_a_reading_is_its_digits_line_by_line(written: list[Image.Image]) -> None:
@@ -217,7 +260,7 @@ def test_digits_that_were_cut_apart_are_unsure(mnist: MNISTDataModule) -> None:
 def test_test_digits_are_not_refused(mnist: MNISTDataModule) -> None:
     found = mnist_lit.predict(mnist.test.images[:1000])
     assert all(len(one.digits) == 1 for one in found)
-    assert sum(one.status == "unsure" for one in found) <= 10
+    assert sum(one.status == "unsure" for one in found) <= 15
 
 
 def test_the_command_reads_numbers(

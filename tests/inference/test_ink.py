@@ -10,12 +10,15 @@ from PIL import Image, ImageDraw
 
 import mnist_lit
 from mnist_lit import MNISTDataModule
-from mnist_lit.inference.pictures import clearest
+from mnist_lit.inference.views import clearest
 from tests.inference.world import GROUPS
 
 NUMBER = 40
 # Least number of the 40 that are read right, for groups below the default.
-LEAST = {"8×8": 34, "16×16": 37, "page 8 mm": 38, "margin": 38}
+LEAST = {"8×8": 34, "16×16": 37, "page 8 mm": 38, "margin": 38, "cells": 38, "frames": 36} | {
+    "shadow": 36,
+    "blurred": 37,
+}
 
 SIMILAR = ("page 15 mm", "page 10 mm")  # similar to pages of 25 and of 8 mm
 
@@ -33,8 +36,9 @@ def test_pictures_of_every_kind_are_read(name: str, mnist: MNISTDataModule) -> N
     few = islice(digits(mnist), NUMBER)
     cases = list(GROUPS[name](few, np.random.default_rng(1)))
     found = mnist_lit.predict([case.picture for case in cases])
-    right = sum(one.text == case.text for one, case in zip(found, cases, strict=True))
-    assert right >= LEAST.get(name, 39)
+    wrong = [one for one, case in zip(found, cases, strict=True) if one.text != case.text]
+    assert NUMBER - len(wrong) >= LEAST.get(name, 39)
+    assert sum(one.status == "read" for one in wrong) <= 1, "few are wrong and sure"
 
 
 def test_a_frame_is_left_out_and_a_stroke_as_long_is_kept() -> None:

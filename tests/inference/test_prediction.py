@@ -67,7 +67,7 @@ def read(picture: Image.Image | np.ndarray | torch.Tensor) -> int:
 def prepare(picture: Image.Image) -> np.ndarray:
     found = prepare_for(MNIST, picture, single=True)
     assert not isinstance(found, str), found
-    return found[0].pixels
+    return found[0].candidates[0].pixels
 
 
 def test_every_image_of_mnist_passes_through_unchanged(mnist: MNISTDataModule) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy import ndarray
 from numpy.random import Generator
 from PIL import Image
+from scipy import ndimage
 
 from tests.inference.photographs import on_paper, photograph
 
@@ -244,10 +245,146 @@ def _photographed(ink: ndarray, rng: Generator) -> Image.Image:
     return Image.open(io.BytesIO(on_paper(np.asarray(turned).clip(0, 1), rng)))
 
 
+def uphill(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Photographs of numbers whose upright digits rise or fall by a fifth to a half of the way."""
+    for some in _numbers(digits, rng, 3, 6):
+        tall, slope = rng.uniform(30, 60), rng.uniform(0.2, 0.5) * rng.choice((-1, 1))
+        inks = [cropped(digit) for digit, _ in some]
+        scales = [tall * rng.uniform(0.9, 1.1) / max(ink.shape[0], 14) for ink in inks]
+        shapes = [
+            [max(2, round(n * s)) for n in i.shape] for i, s in zip(inks, scales, strict=True)
+        ]
+        lefts = np.cumsum([0] + [wide + 0.25 * tall for _, wide in shapes]).astype(int)
+        tops = np.array([slope * left for left in lefts[:-1]], int)
+        tops -= tops.min()
+        covered = np.zeros((tops.max() + round(1.5 * tall), lefts[-1]), np.uint8)
+        for ink, (height, wide), top, left in zip(inks, shapes, tops, lefts, strict=False):
+            covered[top : top + height, left : left + wide] = resized(ink, wide, height)
+        yield Case(_photographed(covered, rng), _text(some))
+
+
+def filling(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Numbers as high as their small pictures, cut out to the last pixel of ink."""
+    for some in _numbers(digits, rng, 2, 6):
+        line = _line(
+            [d for d, _ in some], rng.uniform(10, 24), rng.uniform(0.15, 0.4, len(some)), rng
+        )
+        yield Case(either(cropped(line), rng), _text(some))
+
+
+def cut(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Photographs of numbers whose first or last digit touches the edge."""
+    for some in _numbers(digits, rng, 2, 7):
+        line = _line(
+            [d for d, _ in some], rng.uniform(30, 80), rng.uniform(0.15, 0.5, len(some)), rng
+        )
+        used = np.flatnonzero((line > 60).any(axis=0))
+        ink = line[:, used[0] : used[-1] + 1]
+        pads = [round(ink.shape[0] * rng.uniform(0.1, 1)) for _ in range(4)]
+        pads[2 + int(rng.integers(2))] = 0
+        covered = np.pad(ink / 255, (pads[:2], pads[2:]))
+        yield Case(Image.open(io.BytesIO(on_paper(covered, rng))), _text(some))
+
+
+def frames(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Cells of puzzles with thick lines on some sides, also empty ones."""
+    for number, (digit, label) in enumerate(digits):
+        side = int(rng.integers(26, 110))
+        cell = np.full((side, side), rng.uniform(150, 250))
+        for turn in range(4):
+            thick = round(side * rng.uniform(0.02, 0.14))
+            if rng.random() < 0.75:
+                np.rot90(cell, turn)[:thick] = rng.uniform(0, 60)
+        inner = round(side * rng.uniform(0.5, 0.68))
+        top, left = (round(side * rng.uniform(0.16, 0.18)) for _ in range(2))
+        if number % 8:
+            ink = resized(digit, inner, inner) / 255
+            place = cell[top : top + inner, left : left + inner]
+            place[:] = place * (1 - ink * rng.uniform(0.55, 0.95))
+        cell += rng.normal(0, 4, cell.shape)
+        yield Case(Image.fromarray(cell.clip(0, 255).astype(np.uint8)), label if number % 8 else "")
+
+
+def desk(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """A light sheet with a digit or a number, on a darker desk."""
+    for some in _numbers(digits, rng, 1, 4):
+        tall = rng.uniform(40, 90)
+        line = _line([d for d, _ in some], tall, rng.uniform(0.15, 0.5, len(some)), rng) / 255
+        around = [round(tall * rng.uniform(0.3, 1.2)) for _ in range(4)]
+        sheet = 235 * (1 - np.pad(line, (around[:2], around[2:])) * rng.uniform(0.6, 0.9))
+        wide = round(min(sheet.shape) * rng.uniform(0.1, 0.5))
+        tone = rng.uniform(30, 150)
+        seen = Image.fromarray(np.pad(sheet, wide, constant_values=tone).astype(np.float32))
+        seen = seen.rotate(rng.uniform(-6, 6), Image.Resampling.BICUBIC, fillcolor=tone)
+        noisy = np.asarray(seen) + rng.normal(0, 4, seen.size[::-1])
+        yield Case(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), _text(some))
+
+
+def shadow(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """A sharp shadow's edge runs through a digit; the shadow has 0.35 of the light."""
+    for digit, label in digits:
+        side = int(rng.integers(60, 160))
+        pads = [round(side * rng.uniform(0.2, 0.7)) for _ in range(4)]
+        ink = np.pad(resized(digit, side, side) / 255, (pads[:2], pads[2:]))
+        y, x = np.indices(ink.shape)
+        angle = rng.uniform(0, 2 * np.pi)
+        away = (x - pads[2] - side / 2) * np.cos(angle) + (y - pads[0] - side / 2) * np.sin(angle)
+        light = np.where(away > rng.uniform(-0.15, 0.15) * side, 1.0, 0.35)
+        seen = 220 * light * (1 - ink * rng.uniform(0.6, 0.9)) + rng.normal(0, 3, ink.shape)
+        yield Case(Image.fromarray(seen.clip(0, 255).astype(np.uint8)), label)
+
+
+def ledger(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Small numbers cut out of a ledger; a ruled line runs under or through their feet."""
+    for some in _numbers(digits, rng, 2, 6):
+        tall = rng.uniform(24, 50)
+        line = _line([d for d, _ in some], tall, rng.uniform(0.05, 0.4, len(some)), rng) / 255
+        pads = [round(tall * rng.uniform(0, 0.5)) for _ in range(4)]
+        covered = np.pad(cropped(np.round(255 * line)) / 255, (pads[:2], pads[2:]))
+        covered = np.pad(covered, ((0, round(tall * 0.3)), (0, 0)))
+        foot = covered.shape[0] - pads[1] - round(tall * rng.uniform(0.25, 0.4))
+        covered[foot : foot + max(1, round(tall * 0.04))] = rng.uniform(0.4, 1)
+        yield Case(Image.open(io.BytesIO(_dark(covered, rng))), _text(some))
+
+
+def blurred(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """A digit of a meter: small, blurred, of little contrast, light or dark."""
+    for digit, label in digits:
+        side = int(rng.integers(20, 40))
+        ink = np.pad(resized(cropped(digit), round(side * 0.7), side), rng.integers(1, 5))
+        ink = ndimage.gaussian_filter(ink / 255, side * rng.uniform(0.03, 0.07))
+        seen = 90 + ink * rng.uniform(50, 120) + rng.normal(0, 2, ink.shape)
+        yield Case(either(seen.clip(0, 255).astype(np.uint8), rng), label)
+
+
+def _numbers(digits: Digits, rng: Generator, least: int, most: int) -> Iterator[list[Any]]:
+    """Yield digits in numbers of ``least`` to ``most``."""
+    given = list(digits)
+    while len(given) >= least:
+        count = int(rng.integers(least, most + 1))
+        some, given = given[:count], given[count:]
+        if len(some) >= least:
+            yield some
+
+
+def _dark(covered: ndarray, rng: Generator) -> bytes:
+    """Return a JPEG of dark ink on light paper."""
+    paper = rng.uniform(0.55, 0.8)
+    seen = paper * (1 - covered * rng.uniform(0.5, 0.9)) + rng.normal(0, 0.02, covered.shape)
+    stored = io.BytesIO()
+    Image.fromarray((255 * seen.clip(0, 1)).astype(np.uint8)).save(stored, "JPEG", quality=80)
+    return stored.getvalue()
+
+
 SEVERAL: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
     "numbers": partial(numbers, True),
     "touching": partial(numbers, False),
     "lines": lines_of_numbers,
+    "filling": filling,
+    "cut": cut,
+    "desk": desk,
+    "ledger": ledger,
+    "uphill": uphill,
 }
 GROUPS: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
     "8×8": low8,
@@ -262,4 +399,7 @@ GROUPS: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
     "equal gray": colours,
     "random colours": random_colours,
     "broken strokes": strokes,
+    "frames": frames,
+    "shadow": shadow,
+    "blurred": blurred,
 }

@@ -115,7 +115,7 @@ def read(picture: bytes | None, network: Trained) -> tuple[Any, ...]:
     else:
         said += f"\n{reading.probability:.1%}"
     if reading.status == "unsure":
-        said += "\nunsure"
+        said += f"\nunsure: {reading.why}"
     large = ImageOps.scale(Image.fromarray(montage(reading)), SEEN, Image.Resampling.NEAREST)
     return said, labels, large, boxed(image, reading)
 

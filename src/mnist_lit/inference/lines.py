@@ -5,6 +5,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def read_files(options: Namespace) -> None:
         for batch in predict.prepare_files(trained.facts, sources, options.single):
             errors += [str(found) for _, found in batch if isinstance(found, PictureError)]
             kept = {page: found for page, found in batch if not isinstance(found, PictureError)}
-            readings += zip(kept, read_all(trained, [*kept.values()], device), strict=True)
+            again = partial(predict.prepare_again, trained.facts, options.single, [*kept])
+            found = read_all(trained, [*kept.values()], device, again)
+            readings += zip(kept, found, strict=True)
             bar.update(len({page.source for page, _ in batch}))
     what = "digit" if trained.facts.noun == "digits" else "class"
     rows = [_row(page.name, reading, what, options.top) for page, reading in readings]
@@ -83,6 +86,7 @@ def _row(name: str, reading: Reading, what: str, top: int) -> dict[str, Any]:
         "text": reading.text,
         "probability": reading.probability,
         "status": reading.status,
+        "why": reading.why,
         "digits": [
             {what: known(one.name), "probability": one.probability, "box": one.box}
             for one in reading.digits

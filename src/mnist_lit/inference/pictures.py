@@ -19,7 +19,8 @@ from mnist_lit.facts import DIGITS, THINNEST, Facts
 from mnist_lit.inference.boxes import Box, bounds, grown, size, window
 from mnist_lit.inference.files import REDUCED, refusing
 from mnist_lit.inference.masks import Gray, disc
-from mnist_lit.inference.segment import Found, segment
+from mnist_lit.inference.segment import MOST_SIDE, Found, segment
+from mnist_lit.inference.views import View, clearest, views
 from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20
@@ -47,22 +48,6 @@ def to_gray(image: Image.Image) -> Gray:
         gray /= next((top for top in (255, 4_095, 65_535) if most <= top), most)
         np.clip(gray, 0, 1, out=gray)
     return gray
-
-
-def clearest(image: Image.Image) -> Gray | None:
-    """Return a colour picture as gray, projected on the axis of the largest variance.
-
-    Ink and paper of different colours can be equally light. None for a picture without colours.
-    """
-    if image.has_transparency_data or image.mode not in ("RGB", "P", "CMYK", "YCbCr", "HSV"):
-        return None
-    rgb = ImageOps.exif_transpose(image).convert("RGB")
-    few = np.asarray(rgb.resize((64, 64), Image.Resampling.BOX)).reshape(-1, 3)
-    axis = np.linalg.eigh(np.cov(few.T))[1][:, -1]
-    # Scaled so that all values are from 0 to 255.
-    axis /= np.abs(axis).sum()
-    mixed = rgb.convert("L", (*axis.tolist(), -255 * float(axis.clip(max=0).sum())))
-    return np.divide(np.asarray(mixed), 255, dtype=np.float32)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -97,10 +82,28 @@ class Candidate(NamedTuple):
     sought: bool = False
 
 
-Prepared = list[Candidate] | str  # in any order; or the reason why there is none
+class Look(NamedTuple):
+    """The possible digits of a picture in one of its views.
+
+    Attributes:
+        candidates: The digits, in any order.
+        left: Whether something of a digit's size was left out, or extends beyond the picture.
+    """
+
+    candidates: list[Candidate]
+    left: bool = False
 
 
-def prepare_for(facts: Facts, image: Image.Image, single: bool, name: str = "picture") -> Prepared:
+Prepared = list[Look] | str  # the reason why there is no digit
+
+
+def prepare_for(
+    facts: Facts,
+    image: Image.Image,
+    single: bool,
+    name: str = "picture",
+    stage: int = 0,
+) -> Prepared:
     """Prepare a picture for a network with these facts.
 
     If the facts are ``centred``, digits are found and laid out as MNIST's are. Otherwise the
@@ -111,43 +114,68 @@ def prepare_for(facts: Facts, image: Image.Image, single: bool, name: str = "pic
         image: The picture, in any mode and size.
         single: The picture has exactly one digit, whatever else is on it.
         name: Name of the picture in an error.
+        stage: Which views to prepare: 0 for the picture as it is; and, if that is not read, 1 for
+            views without what surrounds the paper, then 2 for such views in even light and colours.
 
     Raises:
         PictureError: It cannot be decoded.
     """
     with refusing(name):
         gray = to_gray(image)
+        scale = image.info.get(REDUCED, 1)  # it may be a smaller copy of the file's picture
         if not facts.centred:
             whole = np.array([(0, length) for length in gray.shape])
             small = Image.fromarray(gray).resize((facts.side, facts.side), Image.Resampling.BOX)
-            return [Candidate(_edges(whole, image, gray), _pixels(np.asarray(small)))]
+            return [Look([Candidate(_edges(whole, scale, gray), _pixels(np.asarray(small)))])]
         if is_laid_out(gray):
-            return [Candidate(_edges(bounds(gray > 0), image, gray), _pixels(gray))]
+            return [Look([Candidate(_edges(bounds(gray > 0), scale, gray), _pixels(gray))])]
         several = not single and facts.classes == DIGITS
-        found = _found(gray, image, several)
+        if stage:
+            colours = clearest(image) if stage == 2 else None
+            reduced = -(-max(gray.shape) // MOST_SIDE)
+            if reduced > 1:
+                gray = np.asarray(Image.fromarray(gray).reduce(reduced))
+                colours = (
+                    colours
+                    if colours is None
+                    else np.asarray(Image.fromarray(colours).reduce(reduced))
+                )
+            looks = [_look(view, scale * reduced, several) for view in views(gray, colours, stage)]
+            found = [look for look in looks if not isinstance(look, str)]
+            return found or "no digit found in any view"
+        look: Look | str = _look(View(gray), scale, several)
         del gray  # two gray pictures at a time would take too much memory
-        colours = clearest(image) if isinstance(found, str) else None
-        return found if colours is None else _found(colours, image, several)
+        if isinstance(look, str) and (colours := clearest(image)) is not None:
+            look = _look(View(colours), scale, several)
+        return look if isinstance(look, str) else [look]
 
 
-def _found(gray: Gray, image: Image.Image, several: bool) -> Prepared:
-    """Return the possible digits, laid out, or the reason why there is none."""
+def _look(view: View, scale: float, several: bool) -> Look | str:
+    """Return the possible digits of a view, laid out, or the reason why there is none.
+
+    Args:
+        view: The view.
+        scale: Side of the file's picture, divided by that of the view without its margin.
+        several: Whether there may be several digits.
+    """
     try:
-        founds, scale = segment(gray, several)
+        segments = segment(view.gray, several, view.joined)
     except PictureError as error:
         return str(error)
+    margin = round(view.margin / segments.scale)
 
     def candidate(found: Found) -> Candidate:
         ways = tuple(tuple(map(candidate, way)) for way in found.ways)
-        box = _edges(found.box, image, gray, scale)
+        box = _edges(found.box, scale, view.gray, segments.scale, margin)
         return Candidate(box, lay_out(found.ink), ways, several)
 
-    return list(map(candidate, founds))
+    return Look([candidate(found) for found in segments.found], segments.left or view.left)
 
 
-def _edges(box: Box, image: Image.Image, gray: Gray, scale: float = 1) -> Edges:
-    """Return left, top, right and bottom on the file's picture; ``image`` may be a smaller copy."""
-    edges = np.rint(grown(box, 0, gray.shape, scale) * image.info.get(REDUCED, 1))
+def _edges(box: Box, larger: float, gray: Gray, scale: float = 1, margin: int = 0) -> Edges:
+    """Return left, top, right and bottom on the file's picture, ``larger`` than the gray one."""
+    shape = tuple(length - 2 * round(margin * scale) for length in gray.shape)
+    edges = np.rint(grown((box - margin).clip(0), 0, shape, scale) * larger)
     (top, bottom), (left, right) = edges.astype(int).tolist()
     return left, top, right, bottom
 

@@ -5,8 +5,10 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import groupby, islice
 from math import ceil
 from numbers import Number
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,12 +92,28 @@ def predict(
         trained = Trained(copy.deepcopy(network), getattr(model, "facts", MNIST))
     else:
         trained = pretrained.load(model, trust=trust)
-    prepared: list[Prepared] = []
+    named = _named(images, trained.facts.side)
+    prepare = partial(prepare_for, trained.facts, single=single)
+    readings: list[Reading] = []
+    while some := [*islice(named, BATCH)]:
+
+        def further(numbers: Sequence[int], stage: int, some: Any = some) -> Iterator[Prepared]:
+            for name, image in (some[number] for number in numbers):
+                yield prepare(image, name=name, stage=stage)
+
+        pages = [prepare(image, name=name) for name, image in some]
+        readings += read_all(trained, pages, pick_device(device), further)
+    return readings
+
+
+def _named(images: Any, side: int) -> Iterator[tuple[str, Image.Image]]:
+    """Yield each picture with its name in errors."""
+    number = 0
     for one in _flat(images):
-        name = name_of(one, f"picture {len(prepared)}")
-        for image in _opened(one, trained.facts.side, name):
-            prepared.append(prepare_for(trained.facts, image, single, name))
-    return read_all(trained, prepared, pick_device(device))
+        name = name_of(one, f"picture {number}")
+        for image in _opened(one, side, name):
+            yield name, image
+            number += 1
 
 
 def _flat(images: Any) -> Iterator[Any]:
@@ -221,6 +239,20 @@ def _prepare_some(facts: Facts, single: bool, sources: Sequence[Path | bytes]) -
         except PictureError as error:
             prepared.append((Page(source, ""), error))
     return prepared
+
+
+def prepare_again(
+    facts: Facts, single: bool, pages: Sequence[Page], numbers: Sequence[int], stage: int
+) -> Iterator[Prepared]:
+    """Read some pages of files again, and prepare their further views, in order."""
+    for source, some in groupby((pages[number] for number in numbers), attrgetter("source")):
+        found: dict[str, Prepared] = {page.label: "the file has changed" for page in some}
+        name = name_of(source, "standard input")
+        with suppress(PictureError):
+            for label, image in labelled_pages(source, name):
+                if label in found:
+                    found[label] = prepare_for(facts, image, single, name + label, stage)
+        yield from found.values()
 
 
 def sheet(named: Sequence[tuple[Page, Reading]]) -> Any:

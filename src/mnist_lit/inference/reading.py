@@ -1,12 +1,12 @@
 """A network's reading of one picture: the digits in order, and how sure it is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain, repeat
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,18 +20,20 @@ from mnist_lit.errors import CheckpointError
 from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.facts import DIGITS
 from mnist_lit.inference.boxes import bounds, shared, size, window
-from mnist_lit.inference.pictures import Candidate, Prepared
+from mnist_lit.inference.pictures import Candidate, Look, Prepared
 
 BATCH = 256
 # A second network, with the blocks of `small`, which separates digits from other things.
 REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 # A score is the probability of being a digit, times that of the class. Below NONE it is no digit;
 # below UNSURE, the reading is unsure. Of photographs of 2,000 training digits that the second
-# network was not trained on, 0.05 % and 0.5 % have such scores.
+# network was not trained on, 0.05 % and 0.85 % have such scores.
 NONE = 0.01
-UNSURE = 0.15
+UNSURE = 0.4
 SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
-LIKELY = 0.5  # least probability that all digits of a picture are right
+LEFT = 0.5  # height of something that may be a digit, as a share of the digits'
+LOWEST = 0.6  # height of a digit, as a share of the highest one
+LIKELY = 0.8  # least probability that all digits of a picture are right
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,10 +87,8 @@ class Reading:
 
     Attributes:
         lines: The digits, line by line from the top, each line from left to right.
-        status: ``read``, ``unsure`` or ``none``. ``none``: there is no digit. ``unsure``: something
-            may be no digit, digits that touch were separated, or the whole is more probably wrong
-            than right.
-        why: The reason for ``none``; otherwise empty.
+        status: ``read``, ``unsure`` or ``none``. ``none``: there is no digit.
+        why: The reason for ``none`` or ``unsure``; otherwise empty.
     """
 
     lines: tuple[tuple[Prediction, ...], ...]
@@ -99,7 +99,7 @@ class Reading:
         if self.status == "none":
             return self.why
         said = f"{self.text} ({self.probability:.1%})".replace("\n", " / ")
-        return f"{said}  unsure" if self.status == "unsure" else said
+        return f"{said}  unsure: {self.why}" if self.status == "unsure" else said
 
     def __repr__(self) -> str:
         return f"Reading({self.text!r}, {self.probability:.1%}, {self.status})"
@@ -132,42 +132,90 @@ class Reading:
     top = property(attrgetter("_one.top"))
 
 
-def read_all(trained: Trained, pages: Sequence[Prepared], device: torch.device) -> list[Reading]:
-    """Classify the possible digits of pictures.
+Scored = tuple[Prediction, float]  # with its score
+
+
+class Seen(NamedTuple):
+    """The reading of a view of a picture.
+
+    Attributes:
+        reading: The reading.
+        score: The least score of a digit.
+        whole: Whether nothing seems to be left out or added.
+    """
+
+    reading: Reading
+    score: float
+    whole: bool
+
+    @property
+    def rank(self) -> tuple[int, float, int]:
+        """A greater one counts: more digits, if they are read; otherwise the score decides."""
+        many = len(self.reading.digits)
+        if self.reading.status == "read":
+            return many, self.score, 0
+        return 0, min(self.score, UNSURE), many if self.whole else 0
+
+
+def read_all(
+    trained: Trained,
+    pages: Sequence[Prepared],
+    device: torch.device,
+    further: Callable[[Sequence[int], int], Iterable[Prepared]],
+) -> list[Reading]:
+    """Classify the possible digits of pictures; of several views of a picture the best counts.
 
     Args:
         trained: The network.
         pages: The prepared digits of each picture, or the reason why there is none.
         device: The device to compute on.
+        further: Prepares further views of the pictures with these numbers, which are not read yet;
+            it also gets the stage.
 
     Raises:
         CheckpointError: The network does not return a finite number for each class.
     """
-    candidates = [one for page in pages if not isinstance(page, str) for one in page]
+    best = _best(trained, pages, device)
+    for stage in (1, 2):
+        rest = [number for number, seen in enumerate(best) if seen.reading.status != "read"]
+        more = _best(trained, [*further(rest, stage)], device)
+        for number, seen in zip(rest, more, strict=True):
+            # Pictures of other things have views that look a little like digits.
+            if seen.score >= UNSURE or best[number].reading.lines:
+                best[number] = max(best[number], seen, key=attrgetter("rank"))
+    return [seen.reading for seen in best]
+
+
+def _best(trained: Trained, pages: Sequence[Prepared], device: torch.device) -> list[Seen]:
+    """Return the best view of each picture."""
+    looks = [[] if isinstance(page, str) else page for page in pages]
+    candidates = [one for look in chain(*looks) for one in look.candidates]
     pixels = [seen.pixels for one in candidates for seen in (one, *chain(*one.ways))]
     rows = _classify(trained, pixels, device)
     digits = trained.facts.classes == DIGITS and trained.facts.centred
     sure = iter(digit_probabilities(pixels, device)) if digits else repeat(1.0)
 
-    def classified(seen: Candidate) -> tuple[Prediction, float]:
+    def classified(seen: Candidate) -> Scored:
         """Return a prediction and its score."""
         found = Prediction(tuple(next(rows)), seen.pixels, trained.facts.classes, seen.box)
         return found, next(sure) * found.probability
 
-    readings = []
-    for page in pages:
-        if isinstance(page, str):
-            readings.append(Reading((), "none", page))
-            continue
-        kept: list[tuple[Prediction, float]] = []
-        parted = False
-        for candidate in page:
+    def read_look(look: Look) -> Seen:
+        kept, others, parted = list[Scored](), list[Scored](), False
+        for candidate in look.candidates:
             ways = [[classified(seen) for seen in way] for way in ((candidate,), *candidate.ways)]
             best = max(ways, key=lambda way: min(score for _, score in way))
             parted |= len(best) > 1
-            kept += [one for one in best if one[1] >= NONE or not candidate.sought]
-        readings.append(_in_order(kept, parted))
-    return readings
+            for one in best:
+                (kept if one[1] >= NONE or not candidate.sought else others).append(one)
+        return _in_order(kept, others, parted, look.left)
+
+    def best_of(page: Prepared) -> Seen:
+        if isinstance(page, str):
+            return Seen(Reading((), "none", page), 0, False)
+        return max(map(read_look, page), key=attrgetter("rank"))
+
+    return list(map(best_of, pages))
 
 
 def _classify(
@@ -194,15 +242,39 @@ def _classify(
         yield from logits.softmax(dim=1).tolist()
 
 
-def _in_order(kept: Sequence[tuple[Prediction, float]], parted: bool) -> Reading:
-    """Order the digits of a picture in lines, and set the status."""
+def _in_order(kept: Sequence[Scored], others: Sequence[Scored], parted: bool, left: bool) -> Seen:
+    """Order the digits of a view in lines, and set the status.
+
+    Args:
+        kept: The digits.
+        others: What is no digit.
+        parted: Whether digits that touched were cut apart.
+        left: Whether something of a digit's size was left out before.
+    """
     if not kept:
-        return Reading((), "none", "no digit found, but something else")
+        return Seen(Reading((), "none", "no digit found, but something else"), 0, False)
+    heights = [_height(one) for one, _ in kept]
+    left |= any(_height(one) >= LEFT * np.median(heights) for one, _ in others)
+    score = min(score for _, score in kept)
     lines = in_lines([digit.box for digit, _ in kept])
     reading = Reading(tuple(tuple(kept[number][0] for number in line) for line in lines), "read")
-    sure = reading.probability >= LIKELY and min(score for _, score in kept) >= UNSURE
-    # Touching digits that were cut apart are hardly more often right than wrong.
-    return reading if sure and not parted else replace(reading, status="unsure")
+    uneven = min(heights) < LOWEST * max(heights)
+    reasons = {
+        "something of a digit's size is left out": left,
+        "something may be no digit": score < UNSURE,
+        # They are hardly more often right than wrong.
+        "digits that touch were cut apart": parted,
+        "digits of very different heights": uneven,
+        f"less probable than {LIKELY:.0%}": reading.probability < LIKELY,
+    }
+    why = next((reason for reason, holds in reasons.items() if holds), "")
+    reading = replace(reading, status="unsure", why=why) if why else reading
+    return Seen(reading, score, not (left or uneven))
+
+
+def _height(digit: Prediction) -> int:
+    _, top, _, bottom = digit.box
+    return bottom - top
 
 
 def digit_probabilities(pixels: Sequence[ndarray], device: torch.device) -> list[float]:

@@ -8,7 +8,7 @@ document recognition, 1998, section V).
 
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import combinations
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ MOST_SIDE = 2_000  # pixels of the picture on which small digits are found
 # Shares of the picture's side:
 THICK = 0.2  # any stroke is thinner than this
 SMALL = 0.3  # a smaller digit is read from a part of the picture
+FILLING = 0.9  # a digit that fills its picture touches the edges
 # Shares of a digit's longer side:
 REACH = 0.25  # largest distance of the other parts from the largest one
 TOUCH = 0.25  # a part that touches an edge by more than this extends beyond it
@@ -55,7 +56,21 @@ class Found(NamedTuple):
     ways: tuple[tuple["Found", ...], ...] = ()
 
 
-def segment(gray: Gray, several: bool) -> tuple[list[Found], float]:
+class Segments(NamedTuple):
+    """The possible digits of a picture.
+
+    Attributes:
+        found: The digits, in any order.
+        scale: The side of the picture, divided by that of the reduced one of their boxes.
+        left: Whether something of a digit's size was left out, or extends beyond the picture.
+    """
+
+    found: list[Found]
+    scale: float
+    left: bool
+
+
+def segment(gray: Gray, several: bool, joined: bool = True) -> Segments:
     """Return the possible digits of a picture, in any order.
 
     A digit that is small on a large picture is found on a reduced copy, and read from the part of
@@ -64,21 +79,26 @@ def segment(gray: Gray, several: bool) -> tuple[list[Found], float]:
     Args:
         gray: The picture, from 0 (black) to 1 (white).
         several: Whether there may be several digits; otherwise only one is returned.
-
-    Returns:
-        The digits; and the side of the picture, divided by that of the reduced one of the boxes.
+        joined: Whether pieces that are less than a stroke's width apart are one part.
 
     Raises:
         PictureError: No ink is found.
     """
     seen = threshold(gray)
+    left = seen.is_uneven
     digit = _only_piece(seen.mask) if several else None
     if digit is None and several and max(gray.shape) > TINY:
-        seen, groups = _groups_with_enough_pixels(gray, seen)
+        seen, groups = _groups_with_enough_pixels(gray, seen, joined)
         if len(groups.boxes) > 1 or _is_wide(groups.boxes[0]):
-            return list(_found(seen, groups)), max(gray.shape) / seen.side
+            return Segments(
+                list(_found(seen, groups)), max(gray.shape) / seen.side, left or groups.left
+            )
+        left |= groups.left
     if digit is None:
-        digit = one_digit(seen.mask)
+        digit, leaves = one_digit(seen.mask)
+        left |= leaves
+    elif (size(bounds(digit)) < FILLING * np.array(seen.mask.shape)).any():
+        left |= one_digit(seen.mask)[1]
     scale = max(gray.shape) / seen.side
     ink = seen.ink(digit)
     box = bounds(ink > 0)
@@ -87,8 +107,8 @@ def segment(gray: Gray, several: bool) -> tuple[list[Found], float]:
         around = grown(box, 0.5 * longer + 2, gray.shape, scale)
         with suppress(PictureError):  # the part alone may have too little contrast
             closer = foreground(gray[window(around)])
-            ink = closer.ink(one_digit(closer.mask))
-    return [Found(bounds(digit) - seen.margin, ink)], scale
+            ink = closer.ink(one_digit(closer.mask)[0])
+    return Segments([Found(bounds(digit) - seen.margin, ink)], scale, left)
 
 
 def _only_piece(mask: Mask) -> Mask | None:
@@ -105,18 +125,36 @@ def _is_wide(box: Box) -> bool:
     return bool(width > WIDE * height)
 
 
-def _parts_of(mask: Mask) -> tuple[ndarray, Box, ndarray, ndarray, int]:
-    """Divide a mask into parts; pieces closer than a stroke's width, as dashes, are one part.
+class _Parts(NamedTuple):
+    """The parts of a mask; pieces closer than a stroke's width, as dashes, are one part.
 
-    Returns:
-        The number of each pixel's part, from 1 (0 is background); the box of each part; its number
-        of pixels; whether it lies inside the picture, or at most touches one edge a little; and the
-        index of the main part, from 0. That is the largest one, but parts that extend beyond the
-        picture count less: they are the edge of a table or a shadow more often than a digit. They
-        count least if they are thicker than any stroke.
+    Attributes:
+        labels: The number of each pixel's part, from 1; 0 is background.
+        boxes: The box of each part.
+        areas: Its number of pixels.
+        inside: Whether it lies inside the picture, or at most touches one edge a little.
+        main: The index of the main part, from 0. That is the largest one, but parts that extend
+            beyond the picture count less: they are the edge of a table or a shadow more often than
+            a digit. They count least if they are thicker than any stroke.
     """
-    joined = ndimage.distance_transform_edt(~mask) <= (stroke(mask) + 1) / 2
-    labels = np.where(mask, labelled(joined), 0)
+
+    labels: Int[ndarray, "h w"]
+    boxes: Box
+    areas: Int[ndarray, " n"]
+    inside: Bool[ndarray, " n"]
+    main: int
+
+    def leave(self, kept: Bool[ndarray, " n"], height: float) -> bool:
+        """Return whether a part of a digit's size is not kept, or a kept one is not inside."""
+        large = size(self.boxes).max(axis=1) >= FRAGMENT * height
+        large &= self.areas >= SPECK * self.areas[self.main]
+        return bool((large & ~(kept & self.inside)).any())
+
+
+def _parts_of(mask: Mask, joined: bool = True) -> _Parts:
+    """Divide a mask into parts."""
+    near = ndimage.distance_transform_edt(~mask) <= (stroke(mask) + 1) / 2 if joined else mask
+    labels = np.where(mask, labelled(near), 0)
     boxes, areas = boxes_of(labels), np.bincount(labels.ravel())[1:]
     edges = labels[0], labels[-1], labels[:, 0], labels[:, -1]
     touching = np.stack([np.bincount(edge, minlength=len(boxes) + 1)[1:] for edge in edges])
@@ -126,16 +164,21 @@ def _parts_of(mask: Mask) -> tuple[ndarray, Box, ndarray, ndarray, int]:
     for part in np.flatnonzero(~inside):
         if widest(labels == part + 1) > THICK * max(mask.shape):
             weights[part] = SPECK
-    return labels, boxes, areas, inside, int((areas * weights).argmax())
+    return _Parts(labels, boxes, areas, inside, int((areas * weights).argmax()))
 
 
-def one_digit(mask: Mask) -> Mask:
-    """Keep the main part, and the parts near it that are no specks."""
-    labels, boxes, areas, inside, main = _parts_of(mask)
+def one_digit(mask: Mask) -> tuple[Mask, bool]:
+    """Keep the main part, and the parts near it that are no specks.
+
+    Also return whether something of a digit's size is left out, or extends beyond the picture.
+    """
+    parts = _parts_of(mask)
+    labels, boxes, areas, inside, main = parts
     distant = -REACH * size(boxes[main]).max()
     kept = (areas >= SPECK * areas[main]) & (shared(boxes, boxes[main]) > distant).all(axis=1)
     kept &= inside | (np.arange(len(boxes)) == main)
-    return np.isin(labels, np.flatnonzero(kept) + 1)
+    digit = np.isin(labels, np.flatnonzero(kept) + 1)
+    return digit, parts.leave(kept, float(size(boxes[main]).max()))
 
 
 class _Groups(NamedTuple):
@@ -145,16 +188,20 @@ class _Groups(NamedTuple):
         labels: The number of the group at each pixel, from 1.
         boxes: The box of each group.
         within: All ink that does not extend beyond an edge, including specks.
+        left: Whether something of a digit's size was left out, or extends beyond the picture.
     """
 
     labels: Int[ndarray, "h w"]
     boxes: Box
     within: Mask
+    left: bool
 
 
-def _groups_with_enough_pixels(gray: Gray, seen: Foreground) -> tuple[Foreground, _Groups]:
+def _groups_with_enough_pixels(
+    gray: Gray, seen: Foreground, joined: bool
+) -> tuple[Foreground, _Groups]:
     """Group strokes; repeat with more pixels while digits have too few."""
-    groups = _groups(seen.mask)
+    groups = _groups(seen.mask, joined)
     for _ in range(LOOKS):
         height = float(np.median(size(groups.boxes)[:, 0]))
         wide = stroke(seen.mask)
@@ -163,15 +210,16 @@ def _groups_with_enough_pixels(gray: Gray, seen: Foreground) -> tuple[Foreground
         if side < 1.2 * seen.side:
             break
         seen = seen.closer(gray, groups.within, side)
-        groups = _groups(seen.mask)
+        groups = _groups(seen.mask, joined)._replace(left=groups.left)
     return seen, groups
 
 
-def _groups(mask: Mask) -> _Groups:
-    parts, boxes, areas, inside, main = _parts_of(mask)
+def _groups(mask: Mask, joined: bool) -> _Groups:
+    found = _parts_of(mask, joined)
+    parts, boxes, areas, inside, main = found
     if not inside[main]:
-        kept = one_digit(mask)
-        return _Groups(kept.astype(np.int32), bounds(kept)[None], mask)
+        digit, left = one_digit(mask)
+        return _Groups(digit.astype(np.int32), bounds(digit)[None], mask, left)
     pieces: list[tuple[Box, Mask]] = []
     for part in np.flatnonzero(inside & (areas >= SPECK * areas[main])):
         pieces += _pieces(parts[window(boxes[part])] == part + 1, boxes[part])
@@ -189,7 +237,9 @@ def _groups(mask: Mask) -> _Groups:
     heights = size(digits)[:, 0]
     tall = heights >= FRAGMENT * heights[np.argmax(tallest)]
     numbers = np.append(0, np.where(tall, tall.cumsum(), 0))
-    return _Groups(numbers[labels], digits[tall], np.isin(parts, np.flatnonzero(inside) + 1))
+    within = np.isin(parts, np.flatnonzero(inside) + 1)
+    left = found.leave(inside, float(np.median(heights[tall])))
+    return _Groups(numbers[labels], digits[tall], within, left)
 
 
 def _are_owners(digits: Box, box: Box) -> Bool[ndarray, " n"]:
@@ -265,11 +315,17 @@ def _parted(ink: Gray, around: Box) -> Iterator[tuple[Found, ...]]:
     for count in range(2, MOST_PARTS + 1):
         if not NARROW * height <= width / count <= WIDE * height:
             continue
-        seams = np.array([_seam(ink, place / count, 0.4 / count) for place in range(1, count)])
-        part = (np.arange(width) >= seams[:, :, None]).sum(axis=0)
-        inks = [np.where(part == number, ink, 0) for number in range(count)]
-        if all((one > 0.5).any() for one in inks):
-            yield tuple(Found(bounds(one > 0.25) + corner, one) for one in inks)
+        # Digits differ in width, so there are several places for each of a few cuts.
+        shifts = (-0.3, 0, 0.3) if count <= 4 else (0,)
+        paths = [
+            [_seam(ink, (place + shift) / count, 0.2 / count) for shift in shifts]
+            for place in range(1, count)
+        ]
+        for seams in product(*paths):
+            part = (np.arange(width) >= np.array(seams)[:, :, None]).sum(axis=0)
+            inks = [np.where(part == number, ink, 0) for number in range(count)]
+            if all((one > 0.5).any() for one in inks):
+                yield tuple(Found(bounds(one > 0.25) + corner, one) for one in inks)
 
 
 def _seam(ink: Gray, at: float, within: float) -> Int[ndarray, " h"]:

@@ -29,6 +29,7 @@ EDGE = 0.05  # a digit this near to every edge fills the picture
 # background's noise.
 MIN_CONTRAST = 0.06
 MIN_SIGNAL = 5.0
+UNEVEN = 2.0  # light on paper, as a multiple of that in a shadow
 DASHES = 4  # pieces of a digit with dashed strokes; other digits have three at most
 SPECK = 0.03  # share of the ink's area; a smaller piece is a speck
 BLANK = "no digit found, the page is blank or too faint"
@@ -57,6 +58,12 @@ class Foreground(NamedTuple):
     def side(self) -> int:
         """The longer side of the picture, without a margin."""
         return max(self.mask.shape) - 2 * self.margin
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether light paper has a shadow, or a darker desk around it."""
+        dark, light = np.quantile(self.background, (0.05, 0.95))
+        return self.sign > 0 and bool(dark * UNEVEN < light)
 
     def ink(self, mask: Mask, at: tuple[slice, ...] = ()) -> Gray:
         """Return the amount of ink in a mask, from 0 to 1, and 0 outside it.
