@@ -63,9 +63,11 @@ def make(source: Source, int8: bool) -> bytes:
     if not int8:
         layers = [_widened(layer) for layer in layers]
     arrays, rows, more = (_whole if int8 else _floating)(source, layers)
-    table, length = _table(layers, rows)
+    table, length = _table(layers, rows, 2 if int8 else LANES)
     under = [layer.weight[0].size for layer in layers]  # weights of a filter
-    entries = max(under + [_up(one.channels) for one in layers if one.depthwise is not None])
+    half = max(row.get("wide", 0) for row in table)
+    mixed = [count for one, count in zip(layers, under, strict=True) if one.depthwise is None]
+    listed = _up(max([*mixed, 2 if int8 else half]), 2)  # some processors take two at once
     return rendered(
         "engine.h",
         source=source,
@@ -77,7 +79,10 @@ def make(source: Source, int8: bool) -> bytes:
         text=_text,
         border=border,
         span=max(layer.kernel + layer.pool for layer in layers),
-        entries=_up(entries, 2),  # some processors take two at once
+        half=half,
+        listed=listed,
+        entries=max(listed, 2 * half) if int8 else listed,
+        usual=max(one.kernel * (one.depthwise is not None) for one in layers),
         maps=length,
         at_t=_unsigned(max(n * row["padded"] for n, row in zip(under, table, strict=True))),
         row_t=_unsigned(layers[0].size + border),
@@ -127,14 +132,14 @@ def _flash(folder: Path, name: str) -> str:
     return f"flash {text + data:,} bytes on a Cortex-M3 ({ARM} -O2)"
 
 
-def _table(layers: list[Layer], more: list[Row]) -> tuple[list[Row], int]:
+def _table(layers: list[Layer], more: list[Row], lanes: int) -> tuple[list[Row], int]:
     """Return a row of the table for each layer, and the length of all their maps.
 
     Args:
         layers: In order.
         more: The last fields of each row.
+        lanes: Channels of a separable layer are padded to a multiple of it.
     """
-    separable = any(layer.depthwise is not None for layer in layers)
     table, end = [], 0
     for layer, others in zip(layers, more, strict=True):
         row = {
@@ -143,14 +148,15 @@ def _table(layers: list[Layer], more: list[Row]) -> tuple[list[Row], int]:
             **layer.numbers("size", "out", "channels", "filters"),
             "padded": _up(layer.filters),
             **layer.numbers("kernel", "padding", "pool"),
-            "wide": _up(layer.channels) * separable,
+            "wide": _up(layer.channels, lanes) * (layer.depthwise is not None),
             **others,
         }
         table.append(row)
         end += row["slots"] * layer.size * layer.channels
     unused = {name for name in OPTIONAL if not any(row.get(name) for row in table)}
     table = [{name: row[name] for name in row if name not in unused} for row in table]
-    return table, end + (LANES - 1) * separable  # four values are read at once
+    # The code reads beyond a row of a separable layer, and ignores what it finds there.
+    return table, end + max(row.get("wide", 0) for row in table)
 
 
 def _up(count: int, multiple: int = LANES) -> int:
@@ -178,6 +184,13 @@ def _widened(layer: Layer) -> Layer:
 def _by_place(weight: ndarray) -> ndarray:
     """Reorder ``[F, C, k, k]`` as ``[k, k, C, F]``, filters padded to a multiple of four."""
     return np.pad(weight.transpose(2, 3, 1, 0), 3 * [(0, 0)] + [(0, -len(weight) % LANES)])
+
+
+def _by_pairs(weight: ndarray) -> ndarray:
+    """Reorder ``[F, C, 1, 1]`` as ``[F/4, C/2, 2, 2, 2]``: pairs of filters, channel, filter."""
+    filters, channels = weight.shape[:2]
+    padded = np.pad(weight[:, :, 0, 0], ((0, -filters % LANES), (0, channels % 2)))
+    return padded.reshape(-1, 2, 2, (channels + 1) // 2, 2).transpose(0, 3, 1, 4, 2)
 
 
 def _from_pixels(layer: Layer, source: Source) -> tuple[float, float, ndarray]:
@@ -225,15 +238,16 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
         if layer.depthwise is not None:
             rounded, to_one, depthwise_shift, factor = _depthwise(layer.depthwise[:, None], key)
             unit *= factor
-            arrays[f"depthwise{key}"] = _by_place(rounded).astype(np.int8)
-            arrays[f"depthwise{key}_scale"] = _by_place(to_one).astype(np.int16)
+            arrays[f"depthwise{key}"] = rounded.astype(np.int8)
+            arrays[f"depthwise{key}_scale"] = to_one.astype(np.int16)
         weight_unit = np.abs(layer.weight).max((1, 2, 3)).clip(1e-9) / (127 if layer.mixed else 1)
         rounded = np.round(layer.weight / weight_unit[:, None, None, None])
         most = 255 if layer.depthwise is None else 32767
         if float(np.abs(rounded).sum((1, 2, 3)).max()) * most > 2**30:
             raise UserError(f"block {key}: its sums need more than 32 bits")
         if layer.mixed:
-            arrays[f"conv{key}"] = _by_place(rounded).astype(np.int8)
+            by_use = _by_place if layer.depthwise is None else _by_pairs
+            arrays[f"conv{key}"] = by_use(rounded).astype(np.int8)
         scale, shift = layer.scale * unit * weight_unit, layer.shift
         if number == 1 and layer.depthwise is not None:
             shift = shift - layer.scale * paper

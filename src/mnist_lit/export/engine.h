@@ -9,6 +9,8 @@
 {% set what = "digit" if facts.noun == "digits" else "class" %}
 {% set moment_t = "int32_t" if side <= 48 else "int64_t" %}
 {% set widest = table|map(attribute="padded")|max %}
+{% set pairs = int8 and half > 0 %}{# Separable layers make two places at once. #}
+{% set places = 2 if pairs else 1 %}
 {% set steep = (steepest * 65536)|int %}
 {# What each number is held in, and what no layer needs. #}
 {% set map_t, sum_t, weight_t, entry_t = ("uint8_t", "int32_t", "int8_t", "int16_t") if int8 else 4 * ("float",) %}
@@ -51,9 +53,9 @@ extern "C" {
 {% endif %}
 struct {{ name }}_state {
     {{ sum_t }} sums[{{ table[-1].filters }}]; /* of the last layer's maps */
-    {{ sum_t }} best[{{ widest }}]; /* of the places that a pooling looks at */
+    {{ sum_t }} best[{{ places * widest }}]; /* of the places that a pooling looks at */
 {% if norm_before_pool %}
-    {{ sum_t }} one[{{ widest }}]; /* of one of them */
+    {{ sum_t }} one[{{ places * widest }}]; /* of one of them */
 {% endif %}
 {% if not int8 %}
     float row[{{ table[-1].filters }}]; /* of the last layer, at one place */
@@ -65,7 +67,7 @@ struct {{ name }}_state {
     uint8_t above[{{ side }}]; /* the row before */
 {% endif %}
     {{ entry_t }} values[{{ entries }}]; /* what is not 0 under a filter, */
-    {{ at_t }} at[{{ entries }}]; /* and where its weights are */
+    {{ at_t }} at[{{ listed }}]; /* and where its weights are */
     {{ row_t }} rows[{{ layers|length + 1 }}]; /* how many there are: of pixels, then of each layer */
     {{ row_t }} from[{{ table[0].slots }}], to[{{ table[0].slots }}]; /* where there is ink in a row of pixels */
     {{ map_t }} maps[{{ maps }}]; /* the rows that are still needed, in rings */
@@ -108,10 +110,10 @@ int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
 
 /* A convolution, and what follows it up to the next; the name of an array says of which block. */
 struct {{ name }}_layer {
-    const {{ weight_t }} *weights; /* [row][column][channel][filter]{% if unmixed %}, or 0: each filter is a channel{% endif %} */
+    const {{ weight_t }} *weights; /* [row][column][channel][filter]{% if pairs %}; of a separable layer [filter / 4][channel / 2][filter % 4 / 2][channel % 2][filter % 2]{% endif %}{% if unmixed %}, or 0: each filter is a channel{% endif %} */
     const {{ sum_t }} *norm; /* of each filter: {{ "shift, scale, largest" if int8 else "scale, shift" }} */
 {% if separable %}
-    const {{ weight_t }} *depthwise; /* depthwise filters before it: [row][column][channel] */
+    const {{ weight_t }} *depthwise; /* depthwise filters before it: {{ "[channel][row][column]" if int8 else "[row][column][channel]" }} */
 {% if int8 %}
     const int16_t *depthwise_scale;
 {% endif %}
@@ -237,40 +239,114 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
 }
 {% endif %}
 
+{% if pairs %}
+/* Make the depthwise sums of two places that lie side by side; y and x are of the first's upper left corner. */
+static void {{ name }}_depthwise(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
+                          const uint8_t *const *rows, int y, int x) {
+    int k = l->kernel, channels = l->channels, size = l->size, first = x < 0 ? 0 : 255, last = x + k < size ? 255 : 0;
+    int top = y < 0 ? -y : 0, bottom = y + k > size ? size - y : k;
+    int inside = k == {{ usual }} && x >= -1 && x + k <= size; /* all but the outer columns */
+    uint32_t less = 2147483648u >> l->depthwise_shift; /* shifted as if it had a sign */
+    uint32_t round = 2147483648u + ((uint32_t)1 << (l->depthwise_shift - 1));
+    const int8_t *weights = l->depthwise + top * k;
+    for (int c = 0; c < channels; c++, weights += k * k) {
+        const int8_t *w = weights;
+        int32_t one = 0, two = 0;
+        for (int i = top; i < bottom; i++, w += k) { /* a product has 16 bits */
+            const uint8_t *from = rows[i] + x * channels + c;
+            if (inside) {
+{% for j in range(usual + 1) %}
+                int in{{ j }} = from[{{ j }} * channels]{{ " & first" if j == 0 }}{{ " & last" if j == usual }};
+{% endfor %}
+{% for j in range(usual) %}
+                one += in{{ j }} * {{ at8 }}(w + {{ j }}), two += in{{ j + 1 }} * {{ at8 }}(w + {{ j }});
+{% endfor %}
+            } else
+                for (int j = x < 0 ? -x : 0; j <= k && x + j < size; j++) {
+                    if (j < k) one += from[j * channels] * {{ at8 }}(w + j);
+                    if (j > 0) two += from[j * channels] * {{ at8 }}(w + j - 1);
+                }
+        }
+        int32_t scale = {{ at16 }}(l->depthwise_scale + c);
+        s->values[c] = (int16_t)((((uint32_t)(one * scale) + round) >> l->depthwise_shift) - less);
+        s->values[{{ half }} + c] = (int16_t)((((uint32_t)(two * scale) + round) >> l->depthwise_shift) - less);
+    }
+    if (channels % 2) s->values[channels] = s->values[{{ half }} + channels] = 0;
+}
+
+/* Mix the channels of these two places to filters; a pooling keeps the larger. */
+#if defined(__AVR__) || defined(__ARM_ARCH_6M__)
+#define {{ NAME }}_FILTERS 2
+#define {{ NAME }}_FEW(DO) DO(a, 0) DO(b, 1)
+#define {{ NAME }}_MIX {{ NAME }}_MIX2(0, a, b)
+#else
+#define {{ NAME }}_FILTERS 4
+#define {{ NAME }}_FEW(DO) DO(a, 0) DO(b, 1) DO(c, 2) DO(d, 3)
+#define {{ NAME }}_MIX {{ NAME }}_MIX2(0, a, b) {{ NAME }}_MIX2(4, c, d)
+#endif
+#ifdef {{ NAME }}_SMLAD
+#define {{ NAME }}_MIX2(n, a, b) { \
+    uint32_t x = {{ name }}_word(v), y = {{ name }}_word(v + {{ half }}), z = {{ name }}_word(w + n), t; \
+    __asm__("sxtb16 %4, %5\n\tsmlad %0, %6, %4, %0\n\tsmlad %1, %7, %4, %1\n\t" \
+            "sxtb16 %5, %5, ror #8\n\tsmlad %2, %6, %5, %2\n\tsmlad %3, %7, %5, %3" \
+            : "+r"(a##0), "+r"(a##1), "+r"(b##0), "+r"(b##1), "=&r"(t), "+r"(z) : "r"(x), "r"(y)); }
+#else
+#define {{ NAME }}_MIX2(n, a, b) \
+    for (int i = 0; i < 2; i++) { \
+        int32_t one = {{ at8 }}(w + n + 2 * i), two = {{ at8 }}(w + n + 2 * i + 1); \
+        a##0 += v[i] * one, a##1 += v[{{ half }} + i] * one, b##0 += v[i] * two, b##1 += v[{{ half }} + i] * two; \
+    }
+#endif
+#define {{ NAME }}_NONE(a, i) int32_t a##0 = 0, a##1 = 0;
+#define {{ NAME }}_BOTH(a, i) best[i] = a##0, best[{{ widest }} + i] = a##1;
+#define {{ NAME }}_POOL(a, i) best[i] = a##0 > a##1 ? a##0 : a##1;
+#define {{ NAME }}_MORE(a, i) \
+    if (a##1 > a##0) a##0 = a##1; \
+    if (a##0 > best[i]) best[i] = a##0;
+static void {{ name }}_mix(const int16_t *v, const int16_t *end, const int8_t *w, int32_t *best, int pool, int more) {
+    {{ NAME }}_FEW({{ NAME }}_NONE)
+    for (; v < end; v += 2, w += 8) { {{ NAME }}_MIX }
+    if (!pool) { {{ NAME }}_FEW({{ NAME }}_BOTH) }
+    else if (!more) { {{ NAME }}_FEW({{ NAME }}_POOL) }
+    else { {{ NAME }}_FEW({{ NAME }}_MORE) }
+}
+
+/* Make two places of a separable layer. */
+static void {{ name }}_pair(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
+                     const uint8_t *const *rows, int y, int x, int32_t *best, int pool, int more) {
+    {{ name }}_depthwise(s, l, rows, y, x);
+{% if unmixed %}
+    for (int f = 0; !l->weights && f < l->filters; f++) {
+        int32_t a0 = s->values[f], a1 = s->values[{{ half }} + f];
+        if (!pool) { {{ NAME }}_BOTH(a, f) }
+        else if (!more) { {{ NAME }}_POOL(a, f) }
+        else { {{ NAME }}_MORE(a, f) }
+    }
+    if (!l->weights) return;
+{% endif %}
+    for (int f = 0; f < l->padded; f += {{ NAME }}_FILTERS)
+        {{ name }}_mix(s->values, s->values + l->wide, l->weights + (f & ~3) * l->wide + (f & 2) * 2, best + f, pool, more);
+}
+{% endif %}
+
 /* List what is not 0 under a filter, and where its weights are; y and x are of its upper left corner. */
 static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
                       const {{ map_t }} *const *rows, int y, int x) {
     int k = l->kernel, channels = l->channels, count = 0;
     int left = x < 0 ? -x : 0, right = x + k > l->size ? l->size - x : k;
     int top = y < 0 ? -y : 0, bottom = y + k > l->size ? l->size - y : k;
-{% if separable %}
+{% if separable and not int8 %}
     if (l->depthwise) {
         for (; count < channels; count += 4) { /* beyond the channels come numbers that nobody reads */
-            {{ sum_t }} sums[4] = {0, 0, 0, 0};
+            float sums[4] = {0, 0, 0, 0};
             for (int i = top; i < bottom; i++) {
-                const {{ map_t }} *from = rows[i] + (x + left) * channels + count;
-                const {{ weight_t }} *w = l->depthwise + (i * k + left) * l->wide + count;
-                for (int j = left; j < right; j++, from += channels, w += l->wide) {
-{% if int8 %}
-#ifdef {{ NAME }}_SMLAD
-                    uint32_t x = {{ name }}_word(from), y = {{ name }}_word(w), u, v;
-                    __asm__("uxtb16 %4, %6\n\tsxtb16 %5, %7\n\tsmlabb %0, %4, %5, %0\n\tsmlatt %2, %4, %5, %2\n\t"
-                            "uxtb16 %4, %6, ror #8\n\tsxtb16 %5, %7, ror #8\n\tsmlabb %1, %4, %5, %1\n\tsmlatt %3, %4, %5, %3"
-                            : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3]), "=&r"(u), "=&r"(v) : "r"(x), "r"(y));
-                    continue;
-#endif
-{% endif %}
-                    for (int c = 0; c < 4; c++) sums[c] += ({{ sum_t }})from[c] * {{ at8 }}(w + c);
-                }
+                const float *from = rows[i] + (x + left) * channels + count;
+                const float *w = l->depthwise + (i * k + left) * l->wide + count;
+                for (int j = left; j < right; j++, from += channels, w += l->wide)
+                    for (int c = 0; c < 4; c++) sums[c] += from[c] * w[c];
             }
             for (int c = 0; c < 4; c++) {
-{% if int8 %}
-                uint32_t sum = (uint32_t)(sums[c] * {{ at16 }}(l->depthwise_scale + count + c));
-                sum += 2147483648u + ((uint32_t)1 << (l->depthwise_shift - 1)); /* shifted as if it had a sign */
-                s->values[count + c] = (int16_t)((int32_t)(sum >> l->depthwise_shift) - (int32_t)(2147483648u >> l->depthwise_shift));
-{% else %}
                 s->values[count + c] = sums[c];
-{% endif %}
                 s->at[count + c] = ({{ at_t }})((count + c) * l->padded);
             }
         }
@@ -307,41 +383,55 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
             if (s->to[slot] > to) to = s->to[slot];
         }
     }
-    for (int x = 0; x < l->out; x++) {
-        for (int place = 0; place < step * step; place++) {
+{% if pairs %}
+    int across = l->depthwise ? 2 : step, made = across / step;
+{% else %}
+    int across = step, made = 1;
+{% endif %}
+    for (int x = 0; x < l->out; x += made) {
+        for (int place = 0; place < step * across; place++) {
             int down = place >> 1, column = step * x + (place & 1) - l->padding, f = 0;
             int count = 0, beyond = column + l->kernel;
+{% if norm_before_pool %}
+            int now = l->norm_before_pool;
+            {{ sum_t }} *best = now ? s->one : s->best;
+{% else %}
+            {{ sum_t }} *best = s->best;
+{% endif %}
+{% set into = "best" %}
+{% set first = "place == 0 || now" if norm_before_pool else "place == 0" %}
+{% if pairs %}
+            if (l->depthwise) {
+                if (!(place & 1)) {{ name }}_pair(s, l, rows + down, top + down, column, best, {{ "!now && " if norm_before_pool }}l->pool, place);
+                f = l->padded;
+            } else
+{% endif %}
             if ((beyond > from && column < to){% if border %} || (l == {{ name }}_layers && (column < {{ border }} || beyond > {{ seen + border }})){% endif %})
                 count = {{ name }}_gather(s, l, rows + down, top + down, column);
 {% if int8 %}
 #ifdef {{ NAME }}_SMLAD
             if (count % 2) s->values[count] = 0, s->at[count++] = 0;
 #endif
-{% endif %}
-{% set into = "into" if norm_before_pool else "s->best" %}
-{% set first = "place == 0 || l->norm_before_pool" if norm_before_pool else "place == 0" %}
-{% if norm_before_pool %}
-            {{ sum_t }} *into = l->norm_before_pool ? s->one : s->best;
-{% endif %}
-{% if unmixed %}
+{% elif unmixed %}
             if (!l->weights) {
                 for (; f < l->filters; f++) {
                     {{ sum_t }} value = count ? s->values[f] : 0;
-                    if ({{ first }} || value > {{ into }}[f]) {{ into }}[f] = value;
+                    if ({{ first }} || value > best[f]) best[f] = value;
                 }
                 f = l->padded;
             }
 {% endif %}
 #ifdef {{ NAME }}_WIDER
-            for (; f + 16 <= l->padded; f += 16) {{ name }}_dot4(s, count, l->weights + f, {{ into }} + f, {{ first }});
+            for (; f + 16 <= l->padded; f += 16) {{ name }}_dot4(s, count, l->weights + f, best + f, {{ first }});
 #endif
 #ifdef {{ NAME }}_WIDE
-            for (; f + 8 <= l->padded; f += 8) {{ name }}_dot2(s, count, l->weights + f, {{ into }} + f, {{ first }});
+            for (; f + 8 <= l->padded; f += 8) {{ name }}_dot2(s, count, l->weights + f, best + f, {{ first }});
 #endif
-            for (; f < l->padded; f += 4) {{ name }}_dot1(s, count, l->weights + f, {{ into }} + f, {{ first }});
+            for (; f < l->padded; f += 4) {{ name }}_dot1(s, count, l->weights + f, best + f, {{ first }});
 {% if norm_before_pool %}
-            for (f = 0; l->norm_before_pool && f < l->filters; f++) {
-                {{ sum_t }} value = {{ name }}_norm(s->one[f], l->norm + {{ "3 * f, l" if int8 else "f, l->filters" }});
+            int right = {{ "l->depthwise && place & 1" if pairs else "0" }} ? {{ widest }} : 0, keep = l->pool ? 0 : right;
+            for (f = 0; now && f < l->filters; f++) {
+                {{ sum_t }} value = {{ name }}_norm(s->one[right + f], l->norm + {{ "3 * f, l" if int8 else "f, l->filters" }});
 {% if residual %}
                 if (l->residual) {
                     {{ map_t }} in = rows[down + l->padding][(column + l->padding) * l->channels + f];
@@ -353,16 +443,18 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
 {% endif %}
                 }
 {% endif %}
-                if (place == 0 || value > s->best[f]) s->best[f] = value;
+                if (place == 0 || keep || value > s->best[f]) s->best[keep + f] = value;
             }
 {% endif %}
         }
 {% if int8 %}
-        const int32_t *norm = l->norm;
-        for (int f = 0, filters = l->filters; f < filters; f++, norm += 3) {
-            int32_t value = {% if norm_before_pool %}l->norm_before_pool ? s->best[f] : {% endif %}{{ name }}_norm(s->best[f], norm, l);
-            if (out) *out++ = (uint8_t)value;
-            else s->sums[f] += value;
+        for (int i = 0; i < made && x + i < l->out; i++) {
+            const int32_t *norm = l->norm, *best = s->best + i * {{ widest }};
+            for (int f = 0, filters = l->filters; f < filters; f++, norm += 3) {
+                int32_t value = {% if norm_before_pool %}l->norm_before_pool ? best[f] : {% endif %}{{ name }}_norm(best[f], norm, l);
+                if (out) *out++ = (uint8_t)value;
+                else s->sums[f] += value;
+            }
         }
 {% else %}
         float *to = out ? out + x * l->filters : s->row;
