@@ -108,6 +108,12 @@ int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
 {% set flash, at8, at16, at32 = "", NAME ~ "_AT", NAME ~ "_AT", NAME ~ "_AT" %}
 {% endif %}
 
+#ifdef __GNUC__ /* a function of its own keeps its numbers in registers */
+#define {{ NAME }}_APART __attribute__((noinline)) static
+#else
+#define {{ NAME }}_APART static
+#endif
+
 /* A convolution, and what follows it up to the next; the name of an array says of which block. */
 struct {{ name }}_layer {
     const {{ weight_t }} *weights; /* [row][column][channel][filter]{% if pairs %}; of a separable layer [filter / 4][channel / 2][filter % 4 / 2][channel % 2][filter % 2]{% endif %}{% if unmixed %}, or 0: each filter is a channel{% endif %} */
@@ -195,7 +201,7 @@ static inline uint32_t {{ name }}_word(const void *from) {
 #define {{ NAME }}_X2(DO) DO(0) DO(1)
 #define {{ NAME }}_X4(DO) DO(0) DO(1) DO(2) DO(3)
 #define {{ NAME }}_DOT(N) \
-    static void {{ name }}_dot##N(const struct {{ name }}_state *s, int count, const {{ weight_t }} *w, \
+    {{ NAME }}_APART void {{ name }}_dot##N(const struct {{ name }}_state *s, int count, const {{ weight_t }} *w, \
                            {{ sum_t }} *best, int first) { \
         {{ NAME }}_X##N({{ NAME }}_ZERO) \
         {{ NAME }}_EACH({{ NAME }}_X##N({{ NAME }}_ADD)) \
@@ -240,36 +246,50 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
 {% endif %}
 
 {% if pairs %}
-/* Make the depthwise sums of two places that lie side by side; y and x are of the first's upper left corner. */
-static void {{ name }}_depthwise(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
+/* Return the depthwise sum of a channel at one place; y and x are of its upper left corner. */
+{{ NAME }}_APART int32_t {{ name }}_tap(const struct {{ name }}_layer *l, const uint8_t *const *rows, int y, int x, int c) {
+    int k = l->kernel, size = l->size;
+    int32_t sum = 0;
+    for (int i = y < 0 ? -y : 0; i < k && y + i < size; i++)
+        for (int j = x < 0 ? -x : 0; j < k && x + j < size; j++)
+            sum += rows[i][(x + j) * l->channels + c] * {{ at8 }}(l->depthwise + (c * k + i) * k + j); /* 16 bits */
+    return sum;
+}
+
+/* Make these sums of all channels at a place and at the next in its row. */
+{{ NAME }}_APART void {{ name }}_depthwise(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
                           const uint8_t *const *rows, int y, int x) {
-    int k = l->kernel, channels = l->channels, size = l->size, first = x < 0 ? 0 : 255, last = x + k < size ? 255 : 0;
-    int top = y < 0 ? -y : 0, bottom = y + k > size ? size - y : k;
-    int inside = k == {{ usual }} && x >= -1 && x + k <= size; /* all but the outer columns */
-    uint32_t less = 2147483648u >> l->depthwise_shift; /* shifted as if it had a sign */
-    uint32_t round = 2147483648u + ((uint32_t)1 << (l->depthwise_shift - 1));
-    const int8_t *weights = l->depthwise + top * k;
-    for (int c = 0; c < channels; c++, weights += k * k) {
-        const int8_t *w = weights;
+    int channels = l->channels, first = x < 0 ? 0 : 255, last = x + {{ usual }} < l->size ? 255 : 0;
+    int fast = l->kernel == {{ usual }} && x >= -1 && x + {{ usual }} <= l->size;
+    int shift = l->depthwise_shift, base = x * channels;
+    const int8_t *w = l->depthwise;
+    for (int c = 0; c < channels; c++) {
         int32_t one = 0, two = 0;
-        for (int i = top; i < bottom; i++, w += k) { /* a product has 16 bits */
-            const uint8_t *from = rows[i] + x * channels + c;
-            if (inside) {
+        if (fast) {
+            const uint8_t *from;
+{% for i in range(usual) %}
+            from = rows[{{ i }}];
+            if (from) {
+                from += base + c;
 {% for j in range(usual + 1) %}
                 int in{{ j }} = from[{{ j }} * channels]{{ " & first" if j == 0 }}{{ " & last" if j == usual }};
+{% if j < usual %}
+                one += in{{ j }} * {{ at8 }}(w + {{ i * usual + j }});
+{% endif %}
+{% if j %}
+                two += in{{ j }} * {{ at8 }}(w + {{ i * usual + j - 1 }});
+{% endif %}
 {% endfor %}
-{% for j in range(usual) %}
-                one += in{{ j }} * {{ at8 }}(w + {{ j }}), two += in{{ j + 1 }} * {{ at8 }}(w + {{ j }});
+            }
 {% endfor %}
-            } else
-                for (int j = x < 0 ? -x : 0; j <= k && x + j < size; j++) {
-                    if (j < k) one += from[j * channels] * {{ at8 }}(w + j);
-                    if (j > 0) two += from[j * channels] * {{ at8 }}(w + j - 1);
-                }
+            w += {{ usual * usual }};
+        } else {
+            one = {{ name }}_tap(l, rows, y, x, c);
+            if (x + 1 < l->size) two = {{ name }}_tap(l, rows, y, x + 1, c);
         }
-        int32_t scale = {{ at16 }}(l->depthwise_scale + c);
-        s->values[c] = (int16_t)((((uint32_t)(one * scale) + round) >> l->depthwise_shift) - less);
-        s->values[{{ half }} + c] = (int16_t)((((uint32_t)(two * scale) + round) >> l->depthwise_shift) - less);
+        int32_t scale = {{ at16 }}(l->depthwise_scale + c), half = 1 << (shift - 1);
+        s->values[c] = (int16_t)((uint32_t)(one * scale + half) >> shift); /* of which 16 bits are the same with a sign */
+        s->values[{{ half }} + c] = (int16_t)((uint32_t)(two * scale + half) >> shift);
     }
     if (channels % 2) s->values[channels] = s->values[{{ half }} + channels] = 0;
 }
@@ -303,7 +323,7 @@ static void {{ name }}_depthwise(struct {{ name }}_state *s, const struct {{ nam
 #define {{ NAME }}_MORE(a, i) \
     if (a##1 > a##0) a##0 = a##1; \
     if (a##0 > best[i]) best[i] = a##0;
-static void {{ name }}_mix(const int16_t *v, const int16_t *end, const int8_t *w, int32_t *best, int pool, int more) {
+{{ NAME }}_APART void {{ name }}_mix(const int16_t *v, const int16_t *end, const int8_t *w, int32_t *best, int pool, int more) {
     {{ NAME }}_FEW({{ NAME }}_NONE)
     for (; v < end; v += 2, w += 8) { {{ NAME }}_MIX }
     if (!pool) { {{ NAME }}_FEW({{ NAME }}_BOTH) }
@@ -330,7 +350,7 @@ static void {{ name }}_pair(struct {{ name }}_state *s, const struct {{ name }}_
 {% endif %}
 
 /* List what is not 0 under a filter, and where its weights are; y and x are of its upper left corner. */
-static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
+{{ NAME }}_APART int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
                       const {{ map_t }} *const *rows, int y, int x) {
     int k = l->kernel, channels = l->channels, count = 0;
     int left = x < 0 ? -x : 0, right = x + k > l->size ? l->size - x : k;
@@ -376,7 +396,7 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
     int step = l->pool ? 2 : 1, top = step * y - l->padding, from = l->size, to = 0;
     for (int i = 0; i < l->kernel + step - 1; i++) {
         int slot = (top + i + l->slots) % l->slots;
-        rows[i] = s->maps + l->map + slot * l->size * l->channels;
+        rows[i] = {% if pairs %}top + i < 0 || top + i >= l->size ? 0 : {% endif %}s->maps + l->map + slot * l->size * l->channels;
         if (l != {{ name }}_layers) from = 0, to = l->size;
         else {
             if (s->from[slot] < from) from = s->from[slot];
