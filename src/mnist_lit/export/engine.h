@@ -173,9 +173,10 @@ static inline uint32_t {{ name }}_word(const void *from) {
 #else
 {% endif %}
 #define {{ NAME }}_EACH(DO) \
-    for (int i = 0; i < count; i++) { \
-        const {{ weight_t }} *from = w + s->at[i]; \
-        {{ entry_t }} value = s->values[i]; \
+    const {{ at_t }} *at = s->at; \
+    for (const {{ entry_t }} *one = s->values, *end = one + count; one < end;) { \
+        {{ entry_t }} value = *one++; \
+        const {{ weight_t }} *from = w + *at++; \
         DO \
     }
 #define {{ NAME }}_ADD(n) \
@@ -224,7 +225,7 @@ static inline uint32_t {{ name }}_word(const void *from) {
 
 {% if int8 %}
 /* Shift, scale to 0 to 255, and cut off below 0 and above. */
-static int32_t {{ name }}_norm(int32_t sum, const int32_t *norm, const struct {{ name }}_layer *l) {
+static int32_t {{ name }}_norm(int32_t sum, const int32_t *norm, int before, int after) {
     int32_t scale = {{ at32 }}(norm + 1);
 {% if negative %}
     if (scale < 0) {
@@ -234,9 +235,9 @@ static int32_t {{ name }}_norm(int32_t sum, const int32_t *norm, const struct {{
 {% endif %}
     sum += {{ at32 }}(norm);
     if (sum <= 0) return 0;
-    sum >>= l->before;
+    sum >>= before;
     if (sum > {{ at32 }}(norm + 2)) return 255;
-    return (int32_t)(((uint32_t)sum * (uint32_t)scale + ((uint32_t)1 << (l->after - 1))) >> l->after);
+    return (int32_t)(((uint32_t)sum * (uint32_t)scale + ((uint32_t)1 << (after - 1))) >> after);
 }
 {% else %}
 static float {{ name }}_norm(float sum, const float *norm, int filters) {
@@ -306,10 +307,11 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
 #endif
 #ifdef {{ NAME }}_SMLAD
 #define {{ NAME }}_MIX2(n, a, b) { \
-    uint32_t x = {{ name }}_word(v), y = {{ name }}_word(v + {{ half }}), z = {{ name }}_word(w + n), t; \
-    __asm__("sxtb16 %4, %5\n\tsmlad %0, %6, %4, %0\n\tsmlad %1, %7, %4, %1\n\t" \
+    uint32_t x = {{ name }}_word(v), y = {{ name }}_word(v + {{ half }}), z, t; \
+    __asm__("ldr %5, %8\n\tsxtb16 %4, %5\n\tsmlad %0, %6, %4, %0\n\tsmlad %1, %7, %4, %1\n\t" \
             "sxtb16 %5, %5, ror #8\n\tsmlad %2, %6, %5, %2\n\tsmlad %3, %7, %5, %3" \
-            : "+r"(a##0), "+r"(a##1), "+r"(b##0), "+r"(b##1), "=&r"(t), "+r"(z) : "r"(x), "r"(y)); }
+            : "+r"(a##0), "+r"(a##1), "+r"(b##0), "+r"(b##1), "=&r"(t), "=&r"(z) \
+            : "r"(x), "r"(y), "m"(*(const int8_t (*)[4])(w + n))); }
 #else
 #define {{ NAME }}_MIX2(n, a, b) \
     for (int i = 0; i < 2; i++) { \
@@ -323,12 +325,15 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
 #define {{ NAME }}_MORE(a, i) \
     if (a##1 > a##0) a##0 = a##1; \
     if (a##0 > best[i]) best[i] = a##0;
-{{ NAME }}_APART void {{ name }}_mix(const int16_t *v, const int16_t *end, const int8_t *w, int32_t *best, int pool, int more) {
-    {{ NAME }}_FEW({{ NAME }}_NONE)
-    for (; v < end; v += 2, w += 8) { {{ NAME }}_MIX }
-    if (!pool) { {{ NAME }}_FEW({{ NAME }}_BOTH) }
-    else if (!more) { {{ NAME }}_FEW({{ NAME }}_POOL) }
-    else { {{ NAME }}_FEW({{ NAME }}_MORE) }
+static void {{ name }}_mix(const int16_t *values, const struct {{ name }}_layer *l, int32_t *best, int pool, int more) {
+    for (int f = 0, wide = l->wide; f < l->padded; f += {{ NAME }}_FILTERS, best += {{ NAME }}_FILTERS) {
+        const int8_t *w = l->weights + (f & ~3) * wide + (f & 2) * 2;
+        {{ NAME }}_FEW({{ NAME }}_NONE)
+        for (const int16_t *v = values, *end = v + wide; v < end; v += 2, w += 8) { {{ NAME }}_MIX }
+        if (!pool) { {{ NAME }}_FEW({{ NAME }}_BOTH) }
+        else if (!more) { {{ NAME }}_FEW({{ NAME }}_POOL) }
+        else { {{ NAME }}_FEW({{ NAME }}_MORE) }
+    }
 }
 
 /* Make two places of a separable layer. */
@@ -344,13 +349,12 @@ static void {{ name }}_pair(struct {{ name }}_state *s, const struct {{ name }}_
     }
     if (!l->weights) return;
 {% endif %}
-    for (int f = 0; f < l->padded; f += {{ NAME }}_FILTERS)
-        {{ name }}_mix(s->values, s->values + l->wide, l->weights + (f & ~3) * l->wide + (f & 2) * 2, best + f, pool, more);
+    {{ name }}_mix(s->values, l, best, pool, more);
 }
 {% endif %}
 
 /* List what is not 0 under a filter, and where its weights are; y and x are of its upper left corner. */
-{{ NAME }}_APART int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
+static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
                       const {{ map_t }} *const *rows, int y, int x) {
     int k = l->kernel, channels = l->channels, count = 0;
     int left = x < 0 ? -x : 0, right = x + k > l->size ? l->size - x : k;
@@ -393,6 +397,9 @@ static void {{ name }}_pair(struct {{ name }}_state *s, const struct {{ name }}_
 /* Make one row of a layer: convolve, keep the largest of each 2x2 if it pools, norm, ReLU. */
 static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ name }}_layer *l, int y, {{ map_t }} *out) {
     const {{ map_t }} *rows[{{ span }}];
+{% if int8 %}
+    int before = l->before, after = l->after;
+{% endif %}
     int step = l->pool ? 2 : 1, top = step * y - l->padding, from = l->size, to = 0;
     for (int i = 0; i < l->kernel + step - 1; i++) {
         int slot = (top + i + l->slots) % l->slots;
@@ -409,20 +416,26 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
     int across = step, made = 1;
 {% endif %}
     for (int x = 0; x < l->out; x += made) {
-        for (int place = 0; place < step * across; place++) {
+        int left = step * x - l->padding, blank = left + l->kernel + step - 1 <= from || left >= to;
+{% if border %}
+        if (l == {{ name }}_layers && (left < {{ border }} || left + l->kernel + step - 1 > {{ seen + border }})) blank = 0;
+{% endif %}
+{% if norm_before_pool %}
+        if (l->norm_before_pool) blank = 0;
+{% endif %}
+        for (int f = 0; blank && f < l->filters; f++) s->best[f] = 0; /* no ink */
+        for (int place = 0; !blank && place < step * across; place++) {
             int down = place >> 1, column = step * x + (place & 1) - l->padding, f = 0;
             int count = 0, beyond = column + l->kernel;
 {% if norm_before_pool %}
             int now = l->norm_before_pool;
             {{ sum_t }} *best = now ? s->one : s->best;
-{% else %}
-            {{ sum_t }} *best = s->best;
 {% endif %}
-{% set into = "best" %}
+{% set into = "best" if norm_before_pool else "s->best" %}
 {% set first = "place == 0 || now" if norm_before_pool else "place == 0" %}
 {% if pairs %}
             if (l->depthwise) {
-                if (!(place & 1)) {{ name }}_pair(s, l, rows + down, top + down, column, best, {{ "!now && " if norm_before_pool }}l->pool, place);
+                if (!(place & 1)) {{ name }}_pair(s, l, rows + down, top + down, column, {{ into }}, {{ "!now && " if norm_before_pool }}l->pool, place);
                 f = l->padded;
             } else
 {% endif %}
@@ -436,22 +449,22 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
             if (!l->weights) {
                 for (; f < l->filters; f++) {
                     {{ sum_t }} value = count ? s->values[f] : 0;
-                    if ({{ first }} || value > best[f]) best[f] = value;
+                    if ({{ first }} || value > {{ into }}[f]) {{ into }}[f] = value;
                 }
                 f = l->padded;
             }
 {% endif %}
 #ifdef {{ NAME }}_WIDER
-            for (; f + 16 <= l->padded; f += 16) {{ name }}_dot4(s, count, l->weights + f, best + f, {{ first }});
+            for (; f + 16 <= l->padded; f += 16) {{ name }}_dot4(s, count, l->weights + f, {{ into }} + f, {{ first }});
 #endif
 #ifdef {{ NAME }}_WIDE
-            for (; f + 8 <= l->padded; f += 8) {{ name }}_dot2(s, count, l->weights + f, best + f, {{ first }});
+            for (; f + 8 <= l->padded; f += 8) {{ name }}_dot2(s, count, l->weights + f, {{ into }} + f, {{ first }});
 #endif
-            for (; f < l->padded; f += 4) {{ name }}_dot1(s, count, l->weights + f, best + f, {{ first }});
+            for (; f < l->padded; f += 4) {{ name }}_dot1(s, count, l->weights + f, {{ into }} + f, {{ first }});
 {% if norm_before_pool %}
             int right = {{ "l->depthwise && place & 1" if pairs else "0" }} ? {{ widest }} : 0, keep = l->pool ? 0 : right;
             for (f = 0; now && f < l->filters; f++) {
-                {{ sum_t }} value = {{ name }}_norm(s->one[right + f], l->norm + {{ "3 * f, l" if int8 else "f, l->filters" }});
+                {{ sum_t }} value = {{ name }}_norm(s->one[right + f], l->norm + {{ "3 * f, before, after" if int8 else "f, l->filters" }});
 {% if residual %}
                 if (l->residual) {
                     {{ map_t }} in = rows[down + l->padding][(column + l->padding) * l->channels + f];
@@ -471,7 +484,7 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
         for (int i = 0; i < made && x + i < l->out; i++) {
             const int32_t *norm = l->norm, *best = s->best + i * {{ widest }};
             for (int f = 0, filters = l->filters; f < filters; f++, norm += 3) {
-                int32_t value = {% if norm_before_pool %}l->norm_before_pool ? best[f] : {% endif %}{{ name }}_norm(best[f], norm, l);
+                int32_t value = {% if norm_before_pool %}l->norm_before_pool ? best[f] : {% endif %}{{ name }}_norm(best[f], norm, before, after);
                 if (out) *out++ = (uint8_t)value;
                 else s->sums[f] += value;
             }
