@@ -66,6 +66,13 @@ def make(source: Source, int8: bool) -> bytes:
     table, length = _table(layers, rows, 2 if int8 else LANES)
     under = [layer.weight[0].size for layer in layers]  # weights of a filter
     half = max(row.get("wide", 0) for row in table)
+    deep = [layer for layer in layers if layer.depthwise is not None]
+    usual = max((layer.kernel for layer in deep), default=0)
+    # Where the fast code would need more than one column outside.
+    slow = any(
+        one.kernel != usual or one.padding > 1 or (one.padding and not one.pool and one.out % 2)
+        for one in deep
+    )
     mixed = [count for one, count in zip(layers, under, strict=True) if one.depthwise is None]
     listed = _up(max([*mixed, 2 if int8 else half]), 2)  # some processors take two at once
     return rendered(
@@ -82,7 +89,8 @@ def make(source: Source, int8: bool) -> bytes:
         half=half,
         listed=listed,
         entries=max(listed, 2 * half) if int8 else listed,
-        usual=max(one.kernel * (one.depthwise is not None) for one in layers),
+        usual=usual,
+        slow=slow,
         maps=length,
         at_t=_unsigned(max(n * row["padded"] for n, row in zip(under, table, strict=True))),
         row_t=_unsigned(layers[0].size + border),

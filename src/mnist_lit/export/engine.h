@@ -247,6 +247,7 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
 {% endif %}
 
 {% if pairs %}
+{% if slow %}
 /* Return the depthwise sum of a channel at one place; y and x are of its upper left corner. */
 {{ NAME }}_APART int32_t {{ name }}_tap(const struct {{ name }}_layer *l, const uint8_t *const *rows, int y, int x, int c) {
     int k = l->kernel, size = l->size;
@@ -257,16 +258,25 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
     return sum;
 }
 
-/* Make these sums of all channels at a place and at the next in its row. */
+{% endif %}
+/* Make the depthwise sums of all channels at a place and at the next in its row. */
 {{ NAME }}_APART void {{ name }}_depthwise(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
-                          const uint8_t *const *rows, int y, int x) {
+                          const uint8_t *const *rows, {{ "int y, " if slow }}int x) {
     int channels = l->channels, first = x < 0 ? 0 : 255, last = x + {{ usual }} < l->size ? 255 : 0;
-    int fast = l->kernel == {{ usual }} && x >= -1 && x + {{ usual }} <= l->size;
+{% if slow %}
+    int fast = l->kernel == {{ usual }} && x >= -1 && x + {{ usual }} <= l->size; /* at most one column is outside */
+{% endif %}
     int shift = l->depthwise_shift, base = x * channels;
     const int8_t *w = l->depthwise;
     for (int c = 0; c < channels; c++) {
         int32_t one = 0, two = 0;
-        if (fast) {
+{% if slow %}
+        if (!fast) {
+            one = {{ name }}_tap(l, rows, y, x, c);
+            if (x + 1 < l->size) two = {{ name }}_tap(l, rows, y, x + 1, c);
+        } else
+{% endif %}
+        {
             const uint8_t *from;
 {% for i in range(usual) %}
             from = rows[{{ i }}];
@@ -284,9 +294,6 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
             }
 {% endfor %}
             w += {{ usual * usual }};
-        } else {
-            one = {{ name }}_tap(l, rows, y, x, c);
-            if (x + 1 < l->size) two = {{ name }}_tap(l, rows, y, x + 1, c);
         }
         int32_t scale = {{ at16 }}(l->depthwise_scale + c), half = 1 << (shift - 1);
         s->values[c] = (int16_t)((uint32_t)(one * scale + half) >> shift); /* of which 16 bits are the same with a sign */
@@ -315,8 +322,9 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
 #else
 #define {{ NAME }}_MIX2(n, a, b) \
     for (int i = 0; i < 2; i++) { \
-        int32_t one = {{ at8 }}(w + n + 2 * i), two = {{ at8 }}(w + n + 2 * i + 1); \
-        a##0 += v[i] * one, a##1 += v[{{ half }} + i] * one, b##0 += v[i] * two, b##1 += v[{{ half }} + i] * two; \
+        int16_t one = {{ at8 }}(w + n + 2 * i), two = {{ at8 }}(w + n + 2 * i + 1); \
+        int32_t x = v[i], y = v[{{ half }} + i]; \
+        a##0 += x * one, a##1 += y * one, b##0 += x * two, b##1 += y * two; \
     }
 #endif
 #define {{ NAME }}_NONE(a, i) int32_t a##0 = 0, a##1 = 0;
@@ -338,8 +346,8 @@ static void {{ name }}_mix(const int16_t *values, const struct {{ name }}_layer 
 
 /* Make two places of a separable layer. */
 static void {{ name }}_pair(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
-                     const uint8_t *const *rows, int y, int x, int32_t *best, int pool, int more) {
-    {{ name }}_depthwise(s, l, rows, y, x);
+                     const uint8_t *const *rows, {{ "int y, " if slow }}int x, int32_t *best, int pool, int more) {
+    {{ name }}_depthwise(s, l, rows, {{ "y, " if slow }}x);
 {% if unmixed %}
     for (int f = 0; !l->weights && f < l->filters; f++) {
         int32_t a0 = s->values[f], a1 = s->values[{{ half }} + f];
@@ -435,7 +443,7 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
 {% set first = "place == 0 || now" if norm_before_pool else "place == 0" %}
 {% if pairs %}
             if (l->depthwise) {
-                if (!(place & 1)) {{ name }}_pair(s, l, rows + down, top + down, column, {{ into }}, {{ "!now && " if norm_before_pool }}l->pool, place);
+                if (!(place & 1)) {{ name }}_pair(s, l, rows + down, {{ "top + down, " if slow }}column, {{ into }}, {{ "!now && " if norm_before_pool }}l->pool, place);
                 f = l->padded;
             } else
 {% endif %}
