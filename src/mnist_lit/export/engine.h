@@ -328,36 +328,17 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
     }
 #endif
 #define {{ NAME }}_NONE(a, i) int32_t a##0 = 0, a##1 = 0;
-#define {{ NAME }}_BOTH(a, i) best[i] = a##0, best[{{ widest }} + i] = a##1;
-#define {{ NAME }}_POOL(a, i) best[i] = a##0 > a##1 ? a##0 : a##1;
-#define {{ NAME }}_MORE(a, i) \
-    if (a##1 > a##0) a##0 = a##1; \
-    if (a##0 > best[i]) best[i] = a##0;
-static void {{ name }}_mix(const int16_t *values, const struct {{ name }}_layer *l, int32_t *best, int pool, int more) {
+#define {{ NAME }}_KEPT(a, i) \
+    if (!pool) best[{{ widest }} + i] = a##1; \
+    else if (a##1 > a##0) a##0 = a##1; \
+    if (!pool || place == 0 || a##0 > best[i]) best[i] = a##0;
+static void {{ name }}_mix(const int16_t *values, const struct {{ name }}_layer *l, int32_t *best, int pool, int place) {
     for (int f = 0, wide = l->wide; f < l->padded; f += {{ NAME }}_FILTERS, best += {{ NAME }}_FILTERS) {
         const int8_t *w = l->weights + (f & ~3) * wide + (f & 2) * 2;
         {{ NAME }}_FEW({{ NAME }}_NONE)
         for (const int16_t *v = values, *end = v + wide; v < end; v += 2, w += 8) { {{ NAME }}_MIX }
-        if (!pool) { {{ NAME }}_FEW({{ NAME }}_BOTH) }
-        else if (!more) { {{ NAME }}_FEW({{ NAME }}_POOL) }
-        else { {{ NAME }}_FEW({{ NAME }}_MORE) }
+        {{ NAME }}_FEW({{ NAME }}_KEPT)
     }
-}
-
-/* Make two places of a separable layer. */
-static void {{ name }}_pair(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
-                     const uint8_t *const *rows, {{ "int y, " if slow }}int x, int32_t *best, int pool, int more) {
-    {{ name }}_depthwise(s, l, rows, {{ "y, " if slow }}x);
-{% if unmixed %}
-    for (int f = 0; !l->weights && f < l->filters; f++) {
-        int32_t a0 = s->values[f], a1 = s->values[{{ half }} + f];
-        if (!pool) { {{ NAME }}_BOTH(a, f) }
-        else if (!more) { {{ NAME }}_POOL(a, f) }
-        else { {{ NAME }}_MORE(a, f) }
-    }
-    if (!l->weights) return;
-{% endif %}
-    {{ name }}_mix(s->values, l, best, pool, more);
 }
 {% endif %}
 
@@ -443,7 +424,21 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
 {% set first = "place == 0 || now" if norm_before_pool else "place == 0" %}
 {% if pairs %}
             if (l->depthwise) {
-                if (!(place & 1)) {{ name }}_pair(s, l, rows + down, {{ "top + down, " if slow }}column, {{ into }}, {{ "!now && " if norm_before_pool }}l->pool, place);
+                int pool = {{ "!now && " if norm_before_pool }}l->pool;
+{% if not norm_before_pool %}
+                int32_t *best = s->best;
+{% endif %}
+                if (!(place & 1)) {
+                    {{ name }}_depthwise(s, l, rows + down, {{ "top + down, " if slow }}column);
+{% if unmixed %}
+                    for (; !l->weights && f < l->filters; f++) {
+                        int32_t a0 = s->values[f], a1 = s->values[{{ half }} + f];
+                        {{ NAME }}_KEPT(a, f)
+                    }
+                    if (l->weights)
+{% endif %}
+                    {{ name }}_mix(s->values, l, best, pool, place);
+                }
                 f = l->padded;
             } else
 {% endif %}
