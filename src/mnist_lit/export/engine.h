@@ -10,7 +10,7 @@
 {% set moment_t = "int32_t" if side <= 48 else "int64_t" %}
 {% set widest = table|map(attribute="padded")|max %}
 {% set pairs = int8 and half > 0 %}{# Separable layers make two places at once. #}
-{% set places = 2 if pairs else 1 %}
+{% set places = 1 + pairs %}
 {% set steep = (steepest * 65536)|int %}
 {# What each number is held in, and what no layer needs. #}
 {% set map_t, sum_t, weight_t, entry_t = ("uint8_t", "int32_t", "int8_t", "int16_t") if int8 else 4 * ("float",) %}
@@ -108,8 +108,8 @@ int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
 {% set flash, at8, at16, at32 = "", NAME ~ "_AT", NAME ~ "_AT", NAME ~ "_AT" %}
 {% endif %}
 
-#ifdef __GNUC__ /* a function of its own keeps its numbers in registers */
-#define {{ NAME }}_APART __attribute__((noinline)) static
+#ifdef __GNUC__
+#define {{ NAME }}_APART __attribute__((noinline)) static /* which keeps its numbers in registers */
 #else
 #define {{ NAME }}_APART static
 #endif
@@ -277,25 +277,18 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
         } else
 {% endif %}
         {
-            const uint8_t *from;
 {% for i in range(usual) %}
-            from = rows[{{ i }}];
-            if (from) {
-                from += base + c;
+            if (rows[{{ i }}]) {
+                const uint8_t *from = rows[{{ i }}] + base + c;
 {% for j in range(usual + 1) %}
                 int in{{ j }} = from[{{ j }} * channels]{{ " & first" if j == 0 }}{{ " & last" if j == usual }};
-{% if j < usual %}
-                one += in{{ j }} * {{ at8 }}(w + {{ i * usual + j }});
-{% endif %}
-{% if j %}
-                two += in{{ j }} * {{ at8 }}(w + {{ i * usual + j - 1 }});
-{% endif %}
+                {{ ("one += in%d * %s(w + %d); "|format(j, at8, i * usual + j) if j < usual) ~ ("two += in%d * %s(w + %d);"|format(j, at8, i * usual + j - 1) if j) }}
 {% endfor %}
             }
 {% endfor %}
             w += {{ usual * usual }};
         }
-        int32_t scale = {{ at16 }}(l->depthwise_scale + c), half = 1 << (shift - 1);
+        int32_t scale = {{ at16 }}(l->depthwise_scale + c), half = (int32_t)1 << (shift - 1);
         s->values[c] = (int16_t)((uint32_t)(one * scale + half) >> shift); /* of which 16 bits are the same with a sign */
         s->values[{{ half }} + c] = (int16_t)((uint32_t)(two * scale + half) >> shift);
     }
@@ -386,10 +379,7 @@ static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}
 /* Make one row of a layer: convolve, keep the largest of each 2x2 if it pools, norm, ReLU. */
 static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ name }}_layer *l, int y, {{ map_t }} *out) {
     const {{ map_t }} *rows[{{ span }}];
-{% if int8 %}
-    int before = l->before, after = l->after;
-{% endif %}
-    int step = l->pool ? 2 : 1, top = step * y - l->padding, from = l->size, to = 0;
+    int {{ "before = l->before, after = l->after, " if int8 }}step = l->pool ? 2 : 1, top = step * y - l->padding, from = l->size, to = 0;
     for (int i = 0; i < l->kernel + step - 1; i++) {
         int slot = (top + i + l->slots) % l->slots;
         rows[i] = {% if pairs %}top + i < 0 || top + i >= l->size ? 0 : {% endif %}s->maps + l->map + slot * l->size * l->channels;
@@ -399,19 +389,13 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
             if (s->to[slot] > to) to = s->to[slot];
         }
     }
-{% if pairs %}
-    int across = l->depthwise ? 2 : step, made = across / step;
-{% else %}
-    int across = step, made = 1;
-{% endif %}
+    int across = {{ "l->depthwise ? 2 : " if pairs }}step, made = across / step; /* places in a row */
     for (int x = 0; x < l->out; x += made) {
         int left = step * x - l->padding, blank = left + l->kernel + step - 1 <= from || left >= to;
 {% if border %}
         if (l == {{ name }}_layers && (left < {{ border }} || left + l->kernel + step - 1 > {{ seen + border }})) blank = 0;
 {% endif %}
-{% if norm_before_pool %}
-        if (l->norm_before_pool) blank = 0;
-{% endif %}
+        {{ "if (l->norm_before_pool) blank = 0;" if norm_before_pool }}
         for (int f = 0; blank && f < l->filters; f++) s->best[f] = 0; /* no ink */
         for (int place = 0; !blank && place < step * across; place++) {
             int down = place >> 1, column = step * x + (place & 1) - l->padding, f = 0;
@@ -425,9 +409,7 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
 {% if pairs %}
             if (l->depthwise) {
                 int pool = {{ "!now && " if norm_before_pool }}l->pool;
-{% if not norm_before_pool %}
-                int32_t *best = s->best;
-{% endif %}
+                {{ "int32_t *best = s->best;" if not norm_before_pool }}
                 if (!(place & 1)) {
                     {{ name }}_depthwise(s, l, rows + down, {{ "top + down, " if slow }}column);
 {% if unmixed %}
