@@ -10,11 +10,13 @@ class Format(NamedTuple):
         words: Description in the help.
         ending: Ending of the file's name.
         int8: Whether the weights are rounded to 8 bits; a few answers may then differ.
+        tolerance: Largest difference of the logits otherwise.
     """
 
     words: str
     ending: str
     int8: bool = False
+    tolerance: float = 1e-4
 
 
 # The module of this name, without -int8, has `make` and `load`.
@@ -26,5 +28,5 @@ FORMATS = {
     "c": Format("a C99 header that needs no library", ".h"),
     "c-int8": Format("the same, only in whole numbers", "-int8.h", int8=True),
     "arduino": Format("a library for the Arduino IDE, with a sketch", ".zip", int8=True),
-    "web": Format("a page to draw on, with the network inside", ".html"),
+    "web": Format("a page to draw on, with the network inside", ".html", tolerance=0.01),
 }
