@@ -21,7 +21,6 @@ from mnist_lit.checkpoints.read import Trained
 from mnist_lit.cli import main
 from mnist_lit.errors import MissingPackageError, UserError, WriteError
 from mnist_lit.evaluation.evaluate import classify
-from mnist_lit.export import run as exporting
 from mnist_lit.export.formats import FORMATS
 from mnist_lit.export.layers import layers_of
 from mnist_lit.export.run import export
@@ -125,7 +124,7 @@ def test_every_kind_of_block_can_be_exported(
     form: str, odd_network: CompactCNN, tmp_path: Path
 ) -> None:
     done = export(Trained(odd_network, MNIST), form, tmp_path / "odd")
-    assert done.largest_difference <= exporting.TOLERANCE
+    assert done.largest_difference <= FORMATS[form].tolerance
     assert done.correct == done.reference
 
 
@@ -261,7 +260,7 @@ def test_what_does_not_agree_is_not_written(
 ) -> None:
     file = tmp_path / "odd.h"
     file.write_text("older")
-    monkeypatch.setattr(exporting, "TOLERANCE", 0.0)
+    monkeypatch.setitem(FORMATS, "c", FORMATS["c"]._replace(tolerance=0.0))
     with pytest.raises(UserError, match=r"odd\.h: not written: .*: it differs from the network: "):
         export(Trained(odd_network, MNIST), "c", file)
     assert file.read_text() == "older"
