@@ -174,7 +174,7 @@ def _look(view: View, scale: float, several: bool) -> Look | str:
         inner = np.subtract(view.gray.shape, 2 * view.margin)
         spans = size(segments.found[0].box) * segments.scale >= FILLING * inner
         left |= bool(spans.any() and not spans.all() and view.margin)
-    return Look([candidate(found) for found in segments.found], left)
+    return Look([candidate(found) for found in segments.found], left and several)
 
 
 def _edges(box: Box, larger: float, gray: Gray, scale: float = 1, margin: int = 0) -> Edges:
