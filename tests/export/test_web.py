@@ -166,7 +166,7 @@ def test_a_tap_is_a_dot(how: str, paper: Page) -> None:
     assert box is not None
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     (paper.touchscreen.tap if how == "touch" else paper.mouse.click)(*middle)
-    expect(paper.locator("output")).to_have_text("Not a digit? Nearest: 0 99.2 %")
+    expect(paper.locator("output")).to_have_text("Not a digit? Nearest: 0, 99.2 %")
     ink = paper.evaluate("inked().reduce((a, b) => a + b)")
     assert ink == pytest.approx(np.pi * 11**2, rel=0.05)
 
@@ -247,7 +247,7 @@ def test_what_is_no_digit_is_announced_as_such(
 ) -> None:
     paper.evaluate("drawn => { strokes.push(...drawn); show(); }", strokes)
     expect(paper.locator("#heard")).to_have_text(
-        re.compile(r"^Not a digit\? Nearest: \d \d+\.\d %$")
+        re.compile(r"^Not a digit\? Nearest: \d, \d+\.\d %$")
     )
 
 
@@ -267,12 +267,16 @@ def test_at_most_one_of_a_hundred_digits_is_called_none(
     assert 0 < sum(called) <= 100
 
 
+STOPPED = "The script of this page does not run:"
+POLICY = "the server's Content-Security-Policy lacks the hashes in the page's head."
+
+
 @pytest.mark.parametrize(
     ("policy", "script", "words"),
     [
         ("default-src 'none'; {own}; frame-ancestors 'none'", True, "Mouse, pen or finger."),
-        ("default-src 'self'", True, "The script of this page does not run."),
-        ("", False, "The script of this page does not run: JavaScript is off."),
+        ("default-src 'self'", True, f"{STOPPED} {POLICY}"),
+        ("", False, f"{STOPPED} JavaScript is off, or {POLICY}"),
     ],
 )
 def test_a_page_with_a_servers_policy_works_or_names_the_reason(

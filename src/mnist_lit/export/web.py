@@ -39,7 +39,7 @@ def make(source: Source, int8: bool) -> bytes:
         return sum(map(len, parts[:-1]))
 
     def rounded(values: ndarray) -> tuple[int, ndarray]:
-        """Add weights in 16 bits; return their position and each last-axis unit."""
+        """Add weights in 16 bits; return their position, and units along the last axis."""
         unit = np.abs(values).reshape(-1, values.shape[-1]).max(0) / 32767
         unit[unit == 0] = 1
         return put(np.round(values / unit), weights), unit
