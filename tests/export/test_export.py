@@ -210,13 +210,16 @@ def test_a_default_of_float64_changes_nothing(
 
 
 @pytest.mark.usefixtures("few_images")
-def test_only_a_regular_file_is_replaced_and_only_by_a_whole_one(tmp_path: Path) -> None:
+def test_only_a_regular_file_is_replaced_and_only_by_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipe, file = tmp_path / "pipe", tmp_path / "nano.pt2"
     os.mkfifo(pipe)
     file.write_text("older")
     for place, words in ((pipe, "not a regular file"), (tmp_path, "a folder")):
         with pytest.raises(WriteError, match=f"cannot be written: it is {words}"):
             export(NANO, "torch", place)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # torch's modules would be cut as well
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
