@@ -42,6 +42,7 @@ ARM = "arm-none-eabi-gcc"
 SELFTEST = 8  # pictures
 PLACES = 2  # decimals of their logits, if those are floats
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wcast-align", "-Werror", "-pedantic")
+LOGIT = re.compile(r"^#define \w+_LOGIT (\S+)f$", flags=re.MULTILINE)  # only with whole numbers
 OPTIONS = ["-std=c99", "-O3", *WARNINGS, "-shared", "-fPIC"]
 
 # By their names in the header; whole numbers have the dtype of their type in C.
@@ -105,7 +106,7 @@ def make(source: Source, int8: bool) -> bytes:
 
 def _compiled(header: str, source: Source, *options: str) -> tuple[ctypes.CDLL, Run]:
     """Compile a header to a shared library; return it, and its function from images to logits."""
-    dtype = np.dtype(np.int32 if "_LOGIT " in header else np.float32)
+    dtype = np.dtype(np.int32 if LOGIT.search(header) else np.float32)
     around = rendered(
         "around.c",
         name=source.name,
@@ -135,7 +136,7 @@ def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
     notes = [f"constants {code.constants():,} bytes, memory {code.memory():,} bytes"]
     if shutil.which(ARM):
         notes.append(_flash(content, source.name))
-    unit = re.search(r"^#define \w+_LOGIT (\S+)f$", text, flags=re.MULTILINE)
+    unit = LOGIT.search(text)
     factor = np.float32(unit[1] if unit else 1)
     return lambda pixels: run(pixels).astype(np.float32) * factor, notes
 

@@ -91,8 +91,7 @@ struct {{ name }}_state {
     {{ sum_t }} right, down, slant; /* where the middle comes from, and by how much a row is moved */
     int16_t looked, seen, made; /* rows */
     uint8_t above[{{ side }}]; /* the row before */
-{% endif %}
-{% if not align %}
+{% else %}
     int16_t seen; /* rows */
 {% endif %}
     {{ entry_t }} values[{{ entries }}]; /* what is not 0 under a filter, */
