@@ -47,7 +47,7 @@ def for_csv(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = for_terminal(value, len(value))
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return f"'{text}" if text.startswith(tuple("=+-@＝＋－＠")) else text
 
 
 def masked(text: str) -> str:

@@ -60,8 +60,10 @@ class Exported:
 def command(options: Namespace) -> None:
     """Run the command ``export`` with its options, and print the result."""
     trained = pretrained.load(options.model, trust=options.trust)
-    model, form, root = Path(options.model).resolve(), options.to, options.data_root
-    stem = model.name if model.is_dir() else model.stem  # lr0.1 is the whole name of a folder
+    model, form, root = Path(options.model), options.to, options.data_root
+    stem = (
+        model.resolve().name if model.is_dir() else model.stem
+    )  # lr0.1 is the whole name of a folder
     path = options.output or Path(stem + FORMATS[form].ending)
     named = files.named(path, pretrained.checkpoint_of(options.model), root or folders.data())
     done = export(trained, form, path, root, options.trust, options.name)
