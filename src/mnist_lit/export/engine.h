@@ -46,24 +46,6 @@
 #ifndef {{ NAME }}_H
 #define {{ NAME }}_H
 #include <stdint.h>
-{% if int8 %}
-#ifdef __AVR__
-#include <avr/pgmspace.h>
-#define {{ NAME }}_FLASH PROGMEM
-#define {{ NAME }}_I8(p) ((int8_t)pgm_read_byte(p))
-#define {{ NAME }}_I16(p) ((int16_t)pgm_read_word(p))
-#define {{ NAME }}_I32(p) ((int32_t)pgm_read_dword(p))
-#else
-#define {{ NAME }}_FLASH
-#define {{ NAME }}_I8(p) (*(p))
-#define {{ NAME }}_I16(p) (*(p))
-#define {{ NAME }}_I32(p) (*(p))
-#endif
-{% set flash, at8, at16, at32 = NAME ~ "_FLASH ", NAME ~ "_I8", NAME ~ "_I16", NAME ~ "_I32" %}
-{% else %}
-#define {{ NAME }}_AT(p) (*(p))
-{% set flash, at8, at16, at32 = "", NAME ~ "_AT", NAME ~ "_AT", NAME ~ "_AT" %}
-{% endif %}
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -113,6 +95,24 @@ int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
 #ifdef __cplusplus
 }
 #endif
+{% if int8 %}
+#ifdef __AVR__
+#include <avr/pgmspace.h>
+#define {{ NAME }}_FLASH PROGMEM
+#define {{ NAME }}_I8(p) ((int8_t)pgm_read_byte(p))
+#define {{ NAME }}_I16(p) ((int16_t)pgm_read_word(p))
+#define {{ NAME }}_I32(p) ((int32_t)pgm_read_dword(p))
+#else
+#define {{ NAME }}_FLASH
+#define {{ NAME }}_I8(p) (*(p))
+#define {{ NAME }}_I16(p) (*(p))
+#define {{ NAME }}_I32(p) (*(p))
+#endif
+{% set flash, at8, at16, at32 = NAME ~ "_FLASH ", NAME ~ "_I8", NAME ~ "_I16", NAME ~ "_I32" %}
+{% else %}
+#define {{ NAME }}_AT(p) (*(p))
+{% set flash, at8, at16, at32 = "", NAME ~ "_AT", NAME ~ "_AT", NAME ~ "_AT" %}
+{% endif %}
 #endif
 
 #if defined({{ NAME }}_IMPLEMENTATION) && !defined({{ NAME }}_IMPLEMENTED)
