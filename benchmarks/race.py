@@ -51,15 +51,20 @@ EPOCHS = 5  # of pytorch/examples
 MEAN, DEVIATION = 0.1307, 0.3081
 
 
-def main() -> None:
-    """Run the race, or one training of another recipe."""
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=10, help="of each entry (default: 10)")
     parser.add_argument("--slow-seeds", type=int, default=3, help="of pytorch/examples")
     parser.add_argument("--one", nargs=2, metavar=("RECIPE", "SEED"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run the race, or one training of another recipe."""
+    options = command_line().parse_args()
     if options.one:
         recipe, seed = options.one
         print(json.dumps(THEIRS[recipe](int(seed))))

@@ -34,7 +34,7 @@ def show(text: object, error: bool = False) -> None:
 
 
 def for_c(text: object) -> str:
-    """Return one line of ASCII for a comment of C, or for Arduino's ``library.properties``.
+    """Return one line of ASCII for a comment of C, or for a manifest of its archive.
 
     It cannot begin or end a comment, continue on the next line, or contain a trigraph.
     """

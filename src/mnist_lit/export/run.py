@@ -100,7 +100,8 @@ def export(
             compiler is missing, or the file's answers differ too much.
         WriteError: The file cannot be written.
     """
-    module = import_module(f"mnist_lit.export.{form.removesuffix('-int8')}")
+    writer = FORMATS[form].module or form.removesuffix("-int8")
+    module = import_module(f"mnist_lit.export.{writer}")
     facts = trained.facts
     # The exporters warn about weights in channels-last order.
     network = copy.deepcopy(trained.network).float().to(memory_format=torch.contiguous_format)
