@@ -51,15 +51,20 @@ EPOCHS = 5  # of pytorch/examples
 MEAN, DEVIATION = 0.1307, 0.3081
 
 
-def main() -> None:
-    """Run the race, or one training of another recipe."""
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=10, help="of each entry (default: 10)")
     parser.add_argument("--slow-seeds", type=int, default=3, help="of pytorch/examples")
     parser.add_argument("--one", nargs=2, metavar=("RECIPE", "SEED"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run the race, or one training of another recipe."""
+    options = command_line().parse_args()
     if options.one:
         recipe, seed = options.one
         print(json.dumps(THEIRS[recipe](int(seed))))
@@ -122,7 +127,7 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     with torch.no_grad():
         right = [
             (network(x).argmax(dim=1) == y).sum()
-            for x, y in zip(images.split(1000), labels.split(1000), strict=True)
+            for x, y in zip(torch.split(images, 1000), torch.split(labels, 1000), strict=True)
         ]
     return int(sum(right)) / len(labels)
 
@@ -146,9 +151,9 @@ def train_mnist_fast(seed: int) -> dict[str, float]:
     steps = -(-len(y) // batch_size)
     scheduler = OneCycleLR(optimizer, max_lr=0.01, total_steps=steps, cycle_momentum=False)
     started = time.perf_counter()
-    for batch, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+    for batch, labels in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
         optimizer.zero_grad()
-        F.cross_entropy(network(batch), labels).backward()
+        F.cross_entropy(network(batch), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         scheduler.step()
     seconds = time.perf_counter() - started
@@ -189,7 +194,7 @@ def pytorch_examples(seed: int) -> dict[str, float]:
         network.train()
         for x, y in loader:
             optimizer.zero_grad()
-            F.cross_entropy(network(x), y).backward()
+            F.cross_entropy(network(x), y).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         found = accuracy(network, normalised(held), held.labels)
         scheduler.step()

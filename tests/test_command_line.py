@@ -87,6 +87,18 @@ def test_a_working_folder_that_is_gone_is_a_line(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (1, line)
 
 
+def test_a_files_name_is_no_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("--trust=os.system", "--output=.notes"):
+        Path(name).touch()
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", "nano", *sorted(map(str, Path().iterdir()))])
+        assert ended.value.code == 2
+        assert "a file has this name; write ./--" in capsys.readouterr().err
+
+
 def test_importing_the_package_costs_nothing() -> None:
     code = (
         "import sys, time; t = time.process_time(); import mnist_lit; t = time.process_time() - t"

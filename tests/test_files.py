@@ -18,9 +18,11 @@ from mnist_lit.training import rundir
 
 
 def test_drafts_of_others_stay(tmp_path: Path) -> None:
-    theirs = [tmp_path / ".unfinished-thesis.md", tmp_path / ".unfinished-novel"]
+    names = ("thesis.md", "20260101-thesis.md", "novel")
+    theirs = [tmp_path / f"{files.UNFINISHED}{name}" for name in names]
     theirs[0].write_text("chapter 1")
-    theirs[1].mkdir()
+    theirs[1].write_text("chapter 2")
+    theirs[2].mkdir()
     draft = tmp_path / f"{files.UNFINISHED}0123abcd.html"
     draft.touch()
     for path in (*theirs, draft):

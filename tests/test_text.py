@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from mnist_lit import MNIST, Facts, MNISTDataModule
 from mnist_lit.checkpoints import pretrained
@@ -170,24 +171,29 @@ def test_no_word_gets_out_of_a_comment(int8: bool, source: Source, tmp_path: Pat
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_arduino_library_has_a_line_of_ascii_for_each_property(source: Source) -> None:
+@needs_compiler
+def test_no_word_gets_out_of_a_manifest(source: Source) -> None:
     import io
     import zipfile
 
-    kept = []
+    kept: dict[str, set[object]] = {}
     for word in HOSTILE:
         content = arduino.make(replace(source, facts=named(word)), True)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            assert archive.namelist() == [
-                *("odd/library.properties", "odd/src/odd.h", "odd/examples/picture/picture.ino")
-            ]
-            kept.append(archive.read("odd/library.properties").decode("ascii").splitlines())
-    assert {tuple(line.partition("=")[0] for line in lines) for lines in kept} == {
-        (
-            *("name", "version", "author", "maintainer", "sentence", "paragraph", "category"),
-            *("url", "architectures", "includes"),
-        )
-    }
+            for name in archive.namelist():
+                text = archive.read(name).decode("ascii")
+                known: object = len(text.splitlines())
+                if name.endswith("json"):
+                    known = tuple(json.loads(text))
+                elif name.endswith("yml"):
+                    known = tuple(yaml.safe_load(text))
+                elif name.endswith("properties"):
+                    known = tuple(line.partition("=")[0] for line in text.splitlines())
+                elif not name.endswith("README.md"):
+                    known = text.partition("*/")[2] if name.endswith(".h") else text
+                kept.setdefault(name, set()).add(known)
+    assert len(kept) == 11
+    assert all(len(known) == 1 for known in kept.values())
 
 
 def test_for_c_gives_a_line_that_neither_ends_nor_begins_a_comment() -> None:

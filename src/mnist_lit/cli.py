@@ -39,6 +39,9 @@ def read(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; exits with 2 and one line if it is wrong."""
     parser = Parser(prog="mnist-lit", description="Train compact image classifiers, and use them.")
     parser.add_argument("--version", action="version", version=f"mnist-lit {version('mnist-lit')}")
+    for word in arguments:
+        if word.startswith("-") and os.path.lexists(word):  # from a pattern as *
+            parser.error(f"{word}: a file has this name; write ./{word}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     commands.add_parser("train", help="train a network, as `python train.py` in a checkout does")
     for add_command in (_list, _evaluate, _predict, _export, _demo, _pages):

@@ -1,6 +1,7 @@
 """Write files completely or not at all."""
 
 import os
+import re
 import secrets
 import shutil
 import time
@@ -28,7 +29,9 @@ def clear(folder: Path, age: float = 0) -> None:
         folder: A folder without other writing processes, or without any that write so slowly.
         age: Least number of seconds since the last change of a file.
     """
-    for left in folder.glob(f"{UNFINISHED}{'[0-9a-f]' * 8}*"):
+    for left in folder.glob(f"{UNFINISHED}*"):
+        if not re.fullmatch(r"[0-9a-f]{8}(\.[^.]*)?", left.name.removeprefix(UNFINISHED)):
+            continue  # not by ``whole``
         with suppress(OSError):  # another process has removed it
             if time.time() - left.stat().st_mtime >= age:
                 left.unlink()

@@ -34,7 +34,7 @@ def show(text: object, error: bool = False) -> None:
 
 
 def for_c(text: object) -> str:
-    """Return one line of ASCII for a comment of C, or for Arduino's ``library.properties``.
+    """Return one line of ASCII for a comment of C, or for a manifest of its archive.
 
     It cannot begin or end a comment, continue on the next line, or contain a trigraph.
     """
@@ -47,7 +47,7 @@ def for_csv(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = for_terminal(value, len(value))
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return f"'{text}" if text.startswith(tuple("=+-@＝＋－＠")) else text
 
 
 def masked(text: str) -> str:

@@ -341,7 +341,7 @@ def test_an_output_is_never_an_input(
 
 @pytest.mark.usefixtures("few_images")
 def test_a_file_that_is_replaced_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, words in (
         ("nano.safetensors", ["export", "nano", "--to", "safetensors", "--output"]),
@@ -350,6 +350,12 @@ def test_a_file_that_is_replaced_is_said(
         (tmp_path / name).write_text("older")
         main([*words, str(tmp_path / name)])
         assert capsys.readouterr().out.startswith(f"{tmp_path / name} (replaced)")
+    monkeypatch.chdir(tmp_path)
+    Path("index.safetensors").write_text("mine")
+    Path("model.ckpt").symlink_to("index.ckpt")
+    Path("index.ckpt").write_bytes(pretrained.checkpoint_of("nano").read_bytes())
+    main(["export", "./model.ckpt", "--to", "safetensors"])
+    assert Path("index.safetensors").read_text() == "mine", "a link does not choose the output"
     picture, sheet = tmp_path / "7.png", tmp_path / "sheet.png"
     Image.fromarray(255 - MNISTDataModule().images("test").images[0, 0].numpy()).save(picture)
     for said in ("", " (replaced)"):

@@ -1,5 +1,6 @@
 """The page to draw on, opened from the disk in a real browser."""
 
+import base64
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from mnist_lit.checkpoints import pretrained
 from mnist_lit.checkpoints.read import Trained
 from mnist_lit.errors import UserError
 from mnist_lit.evaluation.evaluate import classify
+from mnist_lit.export.formats import FORMATS
 from mnist_lit.export.run import export
 from mnist_lit.export.source import Source
 from mnist_lit.network.compact import CompactCNN
@@ -33,7 +35,7 @@ def test_the_page_of_the_project_is_a_fresh_export() -> None:
     content = web.make(source, False)
     command = "mnist-lit export final --to web --output docs/demo.html"
     assert content == DEMO.read_bytes(), command
-    assert len(content) <= 120_000
+    assert len(content) <= 75_000
 
 
 def test_the_browser_reads_as_the_network_does(browser: Browser, mnist: MNISTDataModule) -> None:
@@ -42,7 +44,7 @@ def test_the_browser_reads_as_the_network_does(browser: Browser, mnist: MNISTDat
     pixels = mnist.test.images[:100]
     got = page.evaluate("rows => rows.map(row => logits(row))", pixels.flatten(1).tolist())
     wanted = classify(pretrained.load("final").network, pixels)
-    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    np.testing.assert_allclose(got, wanted, atol=1e-3)
     page.close()
 
 
@@ -86,7 +88,8 @@ def test_a_digit_drawn_with_the_mouse_is_read(
 @pytest.mark.usefixtures("few_images")
 def test_every_kind_of_block_is_read_in_a_page(odd_network: CompactCNN, tmp_path: Path) -> None:
     done = export(Trained(odd_network, MNIST), "web", tmp_path / "odd.html")
-    assert done.largest_difference < 1e-4
+    assert done.largest_difference < FORMATS["web"].tolerance
+    assert done.correct == done.reference
 
 
 def test_what_nobody_draws_is_refused(odd_network: CompactCNN, mnist: MNISTDataModule) -> None:
@@ -163,7 +166,7 @@ def test_a_tap_is_a_dot(how: str, paper: Page) -> None:
     assert box is not None
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     (paper.touchscreen.tap if how == "touch" else paper.mouse.click)(*middle)
-    expect(paper.locator("output")).to_have_text(re.compile(r"\d %$"))
+    expect(paper.locator("output")).to_have_text("Not a digit? Nearest: 0, 99.2 %")
     ink = paper.evaluate("inked().reduce((a, b) => a + b)")
     assert ink == pytest.approx(np.pi * 11**2, rel=0.05)
 
@@ -181,6 +184,126 @@ def test_clear_ends_a_stroke(paper: Page) -> None:
     expect(paper.locator("output")).to_have_text("Mouse, pen or finger.")
     paper.evaluate("send('down', 160, 60, {}); send('move', 160, 200, {})")
     expect(paper.locator("output")).to_have_text(re.compile(r"\d %$"))
+
+
+def test_the_last_strokes_are_undone_by_button_and_keys(paper: Page) -> None:
+    paper.evaluate("strokes.push(...[100, 160, 220].map((x) => [[x, 60], [x, 250]]))")
+    paper.locator("#undo").click()
+    assert paper.evaluate("strokes.map(points => points[0][0])") == [100, 160]
+    for left in (1, 0, 0):
+        paper.keyboard.press("Control+z")
+        assert paper.evaluate("strokes.length") == left
+    expect(paper.locator("output")).to_have_text("Mouse, pen or finger.")
+    drawn = "new Uint32Array(paper.getContext('2d').getImageData(0, 0, 320, 320).data.buffer)"
+    assert paper.evaluate(f"{drawn}.every(pixel => pixel === 0xffffffff)")
+
+
+def test_the_keyboard_reaches_every_control(paper: Page) -> None:
+    reached = []
+    for _ in range(3):
+        paper.keyboard.press("Tab")
+        reached.append(paper.evaluate("document.activeElement.textContent"))
+    assert reached == ["Undo", "Clear", "What each layer makes of it"]
+    paper.keyboard.press("Enter")
+    expect(paper.locator("details")).to_have_attribute("open", "")
+
+
+def test_a_reading_is_announced_when_its_stroke_ends(paper: Page) -> None:
+    said, announced = paper.locator("output"), paper.get_by_role("status").nth(1)
+    paper.evaluate("send('down', 160, 60, {}); send('move', 160, 250, {})")
+    expect(said).to_have_text(re.compile(r"^1 \d+\.\d %$"))
+    expect(announced).to_have_text("Mouse, pen or finger.")
+    paper.evaluate("send('up', 160, 250, {})")
+    expect(announced).to_have_text(re.compile(r"^1 \d+\.\d %$"))
+    assert said.get_attribute("aria-live") == "off"
+
+
+def test_the_paper_has_every_pixel_of_the_screen(browser: Browser) -> None:
+    page = browser.new_page(device_scale_factor=3)
+    page.goto(DEMO.as_uri())
+    assert page.evaluate("[paper.width, paper.height, paper.clientWidth]") == [960, 960, 320]
+    # What is read is independent of the screen.
+    found = page.evaluate(
+        """() => {
+            strokes.push([[160, 60], [160, 250]]);
+            show();
+            const drawn = paper.getContext("2d").getImageData(0, 0, 960, 960).data;
+            const black = drawn.reduce((sum, value, i) => sum + (i % 4 === 0 && value === 0), 0);
+            return [black / 9, inked().reduce((a, b) => a + b)];
+        }"""
+    )
+    np.testing.assert_allclose(found, 22 * 190 + np.pi * 11**2, rtol=0.02)
+    page.close()
+
+
+ZIGZAG = [(60 + 200 * (i % 2), 60 + 14 * i) for i in range(15)]
+ALL = [(12 + 296 * (i // 2 % 2 ^ i % 2), 12 + 16 * (i // 2)) for i in range(38)]
+EIGHTS = [[(x + 40 * (i % 2), 60 + 30 * (i // 2)) for i in range(12)] for x in (40, 140, 240)]
+
+
+@pytest.mark.parametrize("strokes", [[ZIGZAG], [ALL], EIGHTS], ids=["scribble", "all", "three"])
+def test_what_is_no_digit_is_announced_as_such(
+    strokes: list[list[tuple[int, int]]], paper: Page
+) -> None:
+    paper.evaluate("drawn => { strokes.push(...drawn); show(); }", strokes)
+    expect(paper.locator("#heard")).to_have_text(
+        re.compile(r"^Not a digit\? Nearest: \d, \d+\.\d %$")
+    )
+
+
+def test_at_most_one_of_a_hundred_digits_is_called_none(
+    paper: Page, mnist: MNISTDataModule
+) -> None:
+    images = mnist.test.images
+    shares = classify(pretrained.load("final").network, images).softmax(1).amax(1)
+    called = paper.evaluate(
+        """([text, shares]) => {
+            const all = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+            return shares.map((share, i) => strange(all.subarray(784 * i, 784 * i + 784), share));
+        }""",
+        [base64.b64encode(images.numpy().tobytes()).decode(), shares.tolist()],
+    )
+    assert len(called) == 10_000
+    assert 0 < sum(called) <= 100
+
+
+STOPPED = "The script of this page does not run:"
+POLICY = "the server's Content-Security-Policy lacks the hashes in the page's head."
+
+
+@pytest.mark.parametrize(
+    ("policy", "script", "words"),
+    [
+        ("default-src 'none'; {own}; frame-ancestors 'none'", True, "Mouse, pen or finger."),
+        ("default-src 'self'", True, f"{STOPPED} {POLICY}"),
+        ("", False, f"{STOPPED} JavaScript is off, or {POLICY}"),
+    ],
+)
+def test_a_page_with_a_servers_policy_works_or_names_the_reason(
+    policy: str, script: bool, words: str, browser: Browser
+) -> None:
+    content = DEMO.read_text()
+    own = re.search(r"style-src 'sha256-[^;]*; script-src 'sha256-[^;]*", content)
+    assert own is not None
+    page = browser.new_page(java_script_enabled=script)
+    headers = {"content-type": "text/html"}
+    if policy:
+        headers["content-security-policy"] = policy.format(own=own[0])
+    page.route("**", lambda route: route.fulfill(body=content, headers=headers))
+    page.goto("http://digits.test/")
+    expect(page.locator("output")).to_have_text(words, use_inner_text=True)
+    page.close()
+
+
+def test_a_page_runs_no_script_but_its_own(browser: Browser) -> None:
+    page = browser.new_page()
+    added = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'><style>p {}</style>"
+    content = DEMO.read_text().replace("</main>", f"{added}</main>")
+    page.route("**", lambda route: route.fulfill(body=content, content_type="text/html"))
+    page.goto("http://digits.test/")
+    expect(page.locator("output")).to_have_text("Mouse, pen or finger.")
+    assert page.evaluate("[typeof ran, document.styleSheets.length]") == ["undefined", 1]
+    page.close()
 
 
 def test_any_number_of_points_is_read(paper: Page) -> None:
@@ -211,7 +334,7 @@ def test_names_of_classes_are_shown_and_never_run(
     said = page.evaluate(
         """() => CLASSES.map((_, best) => {
             logits = () => CLASSES.map((_, i) => i === best ? 9 : 0);
-            strokes.push([[100 + best, 100]]);
+            strokes.splice(0, 1, [[160, 60], [160, 250]]);
             show();
             return $("said").firstChild.textContent;
         })"""

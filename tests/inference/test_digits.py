@@ -98,6 +98,13 @@ def test_a_sheet_on_a_desk_is_read_and_its_boxes_are_of_the_whole_picture(
         assert digit.box == pytest.approx((left, top, right, bottom), abs=side * 0.015)
 
 
+def test_the_only_digit_on_a_sheet_on_a_desk_is_not_the_sheet(written: list[Image.Image]) -> None:
+    desk = Image.new("L", (300, 240), 70)
+    desk.paste(on_paper([written[:1]]), (60, 40))
+    for single in (True, False):
+        assert mnist_lit.predict(desk, single=single)[0].text == "7"
+
+
 def test_a_file_that_changes_while_it_is_read_is_a_line(tmp_path: Path) -> None:
     gone = [Page(tmp_path / "gone.png", ""), Page(tmp_path / "gone.tiff", "#2")]
     assert [*prepare_again(mnist_lit.MNIST, False, gone, [0, 1], 1)] == ["the file has changed"] * 2

@@ -1,21 +1,56 @@
-"""A trained network as a library for the Arduino IDE: the integer C code, and a sketch."""
+"""A trained network as an archive for Arduino, PlatformIO, ESP-IDF, Zephyr and CMake.
+
+It has the integer C code, a sketch, and a manifest for each of these build systems.
+"""
 
 import io
+import re
 import zipfile
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import distribution
 
+from mnist_lit.errors import UserError
 from mnist_lit.export import c
 from mnist_lit.export.source import Run, Source, rendered
 
+MANIFESTS = (
+    "README.md",
+    "library.properties",
+    "library.json",
+    "idf_component.yml",
+    "CMakeLists.txt",
+    "zephyr/module.yml",
+    "zephyr/CMakeLists.txt",
+)
+# Arduino's manifest must have an address, and this package has none of its own.
+URL = "https://en.wikipedia.org/wiki/Convolutional_neural_network"
+
 
 def make(source: Source, int8: bool) -> bytes:
-    """Return the library as a zip archive, without data of the machine that made it."""
-    name, picture, release = source.name, source.calibration()[0, 0], version("mnist-lit")
+    """Return the archive, without data of the machine that made it.
+
+    Raises:
+        UserError: Arduino allows no library of this name, or C does not support the network.
+    """
+    name, package = source.name, distribution("mnist-lit")
+    if not re.fullmatch(r"(?!arduino)[a-z]\w{,62}", name, flags=re.ASCII | re.IGNORECASE):
+        raise UserError(
+            f"the name {name}: a library's has at most 63 characters, the first a letter, and does "
+            "not begin with arduino; give one by --name"
+        )
+    known = {"source": source, "version": package.version, "url": URL}
+    code = f'#define {name.upper()}_IMPLEMENTATION\n#include "{name}.h"\n'
     files: dict[str, str | bytes] = {
-        "library.properties": rendered("library.properties", source=source, version=release),
+        "LICENSE": package.read_text("licenses/LICENSE") or "MIT\n",
+        **{path: rendered(f"archive/{path}", **known) for path in MANIFESTS},
         f"src/{name}.h": c.make(replace(source, file=f"{name}.h"), int8),
-        "examples/picture/picture.ino": rendered("sketch.ino", source=source, picture=picture),
+        f"src/{name}.c": f"/* SPDX-License-Identifier: MIT */\n{code}",
+        "examples/picture/picture.ino": rendered(
+            "archive/sketch.ino",
+            source=source,
+            picture=source.calibration()[0, 0],
+            digits=c.SELFTEST,
+        ),
     }
     file = io.BytesIO()
     # Not compressed, because zlib's versions write different bytes.
@@ -28,6 +63,6 @@ def make(source: Source, int8: bool) -> bytes:
 
 
 def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
-    """Open the header of the library; see ``c.load``."""
+    """Open the header of the archive; see ``c.load``."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return c.load(archive.read(f"{source.name}/src/{source.name}.h"), source)

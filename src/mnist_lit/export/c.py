@@ -11,12 +11,15 @@ processor gives the same bits.
 
 import copy
 import ctypes
+import hashlib
 import math
 import re
 import shutil
 import subprocess
 import tempfile
 from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,10 @@ LARGEST_ALIGNED = 128  # side of an image, in pixels; the moments of larger ones
 # Fields that the table leaves out if they are 0 in every layer.
 OPTIONAL = ("wide", "depthwise_shift", "norm_before_pool", "residual")
 ARM = "arm-none-eabi-gcc"
-WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic")
+SELFTEST = 8  # pictures
+PLACES = 2  # decimals of their logits, if those are floats
+WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wcast-align", "-Werror", "-pedantic")
+LOGIT = re.compile(r"^#define \w+_LOGIT (\S+)f$", flags=re.MULTILINE)  # only with whole numbers
 OPTIONS = ["-std=c99", "-O3", *WARNINGS, "-shared", "-fPIC"]
 
 # By their names in the header; whole numbers have the dtype of their type in C.
@@ -48,7 +54,7 @@ def make(source: Source, int8: bool) -> bytes:
     """Return the header.
 
     Raises:
-        UserError: The engine does not support the network.
+        UserError: The engine does not support the network, or the C compiler fails.
     """
     side, seen = source.facts.side, source.compact.seen
     reach = max(side, math.ceil(seen * source.compact.description["shrink"]))
@@ -65,7 +71,40 @@ def make(source: Source, int8: bool) -> bytes:
     arrays, rows, more = (_whole if int8 else _floating)(source, layers)
     table, length = _table(layers, rows, 2 if int8 else LANES)
     under = [layer.weight[0].size for layer in layers]  # weights of a filter
-    half = max(row.get("wide", 0) for row in table)
+    pictures = source.calibration()[:SELFTEST].numpy()
+    weights = (tensor.numpy().tobytes() for tensor in source.network.state_dict().values())
+    header = partial(
+        rendered,
+        "engine.h",
+        source=source,
+        version=version("mnist-lit"),
+        digest=hashlib.sha256(b"".join(weights)).hexdigest(),
+        int8=int8,
+        layers=layers,
+        table=table,
+        fields={name: _unsigned(max(row[name] for row in table)) for name in table[0]},
+        arrays=arrays,
+        text=_text,
+        border=border,
+        span=max(layer.kernel + layer.pool for layer in layers),
+        maps=length,
+        at_t=_unsigned(max(n * row["padded"] for n, row in zip(under, table, strict=True))),
+        row_t=_unsigned(layers[0].size + border),
+        steepest=STEEPEST,
+        reach=4 * reach,
+        squeeze=2 ** max(0, math.ceil(math.log2(2 * 65025 * side**6)) - 46),
+        pictures=pictures,
+        **_sizes(layers, under, max(row.get("wide", 0) for row in table), int8),
+        **more,
+    )
+    # Floats depend on the compiler, so few of their places are written.
+    _, run = _compiled(header(answers=None), source, "-O0")
+    answers = run(pictures) if int8 else run(pictures).round(PLACES)
+    return header(answers=answers, tolerance=2 * 10**-PLACES).encode()
+
+
+def _sizes(layers: list[Layer], under: list[int], half: int, int8: bool) -> dict[str, Any]:
+    """Return what the header needs to know of separable layers, of which ``half`` is the widest."""
     deep = [layer for layer in layers if layer.depthwise is not None]
     usual = max((layer.kernel for layer in deep), default=0)
     # Where the fast code would need more than one column outside.
@@ -75,67 +114,55 @@ def make(source: Source, int8: bool) -> bytes:
     )
     mixed = [count for one, count in zip(layers, under, strict=True) if one.depthwise is None]
     listed = _up(max([*mixed, 2 if int8 else half]), 2)  # some processors take two at once
-    return rendered(
-        "engine.h",
-        source=source,
-        int8=int8,
-        layers=layers,
-        table=table,
-        fields={name: _unsigned(max(row[name] for row in table)) for name in table[0]},
-        arrays=arrays,
-        text=_text,
-        border=border,
-        span=max(layer.kernel + layer.pool for layer in layers),
-        half=half,
-        listed=listed,
-        entries=max(listed, 2 * half) if int8 else listed,
-        usual=usual,
-        slow=slow,
-        maps=length,
-        at_t=_unsigned(max(n * row["padded"] for n, row in zip(under, table, strict=True))),
-        row_t=_unsigned(layers[0].size + border),
-        steepest=STEEPEST,
-        reach=4 * reach,
-        squeeze=2 ** max(0, math.ceil(math.log2(2 * 65025 * side**6)) - 46),
-        **more,
-    ).encode()
+    entries = max(listed, 2 * half) if int8 else listed
+    return {"half": half, "usual": usual, "slow": slow, "listed": listed, "entries": entries}
+
+
+def _compiled(header: str, source: Source, *options: str) -> tuple[ctypes.CDLL, Run]:
+    """Compile a header to a shared library; return it, and its function from images to logits."""
+    dtype = np.dtype(np.int32 if LOGIT.search(header) else np.float32)
+    around = rendered(
+        "around.c",
+        name=source.name,
+        sum_t="int32_t" if dtype == np.int32 else "float",
+        arrays=re.findall(r"^static const .*? (\w+)\[", header, flags=re.MULTILINE),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        # Of a program in its standard input, a compiler would take the working folder's header.
+        (Path(folder) / "network.h").write_text(header, "utf-8")
+        (Path(folder) / "around.c").write_text(around, "utf-8")
+        library = f"{folder}/network.so"
+        compile_c([*OPTIONS, *options, "-o", library, f"{folder}/around.c"])
+        code = ctypes.CDLL(library)
+
+    def run(pixels: ndarray) -> ndarray:
+        logits = np.empty((len(pixels), len(source.facts.classes)), dtype)
+        code.many(pixels.ctypes, len(pixels), pixels[0].size, logits.ctypes, logits.shape[1])
+        return logits
+
+    return code, run
 
 
 def load(content: bytes, source: Source) -> tuple[Run, list[str]]:
     """Compile a header to a shared library, and return its function from images to logits."""
-    classes, side, text = len(source.facts.classes), source.facts.side, content.decode()
-    unit = re.search(r"^#define \w+_LOGIT (\S+)f$", text, flags=re.MULTILINE)
-    around = rendered(
-        "around.c",
-        name=source.name,
-        sum_t="int32_t" if unit else "float",
-        arrays=re.findall(r"^static const .*? (\w+)\[", text, flags=re.MULTILINE),
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        # Of a program in its standard input, a compiler would take the working folder's header.
-        (Path(folder) / "network.h").write_bytes(content)
-        (Path(folder) / "around.c").write_text(around, "utf-8")
-        library = f"{folder}/network.so"
-        compile_c([*OPTIONS, "-o", library, f"{folder}/around.c"])
-        code = ctypes.CDLL(library)
-        notes = [f"constants {code.constants():,} bytes, memory {code.memory():,} bytes"]
-        if shutil.which(ARM):
-            notes.append(_flash(Path(folder), source.name))
-
-    def run(pixels: ndarray) -> ndarray:
-        logits = np.empty((len(pixels), classes), np.int32 if unit else np.float32)
-        code.many(pixels.ctypes, len(pixels), side * side, logits.ctypes, classes)
-        return logits.astype(np.float32) * np.float32(unit[1] if unit else 1)
-
-    return run, notes
+    text = content.decode()
+    code, run = _compiled(text, source)
+    notes = [f"constants {code.constants():,} bytes, memory {code.memory():,} bytes"]
+    if shutil.which(ARM):
+        notes.append(_flash(content, source.name))
+    unit = LOGIT.search(text)
+    factor = np.float32(unit[1] if unit else 1)
+    return lambda pixels: run(pixels).astype(np.float32) * factor, notes
 
 
-def _flash(folder: Path, name: str) -> str:
+def _flash(header: bytes, name: str) -> str:
     """Return the bytes of code and constants compiled for a Cortex-M3, as a note."""
-    program, code = folder / "network.o", f"-D{name.upper()}_IMPLEMENTATION"
-    options = ["-mcpu=cortex-m3", "-mthumb", "-std=c99", "-O2", "-c", "-x", "c", code]
-    subprocess.check_call([ARM, *options, folder / "network.h", "-o", program])
-    said = subprocess.check_output([ARM.replace("gcc", "size"), program], text=True)
+    options = ["-mcpu=cortex-m3", "-mthumb", "-std=c99", "-O2", f"-D{name.upper()}_IMPLEMENTATION"]
+    with tempfile.TemporaryDirectory() as folder:
+        program = f"{folder}/network.o"
+        command = [ARM, *options, "-c", "-x", "c", "-", "-o", program]
+        subprocess.run(command, input=header, check=True)
+        said = subprocess.check_output([ARM.replace("gcc", "size"), program], text=True)
     text, data = map(int, said.splitlines()[1].split()[:2])
     return f"flash {text + data:,} bytes on a Cortex-M3 ({ARM} -O2)"
 
@@ -357,7 +384,8 @@ def _top(values: Tensor) -> float:
 
 def _text(values: ndarray) -> str:
     """Return the values of an array as C source."""
-    words = [_literal(v) if values.dtype.kind == "f" else str(v) for v in values.ravel()]
+    numbers = values.ravel().tolist()
+    words = [_literal(v) if values.dtype.kind == "f" else str(v) for v in numbers]
     return ",\n    ".join(", ".join(words[i : i + 16]) for i in range(0, len(words), 16))
 
 

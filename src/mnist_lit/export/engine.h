@@ -15,11 +15,13 @@
 {# What each number is held in, and what no layer needs. #}
 {% set map_t, sum_t, weight_t, entry_t = ("uint8_t", "int32_t", "int8_t", "int16_t") if int8 else 4 * ("float",) %}
 {% set separable, norm_before_pool, residual = "wide" in fields, "norm_before_pool" in fields, "residual" in fields %}
-/* {{ source.file|for_c }}: made by mnist-lit, C99 or C++11; needs no library
+/* SPDX-License-Identifier: MIT
+ * {{ source.file|for_c }}: made by mnist-lit {{ version }}, C99 or C++11; needs no library
 {%- if int8 %} and computes in whole numbers alone{% endif %}.
 {% for key, value in source.about.items() %}
  * {{ key }}: {{ value|for_c }}
 {% endfor %}
+ * weights_sha256: {{ digest }}
  *
  * One file of a program defines {{ NAME }}_IMPLEMENTATION before it includes this; others include it
  * as it is. Several networks go into one program.
@@ -39,6 +41,9 @@
  *     for (y = 0; y < {{ side }}; y++) {{ name }}_row(&state, row);{% if align %}   // the same rows again{% endif %}
 
  *     int {{ what }} = {{ name }}_finish(&state, logits);
+ *
+ * These functions return -1 for a row too many or too few. {{ name }}_selftest(&state) is there if
+ * {{ NAME }}_SELFTEST is defined before this is included, and is 0 if the processor computes right.
  */
 #ifndef {{ NAME }}_H
 #define {{ NAME }}_H
@@ -47,10 +52,15 @@
 extern "C" {
 #endif
 
+#define {{ NAME }}_VERSION "{{ version }}"
+#define {{ NAME }}_SIDE {{ side }} /* pixels */
+#define {{ NAME }}_CLASSES {{ classes }}
+#define {{ NAME }}_INPUT {{ side * side }} /* bytes of a picture */
+#define {{ NAME }}_RAM sizeof(struct {{ name }}_state) /* bytes, without a stack */
 {% if int8 %}
 #define {{ NAME }}_LOGIT {{ unit }}f
-
 {% endif %}
+
 struct {{ name }}_state {
     {{ sum_t }} sums[{{ table[-1].filters }}]; /* of the last layer's maps */
     {{ sum_t }} best[{{ places * widest }}]; /* of the places that a pooling looks at */
@@ -65,6 +75,8 @@ struct {{ name }}_state {
     {{ sum_t }} right, down, slant; /* where the middle comes from, and by how much a row is moved */
     int16_t looked, seen, made; /* rows */
     uint8_t above[{{ side }}]; /* the row before */
+{% else %}
+    int16_t seen; /* rows */
 {% endif %}
     {{ entry_t }} values[{{ entries }}]; /* what is not 0 under a filter, */
     {{ at_t }} at[{{ listed }}]; /* and where its weights are */
@@ -77,18 +89,14 @@ struct {{ name }}_state {
 int {{ name }}_predict(struct {{ name }}_state *state, const uint8_t *pixels, {{ sum_t }} *logits);
 void {{ name }}_start(struct {{ name }}_state *state);
 {% if align %}
-void {{ name }}_look(struct {{ name }}_state *state, const uint8_t *row);
+int {{ name }}_look(struct {{ name }}_state *state, const uint8_t *row);
 {% endif %}
-void {{ name }}_row(struct {{ name }}_state *state, const uint8_t *row);
+int {{ name }}_row(struct {{ name }}_state *state, const uint8_t *row);
 int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
 
 #ifdef __cplusplus
 }
 #endif
-#endif
-
-#if defined({{ NAME }}_IMPLEMENTATION) && !defined({{ NAME }}_IMPLEMENTED)
-#define {{ NAME }}_IMPLEMENTED
 {% if int8 %}
 #ifdef __AVR__
 #include <avr/pgmspace.h>
@@ -107,7 +115,10 @@ int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
 #define {{ NAME }}_AT(p) (*(p))
 {% set flash, at8, at16, at32 = "", NAME ~ "_AT", NAME ~ "_AT", NAME ~ "_AT" %}
 {% endif %}
+#endif
 
+#if defined({{ NAME }}_IMPLEMENTATION) && !defined({{ NAME }}_IMPLEMENTED)
+#define {{ NAME }}_IMPLEMENTED
 #ifdef __GNUC__
 #define {{ NAME }}_APART __attribute__((noinline)) static /* which keeps its numbers in registers */
 #else
@@ -344,7 +355,8 @@ static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}
 {% if separable and not int8 %}
     if (l->depthwise) {
         for (; count < channels; count += 4) { /* beyond the channels come numbers that nobody reads */
-            float sums[4] = {0, 0, 0, 0};
+            float sums[4];
+            sums[0] = sums[1] = sums[2] = sums[3] = 0; /* an initialiser would become memset */
             for (int i = top; i < bottom; i++) {
                 const float *from = rows[i] + (x + left) * channels + count;
                 const float *w = l->depthwise + (i * k + left) * l->wide + count;
@@ -475,11 +487,11 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
             }
         }
 {% else %}
-        float *to = out ? out + x * l->filters : s->row;
+        float *into = out ? out + x * l->filters : s->row;
         for (int f = 0; f < l->filters; f += 4)
             for (int i = f; i < f + 4; i++) {
                 float value = {% if norm_before_pool %}l->norm_before_pool ? s->best[i] : {% endif %}{{ name }}_norm(s->best[i], l->norm + i, l->filters);
-                to[i] = value;
+                into[i] = value;
             }
         for (int f = 0; !out && f < l->filters; f++) s->sums[f] += s->row[f];
 {% endif %}
@@ -523,19 +535,25 @@ static void {{ name }}_push(struct {{ name }}_state *s, const {{ map_t }} *pixel
 }
 
 void {{ name }}_start(struct {{ name }}_state *s) {
-    for (int i = 0; i < {{ table[-1].filters }}; i++) s->sums[i] = 0;
-    for (int i = 0; i < {{ layers|length + 1 }}; i++) s->rows[i] = 0;
+    /* volatile, because compilers replace other loops by memset, which a bare board may lack */
+    volatile {{ sum_t }} *sums = s->sums;
+    volatile {{ row_t }} *rows = s->rows;
+    for (int i = 0; i < {{ table[-1].filters }}; i++) sums[i] = 0;
+    for (int i = 0; i < {{ layers|length + 1 }}; i++) rows[i] = 0;
+    s->seen = 0;
 {% if align %}
     s->mass = s->x = s->y = 0;
     s->xy = s->yy = 0;
-    s->looked = s->seen = s->made = 0;
-    for (int i = 0; i < {{ side }}; i++) s->above[i] = 0;
+    s->looked = s->made = 0;
+    volatile uint8_t *above = s->above;
+    for (int i = 0; i < {{ side }}; i++) above[i] = 0;
 {% endif %}
     for (int i = 0; i < {{ border }}; i++) {{ name }}_push(s, 0);
 }
 
 {% if align %}
-void {{ name }}_look(struct {{ name }}_state *s, const uint8_t *row) {
+int {{ name }}_look(struct {{ name }}_state *s, const uint8_t *row) {
+    if (s->looked >= {{ side }} || s->seen > 0) return -1;
     {{ moment_t }} y = 2 * s->looked++ - {{ side - 1 }}, mass = 0, x = 0;
     for (int i = 0; i < {{ side }}; i++) {
         mass += row[i];
@@ -546,6 +564,7 @@ void {{ name }}_look(struct {{ name }}_state *s, const uint8_t *row) {
     s->y += mass * y;
     s->xy += x * y;
     s->yy += mass * y * y;
+    return 0;
 }
 
 /* Find from the moments where the middle is and how much the ink leans, at most {{ steepest }}. */
@@ -614,7 +633,7 @@ static void {{ name }}_straighten(struct {{ name }}_state *s, const uint8_t *abo
     {{ name }}_push(s, row);
 }
 
-void {{ name }}_row(struct {{ name }}_state *s, const uint8_t *row) {
+static void {{ name }}_take(struct {{ name }}_state *s, const uint8_t *row) {
     static const uint8_t blank[{{ side }}] = {0};
     if (s->seen == 0) {{ name }}_settle(s);
     while (s->made < {{ seen }}) {
@@ -624,11 +643,20 @@ void {{ name }}_row(struct {{ name }}_state *s, const uint8_t *row) {
         if (below == s->seen) {{ name }}_straighten(s, s->above, row, down);
         else {{ name }}_straighten(s, blank, blank, down); /* above the picture */
     }
-    for (int i = 0; i < {{ side }}; i++) s->above[i] = row[i];
+    volatile uint8_t *above = s->above; /* see {{ name }}_start */
+    for (int i = 0; i < {{ side }}; i++) above[i] = row[i];
     s->seen++;
 }
+
+int {{ name }}_row(struct {{ name }}_state *s, const uint8_t *row) {
+    if (s->looked != {{ side }} || s->seen >= {{ side }}) return -1;
+    {{ name }}_take(s, row);
+    return 0;
+}
 {% else %}
-void {{ name }}_row(struct {{ name }}_state *s, const uint8_t *row) {
+int {{ name }}_row(struct {{ name }}_state *s, const uint8_t *row) {
+    if (s->seen >= {{ side }}) return -1;
+    s->seen++;
 {% if int8 %}
     {{ name }}_push(s, row);
 {% else %}
@@ -636,16 +664,21 @@ void {{ name }}_row(struct {{ name }}_state *s, const uint8_t *row) {
     for (int i = 0; i < {{ side }}; i++) pixels[i] = row[i];
     {{ name }}_push(s, pixels);
 {% endif %}
+    return 0;
 }
 {% endif %}
 
 int {{ name }}_finish(struct {{ name }}_state *s, {{ sum_t }} *logits) {
     int best = 0;
     {{ sum_t }} most = 0;
+    if (s->seen != {{ side }}) return -1;
 {% if align %}
     static const uint8_t blank[{{ side }}] = {0};
-    {{ name }}_row(s, blank);
+    {{ name }}_take(s, blank);
     while (s->made < {{ seen }}) {{ name }}_straighten(s, blank, blank, 0);
+{% endif %}
+{% if not align %}
+    s->seen++;
 {% endif %}
     for (int i = 0; i < {{ border }}; i++) {{ name }}_push(s, 0);
     for (int d = 0; d < {{ classes }}; d++) {
@@ -670,3 +703,49 @@ int {{ name }}_predict(struct {{ name }}_state *s, const uint8_t *pixels, {{ sum
     return {{ name }}_finish(s, logits);
 }
 #endif
+{% if answers is not none %}
+
+#if defined({{ NAME }}_SELFTEST) && !defined({{ NAME }}_SELFTESTED)
+#define {{ NAME }}_SELFTESTED
+/* Return 0, or the number, from 1, of the first of {{ answers|length }} pictures that has other logits than on a PC. */
+static inline int {{ name }}_selftest(struct {{ name }}_state *s) {
+    static const uint8_t pixels[{{ answers|length }}][{{ side * side }}] {{ flash }}= {
+{% for picture in pictures %}
+        {
+{% for row in picture[0].tolist() %}
+            {{ row|join(",") }},
+{% endfor %}
+        },
+{% endfor %}
+    };
+    static const {{ sum_t }} wanted[{{ answers|length }}][{{ classes }}] {{ flash }}= {
+{% for logits in answers %}
+        { {{- text(logits) }}},
+{% endfor %}
+    };
+    for (int n = 0; n < {{ answers|length }}; n++) {
+        {{ sum_t }} got[{{ classes }}];
+        {{ name }}_start(s);
+        for (int y = 0; y < {{ 2 * side if align else side }}; y++) {
+            uint8_t row[{{ side }}];
+            for (int x = 0; x < {{ side }}; x++) row[x] = (uint8_t){{ at8 }}(pixels[n] + {{ side }} * {{ "(y % " ~ side ~ ")" if align else "y" }} + x);
+{% if align %}
+            if (y < {{ side }}) {{ name }}_look(s, row);
+            else
+{% endif %}
+            {{ name }}_row(s, row);
+        }
+        if ({{ name }}_finish(s, got) < 0) return n + 1;
+        for (int d = 0; d < {{ classes }}; d++) {
+{% if int8 %}
+            if (got[d] != {{ at32 }}(wanted[n] + d)) return n + 1;
+{% else %}
+            float off = got[d] - wanted[n][d];
+            if (!(off < {{ tolerance }}f && off > -{{ tolerance }}f)) return n + 1;
+{% endif %}
+        }
+    }
+    return 0;
+}
+#endif
+{% endif %}

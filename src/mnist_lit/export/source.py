@@ -15,6 +15,14 @@ from mnist_lit.network.compact import CompactCNN, count_parameters
 from mnist_lit.text import for_c
 
 CALIBRATION = 1000  # training images
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+TEMPLATES.filters["for_c"] = for_c
 Run = Callable[[ndarray], ndarray]  # from uint8 [N, 1, side, side] to logits, float32 [N, classes]
 
 
@@ -78,12 +86,4 @@ class FromPixels(nn.Module):
 
 def rendered(template: str, **values: Any) -> str:
     """Render a template of this folder; only the filter ``for_c`` escapes values."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["for_c"] = for_c
-    return environment.get_template(template).render(**values)
+    return TEMPLATES.get_template(template).render(**values)

@@ -1,7 +1,9 @@
 """A trained network in one HTML file, which reads drawn digits without a server."""
 
 import base64
+import hashlib
 import json
+import re
 
 import numpy as np
 from numpy import ndarray
@@ -28,36 +30,57 @@ def make(source: Source, int8: bool) -> bytes:
     network, facts = source.compact, source.facts
     if not facts.centred:
         raise UserError(f"{facts.name}: a page to draw on needs images laid out as MNIST's are")
-    layers = layers_of(network)
-    parts: list[ndarray] = []
+    scales: list[ndarray] = []
+    weights: list[ndarray] = []
 
-    def put(values: ndarray) -> int:
+    def put(values: ndarray, parts: list[ndarray]) -> int:
         """Add numbers to those of the page, and return the position of the first."""
-        parts.append(np.ascontiguousarray(values, np.float32).ravel())
-        return sum(map(len, parts)) - len(parts[-1])
+        parts.append(values.ravel())
+        return sum(map(len, parts[:-1]))
+
+    def rounded(values: ndarray) -> tuple[int, ndarray]:
+        """Add weights in 16 bits; return their position, and units along the last axis."""
+        unit = np.abs(values).reshape(-1, values.shape[-1]).max(0) / 32767
+        unit[unit == 0] = 1
+        return put(np.round(values / unit), weights), unit
 
     described, filters = [], {}
-    for layer in layers:
+    for layer in layers_of(network):
         if layer.block not in filters:
-            depthwise = layer.depthwise
-            first = -1 if depthwise is None else put(depthwise.transpose(1, 2, 0))
-            weights = put(layer.weight.transpose(2, 3, 1, 0))
-            filters[layer.block] = {"depthwise": first, "weights": weights}
-        norm = put(np.concatenate([layer.scale, layer.shift]))
-        described.append({**layer.numbers(*SHAPE, *ORDER), **filters[layer.block], "norm": norm})
-    linear = put(np.concatenate([values.ravel() for values in linear_of(network)]))
-    numbers = np.concatenate(parts)
+            first, channels = -1, np.ones(layer.channels)
+            if layer.depthwise is not None:
+                first, channels = rounded(layer.depthwise.transpose(1, 2, 0))
+            at, unit = rounded(layer.weight.transpose(2, 3, 1, 0) * channels[:, None])
+            filters[layer.block] = {"depthwise": first, "weights": at}, unit
+        places, unit = filters[layer.block]
+        norm = put(np.concatenate([layer.scale * unit, layer.shift]), scales)
+        described.append({**layer.numbers(*SHAPE, *ORDER), **places, "norm": norm})
+    weight, bias = linear_of(network)
+    at, unit = rounded(weight.T)
+    linear = {"weights": at, "norm": put(np.concatenate([unit, bias]), scales)}
+    floats, whole = (np.concatenate(parts) for parts in (scales, weights))
+    numbers = floats.astype("<f4").tobytes() + whole.astype("<i2").tobytes()
     page = filled(
         "export/web.html",
         source=source,
         layers=described,
         linear=linear,
-        numbers=base64.b64encode(numbers.astype("<f4").tobytes()).decode(),
-        count=len(numbers),
+        numbers=base64.b64encode(numbers).decode(),
+        floats=len(floats),
+        count=len(whole),
         steepest=STEEPEST,
         thinnest=THINNEST,
     )
-    return (page + "\n").encode()
+    return (page.replace("HASHES", _hashes(page), 1) + "\n").encode()
+
+
+def _hashes(page: str) -> str:
+    """Return the directives of a Content-Security-Policy for the page's style and scripts."""
+    sources = {"style": "style-src", "script": "script-src"}
+    for kind, text in re.findall(r"<(style|script)\b[^>]*>(.*?)</\1>", page, re.DOTALL):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        sources[kind] += f" 'sha256-{digest}'"
+    return "; ".join(sources.values())
 
 
 def load(content: bytes, source: Source) -> tuple[Run, list[str]]:

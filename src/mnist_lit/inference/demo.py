@@ -3,6 +3,7 @@
 import base64
 import html
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -108,7 +109,9 @@ def read(picture: bytes | None, network: Trained) -> tuple[Any, ...]:
     (reading,) = predict(image, network, "cpu")
     if reading.status == "none":
         return f"# no digit\n{reading.why}", None, None, None
-    said = "# " + html.escape(reading.text).replace("\n", "<br>")
+    # As Markdown, a class's name could fetch a picture.
+    text = re.sub(r"([\\`*_{}\[\]()!|~])", r"\\\1", html.escape(reading.text))
+    said = "# " + text.replace("\n", "<br>")
     labels = None
     if len(reading.digits) == 1:
         labels = dict(zip(network.facts.classes, reading.probabilities, strict=True))

@@ -19,7 +19,7 @@ from mnist_lit.facts import DIGITS, THINNEST, Facts
 from mnist_lit.inference.boxes import Box, bounds, grown, size, window
 from mnist_lit.inference.files import REDUCED, refusing
 from mnist_lit.inference.masks import Gray, disc
-from mnist_lit.inference.segment import MOST_SIDE, Found, segment
+from mnist_lit.inference.segment import FILLING, MOST_SIDE, Found, segment
 from mnist_lit.inference.views import View, clearest, views
 from mnist_lit.network.blocks import IMAGE_SIZE
 
@@ -169,7 +169,12 @@ def _look(view: View, scale: float, several: bool) -> Look | str:
         box = _edges(found.box, scale, view.gray, segments.scale, margin)
         return Candidate(box, lay_out(found.ink), ways, several)
 
-    return Look([candidate(found) for found in segments.found], segments.left or view.left)
+    left = segments.left or view.left
+    if len(segments.found) == 1:  # what reaches from edge to edge is a shadow or a part of a desk
+        inner = np.subtract(view.gray.shape, 2 * view.margin)
+        spans = size(segments.found[0].box) * segments.scale >= FILLING * inner
+        left |= bool(spans.any() and not spans.all() and view.margin)
+    return Look([candidate(found) for found in segments.found], left and several)
 
 
 def _edges(box: Box, larger: float, gray: Gray, scale: float = 1, margin: int = 0) -> Edges:

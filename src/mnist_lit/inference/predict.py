@@ -1,6 +1,7 @@
 """Read people's pictures with a trained network."""
 
 import copy
+import multiprocessing
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -222,7 +223,9 @@ Result = tuple[Page, Prepared | PictureError]  # the digits of a page, or why it
 def prepare_files(facts: Facts, sources: Sequence[Any], single: bool) -> Iterator[list[Result]]:
     """Read and prepare files (paths or contents) on all cores; yields batches, in order."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    size, workers = (BATCH, cores or 1) if len(sources) > ONE_PROCESS else (1, 0)
+    # Other ways to start processes import modules of the working folder.
+    forks = multiprocessing.get_start_method() == "fork"
+    size, workers = (BATCH, cores or 1) if len(sources) > ONE_PROCESS and forks else (1, 0)
     data: Any = sources  # DataLoader accepts any sequence, against its types
     prepare = partial(_prepare_some, facts, single)
     yield from DataLoader(data, size, num_workers=workers, collate_fn=prepare)

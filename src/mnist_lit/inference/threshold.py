@@ -29,6 +29,7 @@ EDGE = 0.05  # a digit this near to every edge fills the picture
 # background's noise.
 MIN_CONTRAST = 0.06
 MIN_SIGNAL = 5.0
+SHARP = 0.9  # share of the variance between two tones; a gradient has 0.75
 UNEVEN = 2.0  # light on paper, as a multiple of that in a shadow
 DASHES = 4  # pieces of a digit with dashed strokes; other digits have three at most
 SPECK = 0.03  # share of the ink's area; a smaller piece is a speck
@@ -61,9 +62,10 @@ class Foreground(NamedTuple):
 
     @property
     def is_uneven(self) -> bool:
-        """Whether light paper has a shadow, or a darker desk around it."""
-        dark, light = np.quantile(self.background, (0.05, 0.95))
-        return self.sign > 0 and bool(dark * UNEVEN < light)
+        """Whether a shadow or a desk makes the background much darker, for light ink at an edge."""
+        dark, light = np.sort(np.abs(np.quantile(self.background, (0.05, 0.95))))
+        sharp = self.sign > 0 or _otsu(self.background)[1] > SHARP
+        return bool(dark * UNEVEN < light) and sharp
 
     def ink(self, mask: Mask, at: tuple[slice, ...] = ()) -> Gray:
         """Return the amount of ink in a mask, from 0 to 1, and 0 outside it.

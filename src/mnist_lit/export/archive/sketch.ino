@@ -1,7 +1,7 @@
 {% set name, side, align = source.name, source.facts.side, source.compact.description.align %}
 {% set NAME = name|upper %}
 // Reads a picture from flash, row by row, and says on the serial line what it shows.
-#define {{ NAME }}_IMPLEMENTATION
+// #define {{ NAME }}_SELFTEST  // checks the arithmetic first, with {{ digits }} pictures of {{ side * side }} bytes of flash each
 #include <{{ name }}.h>
 
 const uint8_t picture[{{ side }}][{{ side }}] PROGMEM = {
@@ -12,7 +12,7 @@ const uint8_t picture[{{ side }}][{{ side }}] PROGMEM = {
 
 {{ name }}_state state;
 
-void take(void (*give)({{ name }}_state *, const uint8_t *)) {
+void take(int (*give)({{ name }}_state *, const uint8_t *)) {
   uint8_t row[{{ side }}];
   for (uint8_t y = 0; y < {{ side }}; y++) {
     memcpy_P(row, picture[y], {{ side }});
@@ -22,6 +22,9 @@ void take(void (*give)({{ name }}_state *, const uint8_t *)) {
 
 void setup() {
   Serial.begin(115200);
+#ifdef {{ NAME }}_SELFTEST
+  Serial.println({{ name }}_selftest(&state) ? "Self-test: wrong" : "Self-test: right");
+#endif
 }
 
 void loop() {

@@ -1,0 +1,171 @@
+"""The archive for Arduino, PlatformIO, ESP-IDF, Zephyr and CMake."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+import yaml
+
+from mnist_lit import MNIST, MNISTDataModule
+from mnist_lit.checkpoints import pretrained
+from mnist_lit.errors import UserError
+from mnist_lit.export.arduino import make
+from mnist_lit.export.run import export
+from mnist_lit.export.source import Source
+from tests.conftest import needs_compiler
+
+pytestmark = needs_compiler
+
+SEMVER = r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)([-+][0-9A-Za-z.+-]+)?"
+CATEGORIES = (
+    *("Display", "Communication", "Signal Input/Output", "Sensors", "Device Control", "Timing"),
+    *("Data Storage", "Data Processing", "Other"),
+)
+# Each build system's own functions, by CMake's.
+PROJECTS = {
+    "cmake": "",
+    "esp-idf": """
+set(ESP_PLATFORM 1)
+function(idf_component_register)
+  cmake_parse_arguments(IDF "" "" "SRCS;INCLUDE_DIRS" ${ARGN})
+  add_library(digits STATIC ${IDF_SRCS})
+  target_include_directories(digits PUBLIC ${IDF_INCLUDE_DIRS})
+endfunction()
+""",
+    "zephyr": """
+function(zephyr_include_directories)
+  include_directories(${ARGN})
+  target_include_directories(program PRIVATE ${ARGN})
+endfunction()
+macro(zephyr_library_named name)
+  set(ZEPHYR_CURRENT_LIBRARY ${name})
+  add_library(${name} STATIC)
+endmacro()
+function(zephyr_library_sources)
+  target_sources(${ZEPHYR_CURRENT_LIBRARY} PRIVATE ${ARGN})
+endfunction()
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in an archive of ``nano``."""
+    folder = tmp_path_factory.mktemp("archive")
+    images = MNISTDataModule().images("train").images[:100]
+    source = Source(*(pretrained.load("nano").network, MNIST, 1, 1), lambda: images, name="digits")
+    (folder / "digits.zip").write_bytes(make(source, True))
+    shutil.unpack_archive(folder / "digits.zip", folder)
+    return folder / "digits"
+
+
+@pytest.mark.parametrize("system", PROJECTS)
+def test_a_program_is_built_with_it(system: str, library: Path, tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed")
+    place = "zephyr" if system == "zephyr" else "."
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.13)\nproject(board C)\nadd_executable(program main.c)\n"
+        f"{PROJECTS[system]}add_subdirectory({library}/{place} digits)\n"
+        "target_link_libraries(program digits)\n"
+    )
+    (tmp_path / "main.c").write_text(
+        "#define DIGITS_SELFTEST\n#include <digits.h>\nstatic struct digits_state state;\n"
+        "int main(void) { return digits_selftest(&state); }\n"
+    )
+    for command in (["cmake", "-S", ".", "-B", "out"], ["cmake", "--build", "out"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    assert subprocess.run([tmp_path / "out" / "program"]).returncode == 0
+
+
+def test_each_manifest_follows_the_rules_of_its_tool(library: Path) -> None:
+    lines = (library / "library.properties").read_text("ascii").splitlines()
+    arduino = dict(line.split("=", 1) for line in lines)
+    assert all(arduino.values())
+    assert arduino["name"] == library.name
+    assert arduino["category"] in CATEGORIES
+    assert (library / "src" / arduino["includes"]).is_file()
+    assert arduino["paragraph"] != arduino["sentence"]
+    platformio = json.loads((library / "library.json").read_text("ascii"))
+    assert {"name", "version", "description", "keywords", "license"} <= platformio.keys()
+    assert not re.search("[:;/,@<>]", platformio["name"])
+    assert all(re.fullmatch(r"[a-z\d_+. -]{1,50}", word) for word in platformio["keywords"])
+    assert (library / "src" / platformio["headers"]).is_file()
+    espressif = yaml.safe_load((library / "idf_component.yml").read_text("ascii"))
+    assert espressif.keys() <= {"version", "description", "url", "license", "dependencies"}
+    for one, address in ((arduino, "url"), (platformio, "homepage"), (espressif, "url")):
+        assert re.fullmatch(SEMVER, one["version"])
+        assert one["license"] == "MIT"
+        assert urlsplit(one[address]).scheme == "https"
+        assert urlsplit(one[address]).netloc
+    zephyr = yaml.safe_load((library / "zephyr" / "module.yml").read_text("ascii"))
+    assert zephyr == {"name": "digits", "build": {"cmake": "zephyr"}}
+    assert (library / zephyr["build"]["cmake"] / "CMakeLists.txt").is_file()
+    root = Path(__file__).parents[2]
+    assert (library / "LICENSE").read_text() == (root / "LICENSE").read_text()
+    assert "digits_predict(&state, pixels, logits)" in (library / "README.md").read_text("ascii")
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_name_that_arduino_refuses_is_refused(tmp_path: Path) -> None:
+    source = Source(*(pretrained.load("nano").network, MNIST, 1, 1), lambda: torch.zeros(0))
+    for name in ("_3_digits", "arduino_digits", "d" * 64):
+        with pytest.raises(UserError, match=r"a library's has at most 63 .* give one by --name"):
+            make(replace(source, name=name), True)
+    done = export(pretrained.load("nano"), "embedded", tmp_path / "3 digits.zip", name="digits")
+    assert done.path.is_file()
+
+
+# The part of Arduino's library that the sketch needs.
+ARDUINO = """
+#include <avr/interrupt.h>
+#include <avr/io.h>
+#include <avr/pgmspace.h>
+#include <avr/sleep.h>
+#include <stdlib.h>
+struct {
+    void begin(long) { UBRR0 = 0; UCSR0B = 1 << TXEN0; }
+    void print(const char *text) { while (*text) { while (!(UCSR0A & 32)) {} UDR0 = *text++; } }
+    void print(int number) { char text[8]; print(itoa(number, text, 10)); }
+    void println(const char *text) { print(text); print("\\n"); }
+    void println(unsigned long number) { print((int)number); print("\\n"); }
+} Serial;
+static unsigned long millis() { return 0; }
+static void delay(int) { cli(); sleep_enable(); sleep_cpu(); }
+#include "picture.ino"
+int main() { setup(); for (;;) loop(); }
+"""
+
+
+@pytest.mark.slow
+def test_the_sketch_of_the_arduino_library_says_the_digit(tmp_path: Path) -> None:
+    for tool in ("avr-g++", "simavr"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    done = export(pretrained.load("nano"), "arduino", tmp_path / "digits.zip")
+    assert done.correct >= done.reference - 10
+    shutil.unpack_archive(done.path, tmp_path)
+    library = tmp_path / "digits"
+    (tmp_path / "main.cpp").write_text("#define DIGITS_SELFTEST\n" + ARDUINO)
+    files = ["main.cpp", str(library / "src" / "digits.c")]
+    folders = [f"-I{library}/src", f"-I{library}/examples/picture"]
+    subprocess.run(
+        [*("avr-g++", "-mmcu=atmega328p", "-Os", "-std=gnu++11", *folders), *files, "-o", "run"],
+        cwd=tmp_path,
+        check=True,
+    )
+    said = subprocess.run(
+        ["simavr", "-m", "atmega328p", "-f", "16000000", tmp_path / "run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    assert "Self-test: right" in said.stdout
+    assert "This is a 5, read in ms: 0" in said.stdout  # the first training image
