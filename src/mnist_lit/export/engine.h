@@ -120,9 +120,14 @@ int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
 #if defined({{ NAME }}_IMPLEMENTATION) && !defined({{ NAME }}_IMPLEMENTED)
 #define {{ NAME }}_IMPLEMENTED
 #ifdef __GNUC__
-#define {{ NAME }}_APART __attribute__((noinline)) static /* which keeps its numbers in registers */
+#define {{ NAME }}_ALONE __attribute__((noinline)) static /* keeps numbers in registers, and gives its stack back */
 #else
+#define {{ NAME }}_ALONE static
+#endif
+#ifdef __AVR__ /* where a call needs stack */
 #define {{ NAME }}_APART static
+#else
+#define {{ NAME }}_APART {{ NAME }}_ALONE
 #endif
 
 /* A convolution, and what follows it up to the next; the name of an array says of which block. */
@@ -568,7 +573,7 @@ int {{ name }}_look(struct {{ name }}_state *s, const uint8_t *row) {
 }
 
 /* Find from the moments where the middle is and how much the ink leans, at most {{ steepest }}. */
-static void {{ name }}_settle(struct {{ name }}_state *s) {
+{{ NAME }}_ALONE void {{ name }}_settle(struct {{ name }}_state *s) {
     s->right = s->down = s->slant = 0;
     if (s->mass == 0) return;
     int64_t mass = s->mass, both = mass * s->xy - (int64_t)s->x * s->y;
