@@ -33,6 +33,7 @@ UNSURE = 0.4
 SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
 LEFT = 0.5  # height of something that may be a digit, as a share of the digits'
 LOWEST = 0.6  # height of a digit, as a share of the highest one
+RISE = 0.8  # of the lower digit's height, at most, from the middle of a digit to the next
 LIKELY = 0.8  # least probability that all digits of a picture are right
 
 
@@ -310,11 +311,15 @@ def in_lines(boxes: Sequence[tuple[int, int, int, int]]) -> list[list[int]]:
     """
     edges = np.reshape(boxes, (-1, 2, 2)).transpose(0, 2, 1)[:, ::-1]  # rows before columns
     height = size(edges)[:, 0]
-    middle = edges[:, 1].mean(axis=1)
+    across, middle = edges.mean(axis=2).T
     line = np.arange(len(edges))
     for number, box in enumerate(edges):
         lower = np.minimum(height, height[number])
-        beside = (middle > middle[number]) & (shared(edges, box)[:, 0] >= SAME_LINE * lower)
+        rows, columns = shared(edges, box).T
+        level = rows >= SAME_LINE * lower
+        # In a steep line the next digit is near and not a whole line higher or lower.
+        level |= (np.abs(across - across[number]) < RISE * lower) & (-columns < lower)
+        beside = (middle > middle[number]) & level
         if beside.any():
             following = int(np.where(beside, edges[:, 1, 0], np.inf).argmin())
             line[line == line[following]] = line[number]
