@@ -87,8 +87,9 @@ def main() -> None:
         )
         mean = f"{statistics.mean(accuracy):.3f}{spread}"
         print(f"| {name} | {len(turns)} | {mean} | {training:.1f} | {command:.1f} |")
+    given = f"--seeds {options.seeds} --slow-seeds {options.slow_seeds}"
     about = {
-        "command": f"python benchmarks/race.py --seeds {options.seeds} --slow-seeds {options.slow_seeds}",
+        "command": f"python benchmarks/race.py {given}",
         "machine": devices.describe(torch.device("cpu")),
         "torch": torch.__version__,
     }
