@@ -98,7 +98,8 @@ def segment(gray: Gray, several: bool, joined: bool = True) -> Segments:
         digit, leaves = one_digit(seen.mask)
         left |= leaves
     elif (size(bounds(digit)) < FILLING * np.array(seen.mask.shape)).any():
-        left |= one_digit(seen.mask)[1]
+        edges = [edge.sum() for edge in (digit[0], digit[-1], digit[:, 0], digit[:, -1])]
+        left |= bool(np.count_nonzero(edges) > 1 or sum(edges) > TOUCH * size(bounds(digit)).max())
     scale = max(gray.shape) / seen.side
     ink = seen.ink(digit)
     box = bounds(ink > 0)
