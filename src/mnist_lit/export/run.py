@@ -60,9 +60,8 @@ def command(options: Namespace) -> None:
     """Run the command ``export`` with its options, and print the result."""
     trained = pretrained.load(options.model, trust=options.trust)
     model, form, root = Path(options.model), options.to, options.data_root
-    stem = (
-        model.resolve().name if model.is_dir() else model.stem
-    )  # lr0.1 is the whole name of a folder
+    # lr0.1 is the whole name of a folder.
+    stem = model.resolve().name if model.is_dir() else model.stem
     path = options.output or Path(stem + FORMATS[form].ending)
     named = files.named(path, pretrained.checkpoint_of(options.model), root or folders.data())
     done = export(trained, form, path, root, options.trust, options.name)

@@ -133,13 +133,8 @@ def prepare_for(
         if stage:
             colours = clearest(image) if stage == 2 else None
             reduced = -(-max(gray.shape) // MOST_SIDE)
-            if reduced > 1:
-                gray = np.asarray(Image.fromarray(gray).reduce(reduced))
-                colours = (
-                    colours
-                    if colours is None
-                    else np.asarray(Image.fromarray(colours).reduce(reduced))
-                )
+            gray = _reduced(gray, reduced)
+            colours = None if colours is None else _reduced(colours, reduced)
             looks = [_look(view, scale * reduced, several) for view in views(gray, colours, stage)]
             found = [look for look in looks if not isinstance(look, str)]
             return found or "no digit found in any view"
@@ -148,6 +143,10 @@ def prepare_for(
         if isinstance(look, str) and (colours := clearest(image)) is not None:
             look = _look(View(colours), scale, several)
         return look if isinstance(look, str) else [look]
+
+
+def _reduced(gray: Gray, factor: int) -> Gray:
+    return np.asarray(Image.fromarray(gray).reduce(factor))
 
 
 def _look(view: View, scale: float, several: bool) -> Look | str:
