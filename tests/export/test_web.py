@@ -62,6 +62,7 @@ def test_a_digit_drawn_with_the_mouse_is_read(
     page.goto(DEMO.as_uri())
     del wrong[:1]  # the page itself
     expect(page.locator("output")).to_have_text("Mouse, pen or finger.")
+    page.locator("#paper").click(trial=True)  # waits until a pointer there meets the paper
     box = page.locator("#paper").bounding_box()
     assert box is not None
     for stroke in STROKES[digit]:

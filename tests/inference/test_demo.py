@@ -135,10 +135,15 @@ def page(browser: Browser) -> Page:
     return browser.new_page(viewport={"width": 1100, "height": 1000})
 
 
+def wait_for_paper(page: Page) -> None:
+    """Wait until the paper stays in place and a pointer there meets it, not only until it is visible."""
+    page.locator("#paper canvas").click(trial=True, timeout=60_000)
+
+
 @pytest.fixture
 def opened(page: Page, address: str) -> Page:
     page.goto(address)
-    page.wait_for_selector("#paper canvas", timeout=60_000)
+    wait_for_paper(page)
     return page
 
 
@@ -169,7 +174,7 @@ def test_digits_drawn_on_the_paper_are_read(opened: Page) -> None:
         ),
     )
     opened.reload()
-    opened.wait_for_selector("#paper canvas", timeout=60_000)
+    wait_for_paper(opened)
     for digit, strokes in STROKES.items():
         draw(opened, strokes)
         expect(opened.locator("#words")).to_have_text(digit, timeout=15_000)
@@ -185,9 +190,8 @@ def test_digits_drawn_on_the_paper_are_read(opened: Page) -> None:
 def test_a_finger_draws_on_a_phone(browser: Browser, address: str) -> None:
     phone = browser.new_page(viewport={"width": 390, "height": 780}, has_touch=True, is_mobile=True)
     phone.goto(address)
+    wait_for_paper(phone)
     paper = phone.locator("#paper canvas")
-    paper.wait_for(timeout=60_000)
-    paper.scroll_into_view_if_needed()
     box = paper.bounding_box()
     assert box is not None
     assert box["x"] >= 0
@@ -237,7 +241,7 @@ def touch(page: Page, *fingers: tuple[float, float] | None) -> dict[str, Any]:
 def test_one_finger_draws_whatever_else_touches_the_paper(browser: Browser, address: str) -> None:
     phone = browser.new_page(viewport={"width": 600, "height": 780}, has_touch=True, is_mobile=True)
     phone.goto(address)
-    phone.locator("#paper canvas").tap(trial=True, timeout=60_000)  # waits until it stays in place
+    wait_for_paper(phone)
     finger = phone.context.new_cdp_session(phone)
 
     def send(kind: str, *fingers: tuple[float, float] | None) -> None:
