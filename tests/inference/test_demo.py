@@ -136,7 +136,7 @@ def page(browser: Browser) -> Page:
 
 
 def wait_for_paper(page: Page) -> None:
-    """Wait until the paper stays in place and a pointer there meets it, not only until it is visible."""
+    """Wait until a pointer meets the paper: that it is visible is not enough."""
     page.locator("#paper canvas").click(trial=True, timeout=60_000)
 
 
