@@ -94,7 +94,7 @@ def make(source: Source, int8: bool) -> bytes:
         reach=4 * reach,
         squeeze=2 ** max(0, math.ceil(math.log2(2 * 65025 * side**6)) - 46),
         pictures=pictures,
-        **_sizes(layers, under, max(row.get("wide", 0) for row in table), int8),
+        **_sizes(layers, under, max(row.get("wide", 0) for row in table), more["stem"], int8),
         **more,
     )
     # Floats depend on the compiler, so few of their places are written.
@@ -103,7 +103,9 @@ def make(source: Source, int8: bool) -> bytes:
     return header(answers=answers, tolerance=2 * 10**-PLACES).encode()
 
 
-def _sizes(layers: list[Layer], under: list[int], half: int, int8: bool) -> dict[str, Any]:
+def _sizes(
+    layers: list[Layer], under: list[int], half: int, stem: int, int8: bool
+) -> dict[str, Any]:
     """Return what the header needs to know of separable layers, of which ``half`` is the widest."""
     deep = [layer for layer in layers if layer.depthwise is not None]
     usual = max((layer.kernel for layer in deep), default=0)
@@ -112,7 +114,8 @@ def _sizes(layers: list[Layer], under: list[int], half: int, int8: bool) -> dict
         one.kernel != usual or one.padding > 1 or (one.padding and not one.pool and one.out % 2)
         for one in deep
     )
-    mixed = [count for one, count in zip(layers, under, strict=True) if one.depthwise is None]
+    listing = zip(layers[stem > 0 :], under[stem > 0 :], strict=True)
+    mixed = [count for one, count in listing if one.depthwise is None]
     listed = _up(max([*mixed, 2 if int8 else half]), 2)  # some processors take two at once
     entries = max(listed, 2 * half) if int8 else listed
     return {"half": half, "usual": usual, "slow": slow, "listed": listed, "entries": entries}
@@ -191,7 +194,7 @@ def _table(layers: list[Layer], more: list[Row], lanes: int) -> tuple[list[Row],
     unused = {name for name in OPTIONAL if not any(row.get(name) for row in table)}
     table = [{name: row[name] for name in row if name not in unused} for row in table]
     # The code reads beyond a row of a separable layer, and ignores what it finds there.
-    return table, end + max(row.get("wide", 0) for row in table)
+    return table, end + max(row.get("wide", 1) for row in table)
 
 
 def _up(count: int, multiple: int = LANES) -> int:
@@ -259,7 +262,7 @@ def _floating(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], d
     arrays["linear"] = np.pad(weight, ((0, 0), (0, layers[-1].filters - weight.shape[1])))
     arrays["linear_bias"] = bias
     rows = [layer.numbers("norm_before_pool", "residual") for layer in layers]
-    return arrays, rows, {"outside": _literal(outside)}
+    return arrays, rows, {"outside": _literal(outside), "stem": 0}
 
 
 def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict[str, Any]]:
@@ -268,13 +271,19 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
     rows: list[Row] = []
     # `coming` is the real value of 1 in the input map of a layer.
     coming, outside, paper = _from_pixels(layers[0], source)
+    # The kernel of a first layer whose sums need no list, in a network where none needs one.
+    first, *others = layers
+    alone = others and first.channels == 1 and first.pool and not first.norm_before_pool
+    listed = [layer for layer in others if layer.depthwise is None]
+    stem = first.kernel if alone and first.depthwise is None and not listed else 0
     for number, (layer, top) in enumerate(zip(layers, _tops(source), strict=True), 1):
         key, unit, depthwise_shift = layer.block, coming, 0
         if layer.depthwise is not None:
             rounded, to_one, depthwise_shift, factor = _depthwise(layer.depthwise[:, None], key)
             unit *= factor
-            arrays[f"depthwise{key}"] = rounded.astype(np.int8)
-            arrays[f"depthwise{key}_scale"] = to_one.astype(np.int16)
+            scales = to_one.astype("<i2").reshape(-1, 1).view(np.int8)
+            weights = rounded.astype(np.int8).reshape(len(scales), -1)
+            arrays[f"depthwise{key}"] = np.hstack([weights, scales])
         weight_unit = np.abs(layer.weight).max((1, 2, 3)).clip(1e-9) / (127 if layer.mixed else 1)
         rounded = np.round(layer.weight / weight_unit[:, None, None, None])
         most = 255 if layer.depthwise is None else 32767
@@ -282,7 +291,9 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
             raise UserError(f"block {key}: its sums need more than 32 bits")
         if layer.mixed:
             by_use = _by_place if layer.depthwise is None else _by_pairs
-            arrays[f"conv{key}"] = by_use(rounded).astype(np.int8)
+            # The code reads a word of four, so one more behind the first layer's.
+            ordered = np.pad(rounded.ravel(), (0, 1)) if number == 1 and stem else by_use(rounded)
+            arrays[f"conv{key}"] = ordered.astype(np.int8)
         scale, shift = layer.scale * unit * weight_unit, layer.shift
         if number == 1 and layer.depthwise is not None:
             shift = shift - layer.scale * paper
@@ -301,7 +312,8 @@ def _whole(source: Source, layers: list[Layer]) -> tuple[Arrays, list[Row], dict
     arrays["linear"] = np.round(real / unit).astype(np.int16)
     arrays["linear_bias"] = np.round(bias / unit).astype(np.int32)
     negative = any((layer.scale < 0).any() for layer in layers)
-    return arrays, rows, {"outside": round(outside), "unit": f"{unit:.9g}", "negative": negative}
+    more = {"outside": round(outside), "unit": f"{unit:.9g}", "negative": negative, "stem": stem}
+    return arrays, rows, more
 
 
 def _depthwise(weight: ndarray, block: int) -> tuple[ndarray, ndarray, int, float]:

@@ -10,6 +10,15 @@
 {% set moment_t = "int32_t" if side <= 48 else "int64_t" %}
 {% set widest = table|map(attribute="padded")|max %}
 {% set pairs = int8 and half > 0 %}{# Separable layers make two places at once. #}
+{% set lists = not int8 or (layers|selectattr("depthwise", "none")|list|length) > (stem > 0)|int %}{# Others list what is not 0. #}
+{% set together = "1" if not pairs else "(l->depthwise ? 2 : 1)" if lists else "2" %}
+{% set after = (table|map(attribute="after")|unique|list)[0] if int8 and (table|map(attribute="after")|unique|list|length) == 1 else "l->after" %}
+{% set kernels = ([usual] if pairs else []) + ([stem] if stem and stem != usual else []) %}
+{# Behind a depthwise convolution's map, a channel's row is in one piece. #}
+{% set deep = layers[1:]|rejectattr("depthwise", "none")|list|length if int8 else 0 %}
+{% set planar = "1" if deep == layers|length - 1 else "out && (l + 1)->depthwise" if deep else "0" %}
+{% set apart = "end" if planar == "1" else "1" if planar == "0" else "apart" %}
+{% set beside = "1" if planar == "1" else "l->filters" if planar == "0" else "beside" %}
 {% set places = 1 + pairs %}
 {% set steep = (steepest * 65536)|int %}
 {# What each number is held in, and what no layer needs. #}
@@ -79,7 +88,9 @@ struct {{ name }}_state {
     int16_t seen; /* rows */
 {% endif %}
     {{ entry_t }} values[{{ entries }}]; /* what is not 0 under a filter, */
+{% if lists %}
     {{ at_t }} at[{{ listed }}]; /* and where its weights are */
+{% endif %}
     {{ row_t }} rows[{{ layers|length + 1 }}]; /* how many there are: of pixels, then of each layer */
     {{ row_t }} from[{{ table[0].slots }}], to[{{ table[0].slots }}]; /* where there is ink in a row of pixels */
     {{ map_t }} maps[{{ maps }}]; /* the rows that are still needed, in rings */
@@ -132,13 +143,10 @@ int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
 
 /* A convolution, and what follows it up to the next; the name of an array says of which block. */
 struct {{ name }}_layer {
-    const {{ weight_t }} *weights; /* [row][column][channel][filter]{% if pairs %}; of a separable layer [filter / 4][channel / 2][filter % 4 / 2][channel % 2][filter % 2]{% endif %}{% if unmixed %}, or 0: each filter is a channel{% endif %} */
+    const {{ weight_t }} *weights; /* {{ "of the first layer [filter][row][column]" if stem else "[row][column][channel][filter]" }}{% if pairs %}; of a separable layer [filter / 4][channel / 2][filter % 4 / 2][channel % 2][filter % 2]{% endif %}{% if unmixed %}, or 0: each filter is a channel{% endif %} */
     const {{ sum_t }} *norm; /* of each filter: {{ "shift, scale, largest" if int8 else "scale, shift" }} */
 {% if separable %}
-    const {{ weight_t }} *depthwise; /* depthwise filters before it: {{ "[channel][row][column]" if int8 else "[row][column][channel]" }} */
-{% if int8 %}
-    const int16_t *depthwise_scale;
-{% endif %}
+    const {{ weight_t }} *depthwise; /* depthwise filters before it: {{ "of each channel: [row][column], and two bytes of a factor" if int8 else "[row][column][channel]" }} */
 {% endif %}
 {% for field, kind in fields.items() %}
     {{ kind }} {{ field }};
@@ -150,28 +158,74 @@ static const {{ values.dtype ~ "_t" if int8 else "float" }} {{ name }}_{{ key }}
     {{ text(values) }}};
 {% endfor %}
 
-/* {{ (["weights", "norm"] + (["depthwise"] if separable else []) + (["depthwise_scale"] if separable and int8 else []) + fields|list)|join(", ") }} */
+/* {{ (["weights", "norm"] + (["depthwise"] if separable else []) + fields|list)|join(", ") }} */
 static const struct {{ name }}_layer {{ name }}_layers[{{ layers|length }}] = {
 {% for layer in layers %}
 {% set row = table[loop.index0] %}
 {% set depthwise = name ~ "_depthwise" ~ layer.block if layer.depthwise is not none else "" %}
     { {{- name ~ "_conv" ~ layer.block if layer.mixed else 0 }}, {{ name }}_norm{{ loop.index }}
-{%- if separable %}, {{ depthwise or 0 }}
-{%- if int8 %}, {{ depthwise ~ "_scale" if depthwise else 0 }}{% endif %}{% endif %}
+{%- if separable %}, {{ depthwise or 0 }}{% endif %}
 {%- for value in row.values() %}, {{ value }}{% endfor %} },
 {% endfor %}
 };
 
-/* Add {{ 4 }}, 8{% if widest >= 16 %} or 16{% endif %} filters at one place, and keep the largest of all places. */
 {% if int8 %}
-/* Some processors add two products of 16 bits in one step, which no compiler finds in C: two entries at once. */
-#if defined(__ARM_FEATURE_SIMD32) && defined(__GNUC__) && !defined(__ARM_BIG_ENDIAN)
-#define {{ NAME }}_SMLAD
+/* Some processors add two products of 16 bits in one step, which no compiler finds in C. */
+#if defined(__arm__) && defined(__ARM_FEATURE_UNALIGNED) && defined(__GNUC__) && !defined(__ARM_BIG_ENDIAN)
+#define {{ NAME }}_WORDS
 static inline uint32_t {{ name }}_word(const void *from) {
     uint32_t word;
     __builtin_memcpy(&word, from, 4);
     return word;
 }
+#define {{ NAME }}_LOAD(word, from) /* here: compilers load many at once, and lack registers for them */ \
+    __asm__("ldr %0, %1" : "=r"(word) : "m"(*(const uint8_t (*)[4])(from)));
+#ifdef __ARM_FEATURE_SIMD32
+#define {{ NAME }}_SMLAD
+#endif
+#endif
+{% endif %}
+
+{% if pairs %}
+/* Add a product with a byte y: x has 8 bits and no sign, or 16. */
+#ifdef __AVR__ /* where compilers call functions for it */
+#define {{ NAME }}_MAC(sum, x, y) { \
+    uint8_t sign; \
+    __asm__("mulsu %3, %2\n\tclr %1\n\tsbrc r1, 7\n\tdec %1\n\tadd %A0, r0\n\tadc %B0, r1\n\tadc %C0, %1\n\tadc %D0, %1\n\tclr r1" \
+            : "+r"(sum), "=&r"(sign) : "a"((uint8_t)(x)), "a"((int8_t)(y))); }
+#define {{ NAME }}_NEXT16(sum, y) { /* of the value at v, and go to the next */ \
+    uint8_t sign; \
+    int16_t x; \
+    __asm__("ld %A3, X+\n\tld %B3, X+\n\tmuls %B3, %4\n\tclr %1\n\tsbrc r1, 7\n\tdec %1\n\tadd %B0, r0\n\tadc %C0, r1\n\tadc %D0, %1\n\t" \
+            "mulsu %4, %A3\n\tclr %1\n\tsbrc r1, 7\n\tdec %1\n\tadd %A0, r0\n\tadc %B0, r1\n\tadc %C0, %1\n\tadc %D0, %1\n\tclr r1" \
+            : "+l"(sum), "=&r"(sign), "+x"(v), "=&a"(x) : "a"(y) : "memory"); }
+#elif defined(__riscv) && !defined(__riscv_mul) && !defined(__riscv_zmmul) && defined(__GNUC__)
+/* A product is a difference of quarter squares where the processor cannot multiply. */
+#define {{ NAME }}_Q(n) (uint16_t)((n) * (n) / 4),
+#define {{ NAME }}_Q4(n) {{ NAME }}_Q(n) {{ NAME }}_Q((n) + 1) {{ NAME }}_Q((n) + 2) {{ NAME }}_Q((n) + 3)
+#define {{ NAME }}_Q16(n) {{ NAME }}_Q4(n) {{ NAME }}_Q4((n) + 4) {{ NAME }}_Q4((n) + 8) {{ NAME }}_Q4((n) + 12)
+#define {{ NAME }}_Q64(n) {{ NAME }}_Q16(n) {{ NAME }}_Q16((n) + 16) {{ NAME }}_Q16((n) + 32) {{ NAME }}_Q16((n) + 48)
+static uint16_t const {{ name }}_quarters[640] = {
+    {{ NAME }}_Q64(-256) {{ NAME }}_Q64(-192) {{ NAME }}_Q64(-128) {{ NAME }}_Q64(-64) {{ NAME }}_Q64(0)
+    {{ NAME }}_Q64(64) {{ NAME }}_Q64(128) {{ NAME }}_Q64(192) {{ NAME }}_Q64(256) {{ NAME }}_Q64(320) };
+static inline int {{ name }}_times(int x, int y) {
+    int sum, z; /* compilers would do many of these at once, and lack registers for them */
+    __asm__("slli %1, %3, 1\n\tadd %0, %2, %1\n\tsub %1, %2, %1\n\tlhu %0, 0(%0)\n\tlhu %1, 0(%1)\n\tsub %0, %0, %1"
+            : "=&r"(sum), "=&r"(z) : "r"({{ name }}_quarters + 256 + x), "r"(y));
+    return sum;
+}
+#define {{ NAME }}_MAC(sum, x, y) sum += {{ name }}_times(x, y);
+#define {{ NAME }}_MAC16(sum, x, y) sum += {{ name }}_times((x) >> 8, y) * 256 + {{ name }}_times((x) & 255, y);
+#else
+#define {{ NAME }}_MAC(sum, x, y) sum += (x) * (y);
+#define {{ NAME }}_MAC16(sum, x, y) sum += (x) * (y);
+#endif
+
+{% endif %}
+{% if lists %}
+/* Add {{ 4 }}, 8{% if widest >= 16 %} or 16{% endif %} filters at one place, and keep the largest of all places. */
+{% if int8 %}
+#ifdef {{ NAME }}_SMLAD /* two entries at once */
 #define {{ NAME }}_EACH(DO) \
     const {{ at_t }} *at = s->at; \
     for (const int16_t *from = s->values, *end = from + count; from < end;) { \
@@ -238,10 +292,11 @@ static inline uint32_t {{ name }}_word(const void *from) {
 {{ NAME }}_DOT(4)
 #endif
 {% endif %}
+{% endif %}
 
 {% if int8 %}
 /* Shift, scale to 0 to 255, and cut off below 0 and above. */
-static int32_t {{ name }}_norm(int32_t sum, const int32_t *norm, int before, int after) {
+static inline int32_t {{ name }}_norm(int32_t sum, const int32_t *norm, int before, int after) {
     int32_t scale = {{ at32 }}(norm + 1);
 {% if negative %}
     if (scale < 0) {
@@ -255,6 +310,14 @@ static int32_t {{ name }}_norm(int32_t sum, const int32_t *norm, int before, int
     if (sum > {{ at32 }}(norm + 2)) return 255;
     return (int32_t)(((uint32_t)sum * (uint32_t)scale + ((uint32_t)1 << (after - 1))) >> after);
 }
+
+/* Do this with the sums of a place. */
+{{ NAME }}_ALONE void {{ name }}_write(const struct {{ name }}_layer *l, const int32_t *best, uint8_t *out, int apart) {
+    int before = l->before, after = {{ after }};
+    const int32_t *norm = l->norm;
+    for (const int32_t *end = best + l->filters; best < end; best++, norm += 3, out += apart)
+        *out = (uint8_t){% if norm_before_pool %}(l->norm_before_pool ? *best : {% endif %}{{ name }}_norm(*best, norm, before, after){{ ")" if norm_before_pool }};
+}
 {% else %}
 static float {{ name }}_norm(float sum, const float *norm, int filters) {
     float value = sum * norm[0] + norm[filters];
@@ -262,57 +325,151 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
 }
 {% endif %}
 
-{% if pairs %}
-{% if slow %}
+{% if slow and int8 %}
 /* Return the depthwise sum of a channel at one place; y and x are of its upper left corner. */
 {{ NAME }}_APART int32_t {{ name }}_tap(const struct {{ name }}_layer *l, const uint8_t *const *rows, int y, int x, int c) {
     int k = l->kernel, size = l->size;
     int32_t sum = 0;
     for (int i = y < 0 ? -y : 0; i < k && y + i < size; i++)
         for (int j = x < 0 ? -x : 0; j < k && x + j < size; j++)
-            sum += rows[i][(x + j) * l->channels + c] * {{ at8 }}(l->depthwise + (c * k + i) * k + j); /* 16 bits */
+            sum += rows[i][c * size + x + j] * {{ at8 }}(l->depthwise + c * (k * k + 2) + i * k + j); /* 16 bits */
     return sum;
 }
 
 {% endif %}
-/* Make the depthwise sums of all channels at a place and at the next in its row. */
-{{ NAME }}_APART void {{ name }}_depthwise(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
-                          const uint8_t *const *rows, {{ "int y, " if slow }}int x) {
-    int channels = l->channels, first = x < 0 ? 0 : 255, last = x + {{ usual }} < l->size ? 255 : 0;
-{% if slow %}
-    int fast = l->kernel == {{ usual }} && x >= -1 && x + {{ usual }} <= l->size; /* at most one column is outside */
+{% for k in kernels %}
+/* USE reads a row, in which a mask makes 0 of what is outside, and does something, but for words of zeros only.
+ * ADD adds the products of a row of the kernel at a place and at the next. */
+{% if k == 3 %}
+#ifdef {{ NAME }}_WORDS
+#define {{ NAME }}_ROW3(row, from) uint32_t row; {{ NAME }}_LOAD(row, from)
+#endif
 {% endif %}
-    int shift = l->depthwise_shift, base = x * channels;
+{% if k in (3, 5) %}
+#ifdef {{ NAME }}_SMLAD
+{% if k == 3 %}
+#define {{ NAME }}_USE3(row, mask, DO) { \
+    uint32_t e, o = row & (mask); \
+    if (o) { __asm__("uxtb16 %0, %1\n\tuxtb16 %1, %1, ror #8" : "=&r"(e), "+r"(o)); DO } }
+#define {{ NAME }}_ADD3(one, two, from) { \
+    uint32_t v, k; \
+    __asm__("ldr %3, %6\n\tsxtb16 %2, %3\n\tsxtb16 %3, %3, ror #8\n\tsmlad %0, %4, %2, %0\n\tsmlad %1, %5, %2, %1\n\t" \
+            "smlabb %0, %5, %3, %0\n\tsmlatb %1, %4, %3, %1" \
+            : "+r"(one), "+r"(two), "=&r"(v), "=&r"(k) : "r"(e), "r"(o), "m"(*(const int8_t (*)[4])(from))); }
+{% else %}
+#define {{ NAME }}_USE5(from, mask, DO) { \
+    uint32_t e, o, g, h; \
+    {{ NAME }}_LOAD(o, from) {{ NAME }}_LOAD(h, (from) + 2) \
+    o &= (mask) | 0xff000000, h &= (mask) | 255; \
+    if (o | h) { \
+        __asm__("uxtb16 %0, %1\n\tuxtb16 %1, %1, ror #8\n\tuxtb16 %2, %3\n\tuxtb16 %3, %3, ror #8" \
+                : "=&r"(e), "+r"(o), "=&r"(g), "+r"(h)); DO } }
+#define {{ NAME }}_ADD5(one, two, from) { \
+    uint32_t v, k; \
+    __asm__("ldr %3, %8\n\tsxtb16 %2, %3\n\tsxtb16 %3, %3, ror #8\n\tsmlad %0, %4, %2, %0\n\tsmlad %1, %5, %2, %1\n\t" \
+            "ldrsb %2, %9\n\tsmlad %0, %5, %3, %0\n\tsmlad %1, %6, %3, %1\n\tsmlatb %0, %6, %2, %0\n\tsmlatb %1, %7, %2, %1" \
+            : "+r"(one), "+r"(two), "=&r"(v), "=&r"(k) \
+            : "r"(e), "r"(o), "r"(g), "r"(h), "m"(*(const int8_t (*)[4])(from)), "m"((from)[4])); }
+{% endif %}
+#else
+{% endif %}
+{% if k == 3 %}
+#ifdef {{ NAME }}_WORDS
+#define {{ NAME }}_USE3(row, mask, DO) { \
+    uint32_t in = row & (mask); \
+    int in0 = (int)(in & 255), in1 = (int)(in >> 8 & 255), in2 = (int)(in >> 16 & 255), in3 = (int)(in >> 24); \
+    if (in) { DO } }
+#endif
+{% endif %}
+#define {{ NAME }}_ADD{{ k }}(one, two, from) {% for j in range(k) %}{ \
+    int8_t weight = {{ at8 }}((from) + {{ j }}); {{ NAME }}_MAC(one, in{{ j }}, weight) {{ NAME }}_MAC(two, in{{ j + 1 }}, weight) } {% endfor %}
+
+{% if k in (3, 5) %}
+#endif
+{% endif %}
+#ifndef {{ NAME }}_ROW{{ k }}
+#define {{ NAME }}_ROW{{ k }}(row, from) const uint8_t *row = from;
+#endif
+#ifndef {{ NAME }}_USE{{ k }}
+#define {{ NAME }}_USE{{ k }}(row, mask, DO) { \
+    int in0 = row[0] & (int)((mask) & 255){% for j in range(1, k) %}, in{{ j }} = row[{{ j }}]{% endfor %}, in{{ k }} = row[{{ k }}] & (int)((mask) >> 24); \
+    DO }
+#endif
+{% endfor %}
+
+{% if pairs %}
+/* Where the depthwise sum of a channel at one of two places is. */
+#ifdef {{ NAME }}_SMLAD
+#define {{ NAME }}_SUM(c, place) ({{ half }} * (place) + (c))
+#else
+#define {{ NAME }}_SUM(c, place) (2 * (c) + (place))
+#endif
+/* Make the depthwise sums of all channels at a place and at the next in its row. */
+{{ NAME }}_ALONE void {{ name }}_depthwise(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
+                          const uint8_t *const *rows, {{ "int y, " if slow }}int x) {
+    int channels = l->channels, size = l->size, shift = l->depthwise_shift, at = x;
+    uint32_t mask = (x < 0 ? 0xffffff00 : 0xffffffff) & (x + {{ usual }} < size ? 0xffffffff : 0x00ffffff);
+    int32_t half = (int32_t)1 << (shift - 1);
+{% if slow %}
+    int fast = l->kernel == {{ usual }} && x >= -1 && x + {{ usual }} <= size; /* at most one column is outside */
+{% endif %}
     const int8_t *w = l->depthwise;
-    for (int c = 0; c < channels; c++) {
+{% if usual == 3 %}
+#ifdef {{ NAME }}_WORDS /* a row outside the map is masked */
+{% for i in range(3) %}
+    const uint8_t *row{{ i }} = (rows[{{ i }}] ? rows[{{ i }}] : s->maps + l->map) + x;
+    uint32_t mask{{ i }} = rows[{{ i }}] ? mask : 0;
+{% endfor %}
+    int below1 = (int)(row1 - row0), below2 = (int)(row2 - row0);
+#endif
+{% endif %}
+    for (int c = 0; c < channels; c++, at += size) {
         int32_t one = 0, two = 0;
 {% if slow %}
         if (!fast) {
             one = {{ name }}_tap(l, rows, y, x, c);
-            if (x + 1 < l->size) two = {{ name }}_tap(l, rows, y, x + 1, c);
+            if (x + 1 < size) two = {{ name }}_tap(l, rows, y, x + 1, c);
         } else
 {% endif %}
         {
+{% if usual == 3 %}
+#ifdef {{ NAME }}_WORDS
+            __asm__("" : "+r"(row0)); /* one pointer for three rows */
+{% for i in range(3) %}
+            { {{ NAME }}_ROW3(row, row0{{ " + below%d"|format(i) if i }}) {{ NAME }}_USE3(row, mask{{ i }}, {{ NAME }}_ADD3(one, two, w + {{ 3 * i }})) }
+{% endfor %}
+            row0 += size;
+#else
+{% endif %}
 {% for i in range(usual) %}
-            if (rows[{{ i }}]) {
-                const uint8_t *from = rows[{{ i }}] + base + c;
-{% for j in range(usual + 1) %}
-                int in{{ j }} = from[{{ j }} * channels]{{ " & first" if j == 0 }}{{ " & last" if j == usual }};
-                {{ ("one += in%d * %s(w + %d); "|format(j, at8, i * usual + j) if j < usual) ~ ("two += in%d * %s(w + %d);"|format(j, at8, i * usual + j - 1) if j) }}
+            if (rows[{{ i }}]) { {{ NAME }}_ROW{{ usual }}(row, rows[{{ i }}] + at) {{ NAME }}_USE{{ usual }}(row, mask, {{ NAME }}_ADD{{ usual }}(one, two, w + {{ usual * i }})) }
 {% endfor %}
-            }
-{% endfor %}
-            w += {{ usual * usual }};
+{% if usual == 3 %}
+#endif
+{% endif %}
         }
-        int32_t scale = {{ at16 }}(l->depthwise_scale + c), half = (int32_t)1 << (shift - 1);
-        s->values[c] = (int16_t)((uint32_t)(one * scale + half) >> shift); /* of which 16 bits are the same with a sign */
-        s->values[{{ half }} + c] = (int16_t)((uint32_t)(two * scale + half) >> shift);
+        w += {{ "l->kernel * l->kernel" if slow else usual * usual }} + 2;
+        int32_t scale = {{ at8 }}(w - 1) * 256 + (uint8_t){{ at8 }}(w - 2);
+        s->values[{{ NAME }}_SUM(c, 0)] = (int16_t)((uint32_t)(one * scale + half) >> shift); /* of which 16 bits are the same with a sign */
+        s->values[{{ NAME }}_SUM(c, 1)] = (int16_t)((uint32_t)(two * scale + half) >> shift);
     }
-    if (channels % 2) s->values[channels] = s->values[{{ half }} + channels] = 0;
+    if (channels % 2) s->values[{{ NAME }}_SUM(channels, 0)] = s->values[{{ NAME }}_SUM(channels, 1)] = 0;
 }
 
+#define {{ NAME }}_NONE(a, i) int32_t a##0 = 0, a##1 = 0;
+#define {{ NAME }}_KEPT(a, i) \
+    if (!pool) best[{{ widest }} + i] = a##1; \
+    else if (a##1 > a##0) a##0 = a##1; \
+    if (!pool || place == 0 || a##0 > best[i]) best[i] = a##0;
 /* Mix the channels of these two places to filters; a pooling keeps the larger. */
-#if defined(__AVR__) || defined(__ARM_ARCH_6M__)
+#ifdef __AVR__ /* which has few registers */
+#define {{ NAME }}_FILTERS 1
+#define {{ NAME }}_FEW(DO) DO(a, 0)
+#define {{ NAME }}_MIX { \
+        int8_t one = {{ at8 }}(w), two = {{ at8 }}(w + 2); \
+        {{ NAME }}_NEXT16(a0, one) {{ NAME }}_NEXT16(a1, one) {{ NAME }}_NEXT16(a0, two) {{ NAME }}_NEXT16(a1, two) \
+        v -= 4; }
+#elif defined(__ARM_ARCH_6M__) || defined({{ NAME }}_QUARTERS)
 #define {{ NAME }}_FILTERS 2
 #define {{ NAME }}_FEW(DO) DO(a, 0) DO(b, 1)
 #define {{ NAME }}_MIX {{ NAME }}_MIX2(0, a, b)
@@ -329,37 +486,53 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
             : "+r"(a##0), "+r"(a##1), "+r"(b##0), "+r"(b##1), "=&r"(t), "=&r"(z) \
             : "r"(x), "r"(y), "m"(*(const int8_t (*)[4])(w + n))); }
 #else
-#define {{ NAME }}_MIX2(n, a, b) \
-    for (int i = 0; i < 2; i++) { \
-        int16_t one = {{ at8 }}(w + n + 2 * i), two = {{ at8 }}(w + n + 2 * i + 1); \
-        int32_t x = v[i], y = v[{{ half }} + i]; \
-        a##0 += x * one, a##1 += y * one, b##0 += x * two, b##1 += y * two; \
-    }
+#define {{ NAME }}_MIX2(n, a, b) {{ NAME }}_MIX1(n, a, 0) {{ NAME }}_MIX1(n, a, 1) {{ NAME }}_MIX1(n + 1, b, 0) {{ NAME }}_MIX1(n + 1, b, 1)
+#define {{ NAME }}_MIX1(n, a, i) { \
+    int16_t weight = {{ at8 }}(w + n + 2 * i); \
+    {{ NAME }}_MAC16(a##0, v[2 * i], weight) {{ NAME }}_MAC16(a##1, v[2 * i + 1], weight) }
 #endif
-#define {{ NAME }}_NONE(a, i) int32_t a##0 = 0, a##1 = 0;
-#define {{ NAME }}_KEPT(a, i) \
-    if (!pool) best[{{ widest }} + i] = a##1; \
-    else if (a##1 > a##0) a##0 = a##1; \
-    if (!pool || place == 0 || a##0 > best[i]) best[i] = a##0;
-static void {{ name }}_mix(const int16_t *values, const struct {{ name }}_layer *l, int32_t *best, int pool, int place) {
+{{ NAME }}_ALONE void {{ name }}_mix(const int16_t *values, const struct {{ name }}_layer *l, int32_t *best, int pool, int place) {
     for (int f = 0, wide = l->wide; f < l->padded; f += {{ NAME }}_FILTERS, best += {{ NAME }}_FILTERS) {
-        const int8_t *w = l->weights + (f & ~3) * wide + (f & 2) * 2;
+        const int8_t *w = l->weights + (f & ~3) * wide + (f & 2) * 2 + (f & 1);
         {{ NAME }}_FEW({{ NAME }}_NONE)
-        for (const int16_t *v = values, *end = v + wide; v < end; v += 2, w += 8) { {{ NAME }}_MIX }
+        for (const int16_t *v = values, *end = v + {{ NAME }}_SUM(wide, 0); v < end; v += {{ NAME }}_SUM(2, 0), w += 8) { {{ NAME }}_MIX }
         {{ NAME }}_FEW({{ NAME }}_KEPT)
     }
 }
 {% endif %}
+{% if stem %}
 
+/* Make the sums of the first layer, of one channel, and keep the largest of four places. */
+{{ NAME }}_ALONE void {{ name }}_stem(const uint8_t *const *rows, int x, int32_t *best) {
+    const int8_t *w = {{ name }}_conv1;
+{% for i in range(stem + 1) %}
+    {{ NAME }}_ROW{{ stem }}(row{{ i }}, rows[{{ i }}] + x)
+{% endfor %}
+    for (int f = 0; f < {{ layers[0].filters }}; f++, w += {{ stem * stem }}) {
+        int32_t a = 0, b = 0, c = 0, d = 0;
+{% for i in range(stem + 1) %}
+        {{ NAME }}_USE{{ stem }}(row{{ i }}, 0xffffffff,
+            {{ "%s_ADD%d(a, b, w + %d) "|format(NAME, stem, stem * i) if i < stem }}{{ "%s_ADD%d(c, d, w + %d)"|format(NAME, stem, stem * (i - 1)) if i }})
+{% endfor %}
+        if (b > a) a = b;
+        if (d > c) c = d;
+        best[f] = a > c ? a : c;
+    }
+}
+{% endif %}
+
+{% if lists %}
 /* List what is not 0 under a filter, and where its weights are; y and x are of its upper left corner. */
-static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
+{{ NAME }}_APART int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}_layer *l,
                       const {{ map_t }} *const *rows, int y, int x) {
-    int k = l->kernel, channels = l->channels, count = 0;
+    int k = l->kernel, channels = l->channels, padded = l->padded;
+    {{ entry_t }} *values = s->values;
+    {{ at_t }} *to = s->at;
     int left = x < 0 ? -x : 0, right = x + k > l->size ? l->size - x : k;
     int top = y < 0 ? -y : 0, bottom = y + k > l->size ? l->size - y : k;
 {% if separable and not int8 %}
     if (l->depthwise) {
-        for (; count < channels; count += 4) { /* beyond the channels come numbers that nobody reads */
+        for (int count = 0; count < channels; count += 4) { /* beyond the channels come numbers that nobody reads */
             float sums[4];
             sums[0] = sums[1] = sums[2] = sums[3] = 0; /* an initialiser would become memset */
             for (int i = top; i < bottom; i++) {
@@ -379,44 +552,55 @@ static int {{ name }}_gather(struct {{ name }}_state *s, const struct {{ name }}
     for (int i = top; i < bottom; i++) {
         const {{ map_t }} *from = rows[i] + (x + left) * channels;
         const {{ map_t }} *end = from + (right - left) * channels;
-        int at = (i * k + left) * channels * l->padded;
-        for (; from < end; from++, at += l->padded) {
+        int at = (i * k + left) * channels * padded;
+        for (; from < end; from++, at += padded) {
             {{ map_t }} value = *from;
 #if UINTPTR_MAX <= 0xffffffffu /* where a wrong guess costs little */
             if (value == 0) continue;
 #endif
-            s->values[count] = value;
-            s->at[count] = ({{ at_t }})at;
-            count += value != 0;
+            *values = value;
+            *to = ({{ at_t }})at;
+            values += value != 0, to += value != 0;
         }
     }
-    return count;
+    return (int)(values - s->values);
 }
+{% endif %}
 
 /* Make one row of a layer: convolve, keep the largest of each 2x2 if it pools, norm, ReLU. */
 static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ name }}_layer *l, int y, {{ map_t }} *out) {
     const {{ map_t }} *rows[{{ span }}];
-    int {{ "before = l->before, after = l->after, " if int8 }}step = l->pool ? 2 : 1, top = step * y - l->padding, from = l->size, to = 0;
-    for (int i = 0; i < l->kernel + step - 1; i++) {
-        int slot = (top + i + l->slots) % l->slots;
+    int step = l->pool ? 2 : 1, kernel = l->kernel + step - 1, top = step * y - l->padding, from = 0, to = l->size;
+    int first = l == {{ name }}_layers, end = l->out, slot = (top + l->slots) % l->slots;
+    if (first) from = to, to = 0;
+    for (int i = 0; i < kernel; i++) {
         rows[i] = {% if pairs %}top + i < 0 || top + i >= l->size ? 0 : {% endif %}s->maps + l->map + slot * l->size * l->channels;
-        if (l != {{ name }}_layers) from = 0, to = l->size;
-        else {
-            if (s->from[slot] < from) from = s->from[slot];
-            if (s->to[slot] > to) to = s->to[slot];
-        }
+        if (first && s->from[slot] < from) from = s->from[slot];
+        if (first && s->to[slot] > to) to = s->to[slot];
+        if (++slot == l->slots) slot = 0;
     }
-    int across = {{ "l->depthwise ? 2 : " if pairs }}step, made = across / step; /* places in a row */
-    for (int x = 0; x < l->out; x += made) {
-        int left = step * x - l->padding, blank = left + l->kernel + step - 1 <= from || left >= to;
-{% if border %}
-        if (l == {{ name }}_layers && (left < {{ border }} || left + l->kernel + step - 1 > {{ seen + border }})) blank = 0;
+    int across = {{ "2" if pairs and not lists else "l->depthwise ? 2 : step" if pairs else "step" }}, made = across == step ? 1 : 2; /* places in a row */
+{% if apart == "apart" %}
+    int planar = {{ planar }}, apart = planar ? end : 1, beside = planar ? 1 : l->filters;
 {% endif %}
-        {{ "if (l->norm_before_pool) blank = 0;" if norm_before_pool }}
-        for (int f = 0; blank && f < l->filters; f++) s->best[f] = 0; /* no ink */
-        for (int place = 0; !blank && place < step * across; place++) {
-            int down = place >> 1, column = step * x + (place & 1) - l->padding, f = 0;
+    for (int x = 0; x < end; x += made) {
+        int left = step * x - l->padding, ready = 0;
+        if (first && (left + kernel <= from || left >= to)) ready = {{ "!l->norm_before_pool" if norm_before_pool else "1" }};
+{% if border %}
+        if (left < {{ border }} || left + kernel > {{ seen + border }}) ready = 0;
+{% endif %}
+        for (int f = 0; ready && f < l->filters; f++) s->best[f] = 0; /* no ink */
+{% if stem %}
+        if (first && !ready) {
+            {{ name }}_stem(rows, left, s->best);
+            ready = 1;
+        }
+{% endif %}
+        for (int place = 0; !ready && place < step * across; place += {{ together }}) {
+            int down = place >> 1, column = left + (place & 1){{ ", f = 0" if lists or unmixed or norm_before_pool }};
+{% if lists %}
             int count = 0, beyond = column + l->kernel;
+{% endif %}
 {% if norm_before_pool %}
             int now = l->norm_before_pool;
             {{ sum_t }} *best = now ? s->one : s->best;
@@ -424,23 +608,26 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
 {% set into = "best" if norm_before_pool else "s->best" %}
 {% set first = "place == 0 || now" if norm_before_pool else "place == 0" %}
 {% if pairs %}
-            if (l->depthwise) {
+            {{ "if (l->depthwise) " if lists }}{
                 int pool = {{ "!now && " if norm_before_pool }}l->pool;
                 {{ "int32_t *best = s->best;" if not norm_before_pool }}
-                if (!(place & 1)) {
-                    {{ name }}_depthwise(s, l, rows + down, {{ "top + down, " if slow }}column);
+                {{ name }}_depthwise(s, l, rows + down, {{ "top + down, " if slow }}column);
 {% if unmixed %}
-                    for (; !l->weights && f < l->filters; f++) {
-                        int32_t a0 = s->values[f], a1 = s->values[{{ half }} + f];
-                        {{ NAME }}_KEPT(a, f)
-                    }
-                    if (l->weights)
-{% endif %}
-                    {{ name }}_mix(s->values, l, best, pool, place);
+                for (; !l->weights && f < l->filters; f++) {
+                    int32_t a0 = s->values[{{ NAME }}_SUM(f, 0)], a1 = s->values[{{ NAME }}_SUM(f, 1)];
+                    {{ NAME }}_KEPT(a, f)
                 }
+                if (l->weights)
+{% endif %}
+                {{ name }}_mix(s->values, l, best, pool, place);
+{% if lists %}
                 f = l->padded;
             } else
+{% else %}
+            }
 {% endif %}
+{% endif %}
+{% if lists %}
             if ((beyond > from && column < to){% if border %} || (l == {{ name }}_layers && (column < {{ border }} || beyond > {{ seen + border }})){% endif %})
                 count = {{ name }}_gather(s, l, rows + down, top + down, column);
 {% if int8 %}
@@ -463,33 +650,38 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
             for (; f + 8 <= l->padded; f += 8) {{ name }}_dot2(s, count, l->weights + f, {{ into }} + f, {{ first }});
 #endif
             for (; f < l->padded; f += 4) {{ name }}_dot1(s, count, l->weights + f, {{ into }} + f, {{ first }});
+{% endif %}
 {% if norm_before_pool %}
-            int right = {{ "l->depthwise && place & 1" if pairs else "0" }} ? {{ widest }} : 0, keep = l->pool ? 0 : right;
-            for (f = 0; now && f < l->filters; f++) {
-                {{ sum_t }} value = {{ name }}_norm(s->one[right + f], l->norm + {{ "3 * f, before, after" if int8 else "f, l->filters" }});
+            for (int each = place; now && each < place + {{ together }}; each++) {
+                int right = {{ ("l->depthwise && " if lists) ~ "each & 1" if pairs else "0" }} ? {{ widest }} : 0, keep = l->pool ? 0 : right;
 {% if residual %}
-                if (l->residual) {
-                    {{ map_t }} in = rows[down + l->padding][(column + l->padding) * l->channels + f];
+                int at = column + each - place + l->padding;
+{% endif %}
+                const {{ sum_t }} *norm = l->norm;
+                for (f = 0; f < l->filters; f++, norm += {{ 3 if int8 else 1 }}) {
+                    {{ sum_t }} value = {{ name }}_norm(s->one[right + f], norm, {{ "l->before, " ~ after if int8 else "l->filters" }});
+{% if residual %}
+                    if (l->residual) {
+                        {{ map_t }} in = rows[down + l->padding][{% if pairs %}l->depthwise ? f * l->size + at : {% endif %}at * l->channels + f];
 {% if int8 %}
-                    value += (int32_t)((in * (uint32_t)l->residual + ((uint32_t)1 << (l->after - 1))) >> l->after);
-                    if (value > 255) value = 255;
+                        value += (int32_t)((in * (uint32_t)l->residual + ((uint32_t)1 << (l->after - 1))) >> l->after);
+                        if (value > 255) value = 255;
 {% else %}
-                    value += in;
+                        value += in;
 {% endif %}
+                    }
+{% endif %}
+                    if (each == 0 || keep || value > s->best[f]) s->best[keep + f] = value;
                 }
-{% endif %}
-                if (place == 0 || keep || value > s->best[f]) s->best[keep + f] = value;
             }
 {% endif %}
         }
 {% if int8 %}
-        for (int i = 0; i < made && x + i < l->out; i++) {
-            const int32_t *norm = l->norm, *best = s->best + i * {{ widest }};
-            for (int f = 0, filters = l->filters; f < filters; f++, norm += 3) {
-                int32_t value = {% if norm_before_pool %}l->norm_before_pool ? best[f] : {% endif %}{{ name }}_norm(best[f], norm, before, after);
-                if (out) *out++ = (uint8_t)value;
-                else s->sums[f] += value;
-            }
+        for (int i = 0; i < made && x + i < end; i++) {
+            int32_t *best = s->best + i * {{ widest }};
+            {{ name }}_write(l, best, out ? out : (uint8_t *)best, out ? {{ apart }} : 1);
+            if (out) out += {{ beside }};
+            for (int f = 0; !out && f < l->filters; f++) s->sums[f] += ((uint8_t *)best)[f];
         }
 {% else %}
         float *into = out ? out + x * l->filters : s->row;
@@ -517,26 +709,35 @@ static void {{ name }}_run(struct {{ name }}_state *s) {
         if (i < {{ layers|length - 1 }}) out = s->maps + to->map + y % to->slots * to->size * to->channels;
         {{ name }}_layer_row(s, l, y, out);
         s->rows[i + 1]++;
-        i = {{ layers|length - 1 }};
+        if (out) i++;
     }
 }
 
-/* Take a row of what the first layer sees; a null pointer is one outside the picture. */
-static void {{ name }}_push(struct {{ name }}_state *s, const {{ map_t }} *pixels) {
-    int slot = s->rows[0] % {{ table[0].slots }}, from = {{ table[0].size }}, to = 0;
-    {{ map_t }} *row = s->maps + slot * {{ table[0].size }};
-    for (int x = 0; x < {{ table[0].size }}; x++) {
-        int inside = pixels && x >= {{ border }} && x < {{ seen + border }};
-        row[x] = inside ? pixels[x - {{ border }}] : {{ outside }};
-        if ((inside || !pixels) && row[x] != 0) {
-            if (to == 0) from = x;
-            to = x + 1;
-        }
-    }
+/* Return where the pixels of the next row are to be written, between those outside the picture. */
+static {{ map_t }} *{{ name }}_next(struct {{ name }}_state *s) {
+    {{ map_t }} *row = s->maps + s->rows[0] % {{ table[0].slots }} * {{ table[0].size }};
+    for (int x = 0; x < {{ border }}; x++) row[x] = row[{{ table[0].size - 1 }} - x] = {{ outside }};
+    return row + {{ border }};
+}
+
+/* Take the row that is written. */
+static void {{ name }}_push(struct {{ name }}_state *s) {
+    int slot = s->rows[0]++ % {{ table[0].slots }}, from = {{ border }}, to = {{ seen + border }};
+    const {{ map_t }} *row = s->maps + slot * {{ table[0].size }};
+    while (to > 0 && row[to - 1] == 0) to--;
+    while (from < to && row[from] == 0) from++;
     s->from[slot] = ({{ row_t }})from;
     s->to[slot] = ({{ row_t }})to;
-    s->rows[0]++;
     {{ name }}_run(s);
+}
+
+/* Take rows outside the picture. */
+static void {{ name }}_border(struct {{ name }}_state *s) {
+    for (int i = 0; i < {{ border }}; i++) {
+        volatile {{ map_t }} *row = {{ name }}_next(s); /* see {{ name }}_start */
+        for (int x = 0; x < {{ seen }}; x++) row[x] = {{ outside }};
+        {{ name }}_push(s);
+    }
 }
 
 void {{ name }}_start(struct {{ name }}_state *s) {
@@ -553,7 +754,7 @@ void {{ name }}_start(struct {{ name }}_state *s) {
     volatile uint8_t *above = s->above;
     for (int i = 0; i < {{ side }}; i++) above[i] = 0;
 {% endif %}
-    for (int i = 0; i < {{ border }}; i++) {{ name }}_push(s, 0);
+    {{ name }}_border(s);
 }
 
 {% if align %}
@@ -562,8 +763,9 @@ int {{ name }}_look(struct {{ name }}_state *s, const uint8_t *row) {
     {{ moment_t }} y = 2 * s->looked++ - {{ side - 1 }}, mass = 0, x = 0;
     for (int i = 0; i < {{ side }}; i++) {
         mass += row[i];
-        x += ({{ moment_t }})row[i] * (2 * i - {{ side - 1 }});
+        x -= 2 * mass; /* in the end, a pixel counts 2 * {{ side }} - 2 * i times */
     }
+    x += {{ side + 1 }} * mass;
     s->mass += mass;
     s->x += x;
     s->y += mass * y;
@@ -620,22 +822,30 @@ static int {{ name }}_above(const struct {{ name }}_state *s, {{ sum_t }} *down)
 {% endif %}
 }
 
+/* Return the pixel between two rows, of which the second has the share `down`. */
+static inline {{ sum_t }} {{ name }}_mixed(const uint8_t *above, const uint8_t *below, int x, {{ sum_t }} down) {
+    if (x < 0 || x >= {{ side }}) return 0;
+    return {{ "(int32_t)above[x] * 256 + (below[x] - above[x]) * down" if int8 else "above[x] * (1.0f - down) + below[x] * down" }};
+}
+
 /* Make that row from two of the given ones, of which the second has the share `down`. */
 static void {{ name }}_straighten(struct {{ name }}_state *s, const uint8_t *above, const uint8_t *below, {{ sum_t }} down) {
-    {{ map_t }} row[{{ seen }}];
-    {{ sum_t }} right, one = {{ "256" if int8 else "1.0f" }};
+    {{ map_t }} *row = {{ name }}_next(s);
+    {{ sum_t }} right;
     {{ sum_t }} place = s->right{{ further }} + s->slant * {{ "" if int8 else "(float)" }}(2 * s->made - {{ seen - 1 }}) / 2;
-    for (int i = 0, x = {{ name }}_floor(place, &right); i < {{ seen }}; i++, x++) {
-        {{ sum_t }} left = 0, next = 0;
+    int x = {{ name }}_floor(place, &right);
+    {{ sum_t }} next = {{ name }}_mixed(above, below, x, down);
+    for (int i = 0; i < {{ seen }}; i++) {
 {% if zoomed %}
         x = {{ name }}_floor(place + {{ step }} * {{ "" if int8 else "(float)" }}i, &right);
+        next = {{ name }}_mixed(above, below, x, down);
 {% endif %}
-        if (x >= 0 && x < {{ side }}) left = above[x] * (one - down) + below[x] * down;
-        if (x >= -1 && x < {{ side - 1 }}) next = above[x + 1] * (one - down) + below[x + 1] * down;
-        row[i] = {{ "(uint8_t)((left * (one - right) + next * right + 32768) / 65536)" if int8 else "left * (one - right) + next * right" }};
+        {{ sum_t }} left = next;
+        next = {{ name }}_mixed(above, below, ++x, down);
+        row[i] = {{ "(uint8_t)((left * 256 + (next - left) * right + 32768) / 65536)" if int8 else "left * (1.0f - right) + next * right" }};
     }
     s->made++;
-    {{ name }}_push(s, row);
+    {{ name }}_push(s);
 }
 
 static void {{ name }}_take(struct {{ name }}_state *s, const uint8_t *row) {
@@ -662,13 +872,9 @@ int {{ name }}_row(struct {{ name }}_state *s, const uint8_t *row) {
 int {{ name }}_row(struct {{ name }}_state *s, const uint8_t *row) {
     if (s->seen >= {{ side }}) return -1;
     s->seen++;
-{% if int8 %}
-    {{ name }}_push(s, row);
-{% else %}
-    float pixels[{{ side }}];
-    for (int i = 0; i < {{ side }}; i++) pixels[i] = row[i];
-    {{ name }}_push(s, pixels);
-{% endif %}
+    volatile {{ map_t }} *to = {{ name }}_next(s); /* see {{ name }}_start */
+    for (int i = 0; i < {{ side }}; i++) to[i] = row[i];
+    {{ name }}_push(s);
     return 0;
 }
 {% endif %}
@@ -685,7 +891,7 @@ int {{ name }}_finish(struct {{ name }}_state *s, {{ sum_t }} *logits) {
 {% if not align %}
     s->seen++;
 {% endif %}
-    for (int i = 0; i < {{ border }}; i++) {{ name }}_push(s, 0);
+    {{ name }}_border(s);
     for (int d = 0; d < {{ classes }}; d++) {
         {{ sum_t }} sum = {{ at32 }}({{ name }}_linear_bias + d);
         for (int f = 0; f < {{ table[-1].filters }}; f++)
