@@ -29,6 +29,7 @@ LEAST = {
     "desk": (20, 18),
     "ledger": (30, 24),
     "uphill": (20, 17),
+    "painted": (20, 18),
 }
 
 

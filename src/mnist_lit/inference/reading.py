@@ -31,6 +31,7 @@ REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 # network was not trained on, 0.05 % and 0.85 % have such scores.
 NONE = 0.01
 UNSURE = 0.4
+PARTIAL = 0.1  # most that the score of a view without some of the ink counts for
 SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
 LEFT = 0.5  # height of something that may be a digit, as a share of the digits'
 LOWEST = 0.6  # height of a digit, as a share of the highest one
@@ -156,7 +157,7 @@ class Seen(NamedTuple):
         many = len(self.reading.digits)
         if self.reading.status == "read":
             return many, self.score, 0
-        return 0, min(self.score, UNSURE), many if self.whole else 0
+        return 0, min(self.score, UNSURE if self.whole else PARTIAL), many if self.whole else 0
 
 
 def read_all(
