@@ -100,7 +100,7 @@ class Alignment(nn.Module):
             return x, y, slant, one, one
         upright = (squares[0] - x * x - 2 * slant * (xy - x * y) + slant * slant * own).clamp(min=0)
         wide, high = (
-            (variance / (usual * self.side) ** 2).pow(0.25).clamp(FINEST, COARSEST)
+            (variance.sqrt() / (usual * self.side)).sqrt().clamp(FINEST, COARSEST)
             for variance, usual in ((upright, ACROSS), (own, DOWN))
         )
         return x, y, slant * high, wide, high
