@@ -53,10 +53,17 @@ class Target:
     tick: int
 
 
-def _cortex(core: str, machine: str) -> Target:
+def _cortex(core: str, machine: str, *, tick: int = 40, flash: int = 0, ram: int = 2**29) -> Target:
     run = f"qemu-system-arm -M {machine} -nographic -icount shift=0,sleep=off "
     run += "-semihosting-config enable=on,target=native -kernel"
-    return Target(f"{ARM}{core} {BARE}", run, 40)
+    memory = f"-Wl,--defsym=FLASH={flash},--defsym=RAM={ram}"
+    return Target(f"{ARM}{core} {BARE} {memory}", run, tick)
+
+
+def _risc(arch: str, abi: str) -> Target:
+    compiler = f"riscv64-unknown-elf-gcc -march={arch} -mabi={abi} -ffreestanding {BARE}"
+    run = "qemu-system-riscv32 -M virt -bios none -nographic -icount shift=0,sleep=off -kernel"
+    return Target(compiler, run, 1)
 
 
 TARGETS = {
@@ -64,11 +71,16 @@ TARGETS = {
     "m3": _cortex("m3", "mps2-an385"),
     "m4": _cortex("m4 -mfloat-abi=hard -mfpu=fpv4-sp-d16", "mps2-an386"),
     "m7": _cortex("m7 -mfloat-abi=hard -mfpu=fpv5-sp-d16", "mps2-an500"),
-    "rv32": Target(
-        f"riscv64-unknown-elf-gcc -march=rv32imac -mabi=ilp32 -ffreestanding {BARE}",
-        "qemu-system-riscv32 -M virt -bios none -nographic -icount shift=0,sleep=off -kernel",
-        1,
+    # The secure half of a Cortex-M33, with a clock of 20 MHz.
+    "m33": _cortex(
+        "m33 -mfloat-abi=hard -mfpu=fpv5-sp-d16",
+        "mps2-an505",
+        tick=50,
+        flash=0x10000000,
+        ram=0x38000000,
     ),
+    "rv32": _risc("rv32imac", "ilp32"),
+    "rv32ec": _risc("rv32ec", "ilp32e"),  # 16 registers, no multiplier
 }
 SANITIZED = "gcc -std=c99 -O1 -Wall -Wextra -Wpedantic -Wconversion -Werror"
 SANITIZED += " -fsanitize=address,undefined -fno-sanitize-recover=all"
@@ -123,7 +135,7 @@ def on_pc(name: str, folder: Path) -> list[list[int]]:
 def measure(name: str, key: str, folder: Path, wanted: list[list[int]]) -> dict[str, Any]:
     """Build and run a network on a target."""
     target = TARGETS[key]
-    kind = "riscv" if key == "rv32" else "arm"
+    kind = "riscv" if key.startswith("rv") else "arm"
     tool = target.compiler.split("-gcc")[0] + "-size"
     rest = [
         str(SOURCES / f"{kind}.c"),
