@@ -1,8 +1,9 @@
 """Cost of the integer C code on small processors, and a check that it gives the PC's bits there.
 
 ``python benchmarks/edge.py`` exports the shipped networks to C and builds them for Cortex-M0+, M3,
-M4, M7, M33, rv32 and rv32ec (CH32V003), the smallest also for an Arduino Uno. It runs them under QEMU and simavr on 50 test
-digits, prints flash, memory and instructions of each, and writes ``results/edge.json`` beside it.
+M4, M7, M33, rv32 and rv32ec (CH32V003), the smallest also for an Arduino Uno. It runs them under
+QEMU and simavr on 50 test digits, prints flash, memory and instructions of each, and writes
+``results/edge.json`` beside it.
 If a bit differs, it ends with an error. ``python benchmarks/edge.py nano --targets m3 uno`` selects
 network and targets. With ``--sanitize``, the float and int8 code reads all test digits on the PC
 instead, while gcc's sanitizers look for wrong addresses and undefined behaviour. All is compiled

@@ -22,6 +22,7 @@ MANIFESTS = (
     "zephyr/module.yml",
     "zephyr/CMakeLists.txt",
 )
+CAMERA = "src/camera_digit.h"
 # Arduino's manifest must have an address, and this package has none of its own.
 URL = "https://en.wikipedia.org/wiki/Convolutional_neural_network"
 
@@ -44,6 +45,7 @@ def make(source: Source, int8: bool) -> bytes:
         "LICENSE": package.read_text("licenses/LICENSE") or "MIT\n",
         **{path: rendered(f"archive/{path}", **known) for path in MANIFESTS},
         f"src/{name}.h": c.make(replace(source, file=f"{name}.h"), int8),
+        **({CAMERA: rendered(f"archive/{CAMERA}")} if source.facts.centred else {}),
         f"src/{name}.c": f"/* SPDX-License-Identifier: MIT */\n{code}",
         "examples/picture/picture.ino": rendered(
             "archive/sketch.ino",
