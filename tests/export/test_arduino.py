@@ -102,11 +102,11 @@ def test_each_manifest_follows_the_rules_of_its_tool(library: Path) -> None:
     assert (library / "src" / platformio["headers"]).is_file()
     espressif = yaml.safe_load((library / "idf_component.yml").read_text("ascii"))
     assert espressif.keys() <= {"version", "description", "url", "license", "dependencies"}
-    for one, address in ((arduino, "url"), (platformio, "homepage"), (espressif, "url")):
+    for one in (arduino, platformio, espressif):
         assert re.fullmatch(SEMVER, one["version"])
         assert one["license"] == "MIT"
-        assert urlsplit(one[address]).scheme == "https"
-        assert urlsplit(one[address]).netloc
+    assert urlsplit(arduino["url"]).scheme == "https"
+    assert urlsplit(arduino["url"]).netloc
     zephyr = yaml.safe_load((library / "zephyr" / "module.yml").read_text("ascii"))
     assert zephyr == {"name": "digits", "build": {"cmake": "zephyr"}}
     assert (library / zephyr["build"]["cmake"] / "CMakeLists.txt").is_file()

@@ -23,8 +23,6 @@ MANIFESTS = (
     "zephyr/CMakeLists.txt",
 )
 CAMERA = "src/camera_digit.h"
-# Arduino's manifest must have an address, and this package has none of its own.
-URL = "https://en.wikipedia.org/wiki/Convolutional_neural_network"
 
 
 def make(source: Source, int8: bool) -> bytes:
@@ -39,7 +37,7 @@ def make(source: Source, int8: bool) -> bytes:
             f"the name {name}: a library's has at most 63 characters, the first a letter, and does "
             "not begin with arduino; give one by --name"
         )
-    known = {"source": source, "version": package.version, "url": URL}
+    known = {"source": source, "version": package.version}
     code = f'#define {name.upper()}_IMPLEMENTATION\n#include "{name}.h"\n'
     files: dict[str, str | bytes] = {
         "LICENSE": package.read_text("licenses/LICENSE") or "MIT\n",
