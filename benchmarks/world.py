@@ -46,6 +46,7 @@ NUMBER = {
     "desk": 500,
     "ledger": 1_000,
     "uphill": 1_000,
+    "painted": 1_000,
     "frames": 400,
     "shadow": 400,
     "blurred": 400,

@@ -8,7 +8,7 @@
 static struct JOIN(NAME, _state) state;
 
 int main(void) {
-    uint8_t pixels[784];
+    static uint8_t pixels[SIZE];
     LOGIT logits[10];
     while (fread(pixels, 1, sizeof pixels, stdin) == sizeof pixels)
         putchar(JOIN(NAME, _predict)(&state, pixels, logits));

@@ -8,14 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from mnist_lit import MNIST, MNISTDataModule
 from mnist_lit.checkpoints import pretrained
 from mnist_lit.errors import UserError
 from mnist_lit.export.arduino import make
+from mnist_lit.export.c import WARNINGS
 from mnist_lit.export.run import export
 from mnist_lit.export.source import Source
 from tests.conftest import needs_compiler
@@ -99,11 +102,11 @@ def test_each_manifest_follows_the_rules_of_its_tool(library: Path) -> None:
     assert (library / "src" / platformio["headers"]).is_file()
     espressif = yaml.safe_load((library / "idf_component.yml").read_text("ascii"))
     assert espressif.keys() <= {"version", "description", "url", "license", "dependencies"}
-    for one, address in ((arduino, "url"), (platformio, "homepage"), (espressif, "url")):
+    for one in (arduino, platformio, espressif):
         assert re.fullmatch(SEMVER, one["version"])
         assert one["license"] == "MIT"
-        assert urlsplit(one[address]).scheme == "https"
-        assert urlsplit(one[address]).netloc
+    assert urlsplit(arduino["url"]).scheme == "https"
+    assert urlsplit(arduino["url"]).netloc
     zephyr = yaml.safe_load((library / "zephyr" / "module.yml").read_text("ascii"))
     assert zephyr == {"name": "digits", "build": {"cmake": "zephyr"}}
     assert (library / zephyr["build"]["cmake"] / "CMakeLists.txt").is_file()
@@ -120,6 +123,55 @@ def test_a_name_that_arduino_refuses_is_refused(tmp_path: Path) -> None:
             make(replace(source, name=name), True)
     done = export(pretrained.load("nano"), "embedded", tmp_path / "3 digits.zip", name="digits")
     assert done.path.is_file()
+
+
+def on_paper(digit: torch.Tensor, size: int, width: int, height: int) -> np.ndarray:
+    """A digit in dark ink on paper under uneven light, with noise: ``uint8 [height, width]``."""
+    ink = np.zeros((height, width))
+    scaled = Image.fromarray(digit.numpy()).resize((size, size), Image.Resampling.BICUBIC)
+    ink[5 : 5 + size, -5 - size : -5] = np.asarray(scaled) / 255
+    light = np.linspace(250, 130, width) * (1 - 0.5 * ink)
+    noise = np.random.default_rng(0).normal(0, 4, ink.shape)
+    return np.clip(light + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("compiler", ["gcc -std=c99", "g++ -std=c++11"])
+def test_a_digit_is_read_from_a_picture_of_a_camera(
+    compiler: str, library: Path, tmp_path: Path, mnist: MNISTDataModule
+) -> None:
+    command = compiler.split()
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    (tmp_path / "main.c").write_text(
+        "#include <stdio.h>\n#include <stdlib.h>\n#include <camera_digit.h>\n"
+        "#define DIGITS_IMPLEMENTATION\n#include <digits.h>\nstatic struct digits_state state;\n"
+        "int main(int count, char **words) {\n"
+        "    static uint8_t picture[200000], pixels[784];\n"
+        "    int width = atoi(words[1]), height = atoi(words[count - 1]);\n"
+        "    fread(picture, 1, sizeof picture, stdin);\n"
+        "    int failed = camera_digit(picture, width, height, pixels);\n"
+        '    printf("%d", failed ? failed : digits_predict(&state, pixels, 0));\n}\n'
+    )
+    strict = [option for option in WARNINGS if option != "-pedantic"]
+    build = [*command, "-O1", *strict, "-Wno-unused-result", "-fsanitize=address,undefined"]
+    kind = "c" if command[0] == "gcc" else "c++"
+    build += [f"-I{library / 'src'}", "-x", kind, "main.c", "-o", "read"]
+    subprocess.run(build, cwd=tmp_path, check=True)
+
+    def read(picture: np.ndarray, width: int, height: int) -> int:
+        words = [str(tmp_path / "read"), str(width), str(height)]
+        said = subprocess.run(words, input=picture.tobytes(), capture_output=True, check=True)
+        return int(said.stdout)
+
+    test = mnist.images("test")
+    for number, (size, width, height) in enumerate(
+        [(80, 96, 96), (56, 160, 120), (100, 160, 120), (200, 320, 240), (28, 40, 40)]
+    ):
+        picture = on_paper(test.images[number, 0], size, width, height)
+        assert read(picture, width, height) == test.labels[number]
+    blank = on_paper(torch.zeros(28, 28, dtype=torch.uint8), 80, 160, 120)
+    assert read(blank, 160, 120) == read(np.zeros_like(blank), 160, 120) == -2
+    assert read(blank, 27, 120) == read(blank, 96, 1025) == read(blank, -1, 0) == -1
 
 
 # The part of Arduino's library that the sketch needs.

@@ -55,7 +55,8 @@ EVERYTHING: list[dict[str, Any]] = [
 def odd_network() -> CompactCNN:
     """A network with every kind of block, and statistics other than the initial ones."""
     torch.manual_seed(0)
-    network = CompactCNN(EVERYTHING, 0.1, align=True, paper=MNIST.paper, crop=26, shrink=1.1)
+    seen: dict[str, Any] = {"crop": 26, "shrink": 1.1, "resize": True}
+    network = CompactCNN(EVERYTHING, 0.1, align=True, paper=MNIST.paper, **seen)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.weight, 1, 0.3)

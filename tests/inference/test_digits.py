@@ -29,6 +29,7 @@ LEAST = {
     "desk": (20, 18),
     "ledger": (30, 24),
     "uphill": (20, 17),
+    "painted": (20, 18),
 }
 
 
@@ -56,6 +57,10 @@ def test_numbers_are_read(name: str, mnist: MNISTDataModule) -> None:
     assert sum(right) >= least
     sure = [one.status == "read" for one in found]
     assert sum(s and not r for s, r in zip(sure, right, strict=True)) <= 0.06 * count
+    if name == "numbers":
+        assert sum(sure) >= 0.7 * count
+    if name == "touching":  # most were cut apart
+        assert sum(sure) <= 0.5 * count
 
 
 def test_a_dark_thing_beside_a_number_is_left_out(written: list[Image.Image]) -> None:
@@ -251,18 +256,6 @@ def test_an_empty_box_is_no_zero(size: tuple[int, int], thick: int) -> None:
     ImageDraw.Draw(paper).ellipse(box, None, 20, thick)
     (found,) = mnist_lit.predict(paper)
     assert found.text == "0"
-
-
-@pytest.mark.slow
-def test_digits_that_were_cut_apart_are_unsure(mnist: MNISTDataModule) -> None:
-    made = SEVERAL["touching"](islice(digits(mnist), 300), np.random.default_rng(2))
-    cases = list(islice(made, 20))
-    found = mnist_lit.predict([case.picture for case in cases])
-    several = [one for one in found if len(one.digits) > 1]
-    assert sum(one.status == "unsure" for one in several) >= len(several) // 2
-    apart = SEVERAL["numbers"](islice(digits(mnist), 300), np.random.default_rng(2))
-    found = mnist_lit.predict([case.picture for case in islice(apart, 20)])
-    assert sum(one.status == "read" for one in found) >= 14
 
 
 def test_test_digits_are_not_refused(mnist: MNISTDataModule) -> None:

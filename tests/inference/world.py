@@ -245,6 +245,21 @@ def _photographed(ink: ndarray, rng: Generator) -> Image.Image:
     return Image.open(io.BytesIO(on_paper(np.asarray(turned).clip(0, 1), rng)))
 
 
+def painted(digits: Digits, rng: Generator) -> Iterator[Case]:
+    """Numbers whose digits have colours of their own, of which some are pale, on white or black."""
+    for some in _numbers(digits, rng, 2, 7):
+        white = 255 * int(rng.integers(2))
+        inks = []
+        for digit, _ in some:
+            line = _line([digit], rng.uniform(40, 60), np.zeros(1), rng)
+            ink = np.pad(line[:, 10:-10], ((0, 100 - len(line)), (0, 0)))[..., None] / 255
+            colour = rng.permutation([white, 255 - white, int(rng.integers(256))])
+            inks.append(white + ink * (colour - float(white)))
+        seen = np.concatenate(inks, axis=1)
+        seen += rng.normal(0, 2, seen.shape)
+        yield Case(Image.fromarray(seen.clip(0, 255).astype(np.uint8)), _text(some))
+
+
 def uphill(digits: Digits, rng: Generator) -> Iterator[Case]:
     """Photographs of numbers whose upright digits rise or fall by a fifth to a half of the way."""
     for some in _numbers(digits, rng, 3, 6):
@@ -385,6 +400,7 @@ SEVERAL: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
     "desk": desk,
     "ledger": ledger,
     "uphill": uphill,
+    "painted": painted,
 }
 GROUPS: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
     "8×8": low8,

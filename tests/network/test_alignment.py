@@ -25,7 +25,9 @@ Make = Callable[..., DictConfig]
 BLOCKS = [{"channels": 4, "pool": "after_conv"}, {"channels": 6, "pool": "after_conv"}]
 
 
-def straightened(image: ndarray, paper: float, crop: int = 0, shrink: float = 1) -> ndarray:
+def straightened(
+    image: ndarray, paper: float, crop: int = 0, shrink: float = 1, resize: bool = False
+) -> ndarray:
     """Align by the definition, one pixel at a time and in 64 bits."""
     ink = image.astype(np.float64) - paper
     side = len(ink)
@@ -35,6 +37,14 @@ def straightened(image: ndarray, paper: float, crop: int = 0, shrink: float = 1)
     cx, cy = (ink * x).sum() / mass, (ink * y).sum() / mass
     mu11, mu02 = (ink * (x - cx) * (y - cy)).sum(), (ink * (y - cy) ** 2).sum()
     slant = max(-STEEPEST, min(STEEPEST, mu11 / mu02))
+    wide = high = 1.0
+    if resize:
+        upright = x - cx - slant * (y - cy)
+        spread = math.sqrt((ink * upright**2).sum() / mass), math.sqrt(mu02 / mass)
+        wide, high = (
+            max(0.7, min(1.4, math.sqrt(one / usual)))
+            for one, usual in zip(spread, (0.114 * side, 0.189 * side), strict=True)
+        )
 
     def at(row: int, column: int) -> float:
         inside = 0 <= row < side and 0 <= column < side
@@ -44,8 +54,8 @@ def straightened(image: ndarray, paper: float, crop: int = 0, shrink: float = 1)
     found = np.empty((crop, crop))
     for i in range(crop):
         for j in range(crop):
-            row, column = (shrink * (place - (crop - 1) / 2) + middle for place in (i, j))
-            v, u = row + cy, column + cx + slant * (row - middle)
+            row, column = (shrink * (place - (crop - 1) / 2) for place in (i, j))
+            v, u = high * row + cy + middle, wide * column + cx + slant * high * row + middle
             top, left = math.floor(v), math.floor(u)
             down, across = v - top, u - left
             upper = (1 - across) * at(top, left) + across * at(top, left + 1)
@@ -64,15 +74,19 @@ def test_it_does_what_its_definition_says(side: int, batch: int, mnist: MNISTDat
         np.testing.assert_allclose(one, straightened(image, 0.0), atol=1e-5)
 
 
-@pytest.mark.parametrize(("crop", "shrink"), [(24, 1.0), (21, 1.0), (20, 1.3), (34, 0.8)])
-def test_the_aligned_image_is_cropped_and_shrunk(
-    crop: int, shrink: float, mnist: MNISTDataModule
+@pytest.mark.parametrize(
+    ("crop", "shrink", "resize"),
+    [(24, 1.0, False), (21, 1.0, True), (20, 1.3, False), (34, 0.8, False), (24, 1.12, True)],
+)
+def test_the_aligned_image_is_cropped_shrunk_and_resized(
+    crop: int, shrink: float, resize: bool, mnist: MNISTDataModule
 ) -> None:
-    images = mnist.test.images[:5].float() / 255
-    found = Alignment(28, 0.0, crop, shrink)(images)
+    images = mnist.test.images[:9].float() / 255
+    found = Alignment(28, 0.0, crop, shrink, resize)(images)
     for one, image in zip(found[:, 0].numpy(), images[:, 0].numpy(), strict=True):
-        np.testing.assert_allclose(one, straightened(image, 0.0, crop, shrink), atol=1e-5)
-    network = CompactCNN(BLOCKS, align=True, crop=crop, shrink=shrink)
+        wanted = straightened(image, 0.0, crop, shrink, resize)
+        np.testing.assert_allclose(one, wanted, atol=1e-5)
+    network = CompactCNN(BLOCKS, align=True, crop=crop, shrink=shrink, resize=resize)
     assert summary.layers(network)[0].output == f"1×{crop}×{crop}"
     view = f"features see {round(10 * shrink)} pixels"
     assert view in summary.table(network, "cropped", 28)

@@ -22,8 +22,7 @@ MANIFESTS = (
     "zephyr/module.yml",
     "zephyr/CMakeLists.txt",
 )
-# Arduino's manifest must have an address, and this package has none of its own.
-URL = "https://en.wikipedia.org/wiki/Convolutional_neural_network"
+CAMERA = "src/camera_digit.h"
 
 
 def make(source: Source, int8: bool) -> bytes:
@@ -38,12 +37,13 @@ def make(source: Source, int8: bool) -> bytes:
             f"the name {name}: a library's has at most 63 characters, the first a letter, and does "
             "not begin with arduino; give one by --name"
         )
-    known = {"source": source, "version": package.version, "url": URL}
+    known = {"source": source, "version": package.version}
     code = f'#define {name.upper()}_IMPLEMENTATION\n#include "{name}.h"\n'
     files: dict[str, str | bytes] = {
         "LICENSE": package.read_text("licenses/LICENSE") or "MIT\n",
         **{path: rendered(f"archive/{path}", **known) for path in MANIFESTS},
         f"src/{name}.h": c.make(replace(source, file=f"{name}.h"), int8),
+        **({CAMERA: rendered(f"archive/{CAMERA}")} if source.facts.centred else {}),
         f"src/{name}.c": f"/* SPDX-License-Identifier: MIT */\n{code}",
         "examples/picture/picture.ino": rendered(
             "archive/sketch.ino",

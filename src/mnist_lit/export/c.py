@@ -31,7 +31,7 @@ from torch import Tensor
 from mnist_lit.errors import UserError
 from mnist_lit.export.layers import Layer, layers_of, linear_of
 from mnist_lit.export.source import Run, Source, rendered
-from mnist_lit.network.alignment import STEEPEST, Alignment
+from mnist_lit.network.alignment import LIMITS, Alignment
 from mnist_lit.network.fused import compile_c
 
 LANES = 4  # filters are padded to a multiple of it
@@ -90,7 +90,7 @@ def make(source: Source, int8: bool) -> bytes:
         maps=length,
         at_t=_unsigned(max(n * row["padded"] for n, row in zip(under, table, strict=True))),
         row_t=_unsigned(layers[0].size + border),
-        steepest=STEEPEST,
+        **LIMITS,
         reach=4 * reach,
         squeeze=2 ** max(0, math.ceil(math.log2(2 * 65025 * side**6)) - 46),
         pictures=pictures,

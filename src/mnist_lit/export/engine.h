@@ -1,11 +1,14 @@
 {% set name, facts, align = source.name, source.facts, source.compact.description.align %}
 {% set NAME, side, classes = name|upper, facts.side, facts.classes|length %}
 {% set seen, shrink = source.compact.seen, source.compact.description.shrink %}
-{% set zoomed, unmixed = shrink != 1, layers|rejectattr("mixed")|list|length > 0 %}
+{% set resize = source.compact.description.resize %}
+{% set zoomed, unmixed = resize or shrink != 1, layers|rejectattr("mixed")|list|length > 0 %}
 {# How far the pixels of the straightened picture lie apart, and where the first lies, in pixels. #}
 {% set step, start = shrink, (side - 1 - shrink * (seen - 1)) / 2 %}
 {% set step, start = ((step * 65536)|round|int, (start * 65536)|round|int) if int8 else (step ~ "f", start ~ "f") %}
-{% set further = " + " ~ start if zoomed or seen != side else "" %}
+{% set further = " + " ~ start if not resize and (zoomed or seen != side) else "" %}
+{# Each picture has its own steps if it is resized. #}
+{% set step_right, step_down = ("s->wide", "s->high") if resize else (step, step) %}
 {% set what = "digit" if facts.noun == "digits" else "class" %}
 {% set moment_t = "int32_t" if side <= 48 else "int64_t" %}
 {% set widest = table|map(attribute="padded")|max %}
@@ -80,8 +83,11 @@ struct {{ name }}_state {
     float row[{{ table[-1].filters }}]; /* of the last layer, at one place */
 {% endif %}
 {% if align %}
-    {{ moment_t }} mass, x, y, xy, yy; /* moments of the ink, from the middle, in halves of a pixel */
+    {{ moment_t }} mass, x, y, xy, yy{{ ", xx" if resize }}; /* moments of the ink, from the middle, in halves of a pixel */
     {{ sum_t }} right, down, slant; /* where the middle comes from, and by how much a row is moved */
+{% if resize %}
+    {{ sum_t }} wide, high; /* a pixel of the straightened picture, in pixels */
+{% endif %}
     int16_t looked, seen, made; /* rows */
     uint8_t above[{{ side }}]; /* the row before */
 {% else %}
@@ -749,7 +755,7 @@ void {{ name }}_start(struct {{ name }}_state *s) {
     s->seen = 0;
 {% if align %}
     s->mass = s->x = s->y = 0;
-    s->xy = s->yy = 0;
+    s->xy = s->yy = {{ "s->xx = " if resize }}0;
     s->looked = s->made = 0;
     volatile uint8_t *above = s->above;
     for (int i = 0; i < {{ side }}; i++) above[i] = 0;
@@ -764,6 +770,9 @@ int {{ name }}_look(struct {{ name }}_state *s, const uint8_t *row) {
     for (int i = 0; i < {{ side }}; i++) {
         mass += row[i];
         x -= 2 * mass; /* in the end, a pixel counts 2 * {{ side }} - 2 * i times */
+{% if resize %}
+        s->xx += ({{ moment_t }})row[i] * (2 * i - {{ side - 1 }}) * (2 * i - {{ side - 1 }});
+{% endif %}
     }
     x += {{ side + 1 }} * mass;
     s->mass += mass;
@@ -774,9 +783,39 @@ int {{ name }}_look(struct {{ name }}_state *s, const uint8_t *row) {
     return 0;
 }
 
+{% if resize %}
+{% set typical = ((2 * across * side) ** 2, (2 * down * side) ** 2) %}
+{% if int8 %}
+static uint32_t {{ name }}_root(uint32_t square) {
+    uint32_t root = 0;
+    for (uint32_t bit = (uint32_t)1 << 30; bit > 0; bit >>= 2) {
+        uint32_t more = root + bit;
+        root >>= 1;
+        if (square >= more) square -= more, root += bit;
+    }
+    return root;
+}
+
+/* The fourth root of a ratio in 2^28ths, in 65536ths, from {{ finest }} to {{ coarsest }}. */
+static int32_t {{ name }}_side(int64_t ratio) {
+    if (ratio < {{ (finest ** 4 * 2**28)|int }}) ratio = {{ (finest ** 4 * 2**28)|int }};
+    if (ratio > {{ (coarsest ** 4 * 2**28)|int }}) ratio = {{ (coarsest ** 4 * 2**28)|int }};
+    return (int32_t)(2 * {{ name }}_root({{ name }}_root((uint32_t)ratio) << 16));
+}
+{% else %}
+/* The fourth root of a ratio, from {{ finest }} to {{ coarsest }}, by Newton's method. */
+static float {{ name }}_side(float ratio) {
+    float least = {{ finest ** 4 }}f, most = {{ coarsest ** 4 }}f, root = 1;
+    ratio = ratio < least ? least : ratio > most ? most : ratio;
+    for (int i = 0; i < 8; i++) root = (3 * root + ratio / (root * root * root)) / 4;
+    return root;
+}
+{% endif %}
+
+{% endif %}
 /* Find from the moments where the middle is and how much the ink leans, at most {{ steepest }}. */
 {{ NAME }}_ALONE void {{ name }}_settle(struct {{ name }}_state *s) {
-    s->right = s->down = s->slant = 0;
+    s->right = s->down = s->slant = {{ "s->wide = s->high = " if resize }}0;
     if (s->mass == 0) return;
     int64_t mass = s->mass, both = mass * s->xy - (int64_t)s->x * s->y;
     int64_t own = mass * s->yy - (int64_t)s->y * s->y;
@@ -786,17 +825,37 @@ int {{ name }}_look(struct {{ name }}_state *s, const uint8_t *row) {
     if (own > 0) {
         int64_t slant = {% if squeeze > 1 %}both / {{ squeeze }} * 65536 / (own / {{ squeeze }} + 1){% else %}both * 65536 / own{% endif %};
         s->slant = slant > {{ steep }} ? {{ steep }} : slant < -{{ steep }} ? -{{ steep }} : (int32_t)slant;
-{% if zoomed %}
+{% if zoomed and not resize %}
         s->slant = (int32_t)((int64_t)s->slant * {{ step }} / 65536);
 {% endif %}
     }
+{% if resize %}
+    int64_t lean = s->slant, xx = (mass * s->xx - (int64_t)s->x * s->x) / mass * 256 / mass;
+    int64_t xy = both / mass * 256 / mass, yy = own / mass * 256 / mass; /* variances, in 1024ths of a pixel */
+    xx += (lean * lean / 65536 * yy - 2 * lean * xy) / 65536;
+    int32_t high = {{ name }}_side(yy * {{ (2**28 / 256 / typical[1])|round|int }});
+    s->wide = (int32_t)((int64_t){{ name }}_side(xx * {{ (2**28 / 256 / typical[0])|round|int }}) * {{ step }} / 65536);
+    s->high = (int32_t)((int64_t)high * {{ step }} / 65536);
+    s->slant = (int32_t)(lean * s->high / 65536);
+    s->right += {{ (side - 1) * 32768 }} - s->wide * {{ seen - 1 }} / 2;
+    s->down += {{ (side - 1) * 32768 }} - s->high * {{ seen - 1 }} / 2;
+{% endif %}
 {% else %}
     s->right = (float)s->x / (2.0f * (float)mass);
     s->down = (float)s->y / (2.0f * (float)mass);
     if (own > 0) {
         float slant = (float)both / (float)own;
-        s->slant = {{ step ~ " * (" if zoomed }}slant > {{ steepest }}f ? {{ steepest }}f : slant < -{{ steepest }}f ? -{{ steepest }}f : slant{{ ")" if zoomed }};
+        s->slant = {{ step ~ " * (" if zoomed and not resize }}slant > {{ steepest }}f ? {{ steepest }}f : slant < -{{ steepest }}f ? -{{ steepest }}f : slant{{ ")" if zoomed and not resize }};
     }
+{% if resize %}
+    float square = (float)mass * (float)mass, xx = (float)(mass * s->xx - (int64_t)s->x * s->x);
+    xx += s->slant * (s->slant * (float)own - 2 * (float)both);
+    s->wide = {{ step }} * {{ name }}_side(xx / square / {{ typical[0] }}f);
+    s->high = {{ step }} * {{ name }}_side((float)own / square / {{ typical[1] }}f);
+    s->slant *= s->high;
+    s->right += {{ (side - 1) / 2 }}f - s->wide * {{ (seen - 1) / 2 }}f;
+    s->down += {{ (side - 1) / 2 }}f - s->high * {{ (seen - 1) / 2 }}f;
+{% endif %}
 {% endif %}
 }
 
@@ -816,7 +875,7 @@ static int {{ name }}_floor({{ sum_t }} place, {{ sum_t }} *beyond) {
 /* The row above the place that the next row of the straightened picture comes from. */
 static int {{ name }}_above(const struct {{ name }}_state *s, {{ sum_t }} *down) {
 {% if zoomed %}
-    return {{ name }}_floor(s->down{{ further }} + {{ step }} * {{ "" if int8 else "(float)" }}s->made, down);
+    return {{ name }}_floor(s->down{{ further }} + {{ step_down }} * {{ "" if int8 else "(float)" }}s->made, down);
 {% else %}
     return {{ name }}_floor(s->down{{ further }}, down) + s->made;
 {% endif %}
@@ -837,7 +896,7 @@ static void {{ name }}_straighten(struct {{ name }}_state *s, const uint8_t *abo
     {{ sum_t }} next = {{ name }}_mixed(above, below, x, down);
     for (int i = 0; i < {{ seen }}; i++) {
 {% if zoomed %}
-        x = {{ name }}_floor(place + {{ step }} * {{ "" if int8 else "(float)" }}i, &right);
+        x = {{ name }}_floor(place + {{ step_right }} * {{ "" if int8 else "(float)" }}i, &right);
         next = {{ name }}_mixed(above, below, x, down);
 {% endif %}
         {{ sum_t }} left = next;

@@ -12,7 +12,7 @@ import torch
 from mnist_lit.errors import need
 from mnist_lit.export.layers import layers_of, linear_of
 from mnist_lit.export.source import FromPixels, Run, Source, rendered
-from mnist_lit.network.alignment import STEEPEST, Alignment
+from mnist_lit.network.alignment import LIMITS, Alignment
 from mnist_lit.network.compact import CompactCNN
 
 onnx, passes, runtime = (
@@ -55,9 +55,7 @@ def _folded(source: Source) -> Any:
     if isinstance(network.alignment, Alignment):
         weights["basis"] = network.alignment.basis.numpy()
     model = onnx.parser.parse_model(
-        rendered(
-            "network.onnxtxt", source=source, steepest=STEEPEST, layers=layers, weights=weights
-        )
+        rendered("network.onnxtxt", source=source, layers=layers, weights=weights, **LIMITS)
     )
     model.graph.initializer.extend(
         onnx.numpy_helper.from_array(np.asarray(values, np.float32), name)

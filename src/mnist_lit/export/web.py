@@ -13,7 +13,7 @@ from mnist_lit.evaluation.page import filled
 from mnist_lit.export.layers import layers_of, linear_of
 from mnist_lit.export.source import Run, Source
 from mnist_lit.facts import THINNEST
-from mnist_lit.network.alignment import STEEPEST
+from mnist_lit.network.alignment import LIMITS
 
 racer = need("py_mini_racer", "export")  # V8, which runs the page's code here
 # The attributes of a layer that the page needs.
@@ -68,7 +68,7 @@ def make(source: Source, int8: bool) -> bytes:
         numbers=base64.b64encode(numbers).decode(),
         floats=len(floats),
         count=len(whole),
-        steepest=STEEPEST,
+        **LIMITS,
         thinnest=THINNEST,
     )
     return (page.replace("HASHES", _hashes(page), 1) + "\n").encode()

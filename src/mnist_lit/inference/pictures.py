@@ -20,7 +20,7 @@ from mnist_lit.inference.boxes import Box, bounds, grown, size, window
 from mnist_lit.inference.files import REDUCED, refusing
 from mnist_lit.inference.masks import Gray, disc
 from mnist_lit.inference.segment import FILLING, MOST_SIDE, Found, segment
-from mnist_lit.inference.views import View, clearest, views
+from mnist_lit.inference.views import STAGES, View, clearest, colourful, views
 from mnist_lit.network.blocks import IMAGE_SIZE
 
 BOX = 20
@@ -88,10 +88,12 @@ class Look(NamedTuple):
     Attributes:
         candidates: The digits, in any order.
         left: Whether something of a digit's size was left out, or extends beyond the picture.
+        colourful: Whether there may be more digits than in gray.
     """
 
     candidates: list[Candidate]
     left: bool = False
+    colourful: bool = False
 
 
 Prepared = list[Look] | str  # the reason why there is no digit
@@ -115,7 +117,7 @@ def prepare_for(
         single: The picture has exactly one digit, whatever else is on it.
         name: Name of the picture in an error.
         stage: Which views to prepare: 0 for the picture as it is; and, if that is not read, 1 for
-            views without what surrounds the paper, then 2 for such views in even light and colours.
+            views without what surrounds the paper, 2 for such views in even light, 3 by colours.
 
     Raises:
         PictureError: It cannot be decoded.
@@ -131,7 +133,7 @@ def prepare_for(
             return [Look([Candidate(_edges(bounds(gray > 0), scale, gray), _pixels(gray))])]
         several = not single and facts.classes == DIGITS
         if stage:
-            colours = clearest(image) if stage == 2 else None
+            colours = clearest(image) if stage == STAGES else None
             reduced = -(-max(gray.shape) // MOST_SIDE)
             gray = _reduced(gray, reduced)
             colours = None if colours is None else _reduced(colours, reduced)
@@ -142,7 +144,9 @@ def prepare_for(
         del gray  # two gray pictures at a time would take too much memory
         if isinstance(look, str) and (colours := clearest(image)) is not None:
             look = _look(View(colours), scale, several)
-        return look if isinstance(look, str) else [look]
+        if isinstance(look, str):
+            return look
+        return [look._replace(colourful=several and colourful(image))]
 
 
 def _reduced(gray: Gray, factor: int) -> Gray:

@@ -21,6 +21,7 @@ from mnist_lit.evaluation.evaluate import classify
 from mnist_lit.facts import DIGITS
 from mnist_lit.inference.boxes import bounds, shared, size, window
 from mnist_lit.inference.pictures import Candidate, Look, Prepared
+from mnist_lit.inference.views import STAGES
 
 BATCH = 256
 # A second network, with the blocks of `small`, which separates digits from other things.
@@ -30,6 +31,7 @@ REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 # network was not trained on, 0.05 % and 0.85 % have such scores.
 NONE = 0.01
 UNSURE = 0.4
+PARTIAL = 0.1  # most that the score of a view without some of the ink counts for
 SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
 LEFT = 0.5  # height of something that may be a digit, as a share of the digits'
 LOWEST = 0.6  # height of a digit, as a share of the highest one
@@ -155,7 +157,7 @@ class Seen(NamedTuple):
         many = len(self.reading.digits)
         if self.reading.status == "read":
             return many, self.score, 0
-        return 0, min(self.score, UNSURE), many if self.whole else 0
+        return 0, min(self.score, UNSURE if self.whole else PARTIAL), many if self.whole else 0
 
 
 def read_all(
@@ -170,20 +172,28 @@ def read_all(
         trained: The network.
         pages: The prepared digits of each picture, or the reason why there is none.
         device: The device to compute on.
-        further: Prepares further views of the pictures with these numbers, which are not read yet;
-            it also gets the stage.
+        further: Prepares further views of the pictures with these numbers; it also gets the stage.
 
     Raises:
         CheckpointError: The network does not return a finite number for each class.
     """
     best = _best(trained, pages, device)
-    for stage in (1, 2):
-        rest = [number for number, seen in enumerate(best) if seen.reading.status != "read"]
+    colourful = [not isinstance(page, str) and page[0].colourful for page in pages]
+    for stage in range(1, STAGES + 1):
+        rest = [
+            number
+            for number, seen in enumerate(best)
+            if seen.reading.status != "read" or (stage == STAGES and colourful[number])
+        ]
         more = _best(trained, [*further(rest, stage)], device)
         for number, seen in zip(rest, more, strict=True):
+            before = best[number]
             # Pictures of other things have views that look a little like digits.
-            if seen.score >= UNSURE or best[number].reading.lines:
-                best[number] = max(best[number], seen, key=attrgetter("rank"))
+            if seen.score >= UNSURE or before.reading.lines:
+                best[number] = max(before, seen, key=attrgetter("rank"))
+            if before.reading.status == "read" and seen.score >= UNSURE:
+                # Gray hid some of the digits.
+                best[number] = max(before, seen, key=lambda one: len(one.reading.digits))
     return [seen.reading for seen in best]
 
 

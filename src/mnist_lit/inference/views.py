@@ -4,11 +4,12 @@ A picture whose own reading is not sure is read in further views too, and the be
 """
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 from scipy import ndimage
 
 from mnist_lit.inference.masks import AROUND, Gray, Mask, labelled
@@ -17,6 +18,8 @@ LIGHT = 0.3  # share of the shorter side; shadows are wider
 MARGIN = 0.25  # share of the longer side
 ALONG = 0.85  # share of an edge; a frame covers more of it, a digit less
 MOST_FRAME = 0.35  # of the picture; more is a digit that fills it, or a desk
+STAGES = 3
+VIVID = 64  # of 255; difference of a pixel's largest and least channel, beyond the paper's
 SEEN = 200  # pixels a side, enough to find frames
 
 
@@ -37,22 +40,24 @@ class View(NamedTuple):
 
 
 def views(gray: Gray, colours: Gray | None, stage: int) -> Iterator[View]:
-    """Yield the views of a stage: 1 for those of the picture, 2 for even light and colours.
+    """Yield the views of a stage: 1 for those of the picture, 2 in even light, 3 by its colours.
 
     Args:
         gray: The picture.
         colours: The picture by its colours; None if it has none.
-        stage: 1 or 2.
+        stage: From 1 to ``STAGES``.
     """
-    if stage == 1:
-        yield from _bare(gray)
-        return
-    reach = max(3, round(LIGHT * min(gray.shape)))
-    light = ndimage.grey_closing(gray, size=(reach, reach))
-    for base in (np.clip(gray / light.clip(min=0.05), 0, 1), colours):
-        if base is not None:
+    base: Gray | None = gray
+    if stage == 2:
+        reach = max(3, round(LIGHT * min(gray.shape)))
+        light = ndimage.grey_closing(gray, size=(reach, reach))
+        base = np.clip(gray / light.clip(min=0.05), 0, 1)
+    elif stage == 3:
+        base = colours
+    if base is not None:
+        if stage > 1:
             yield View(base)
-            yield from _bare(base)
+        yield from _bare(base)
 
 
 def _bare(gray: Gray) -> Iterator[View]:
@@ -108,17 +113,30 @@ def _inner(values: ndarray, part: int) -> ndarray:
     return values[rows : values.shape[0] - rows, columns : values.shape[1] - columns]
 
 
-def clearest(image: Image.Image) -> Gray | None:
-    """Return a colour picture as gray, projected on the axis of the largest variance.
+def colourful(image: Image.Image) -> bool:
+    """Return whether a picture has several colours, of which gray may hide some."""
+    if not _has_colours(image):
+        return False
+    few = np.asarray(image.resize((64, 64), Image.Resampling.NEAREST).convert("RGB")).astype(int)
+    colour = np.ptp(few, axis=2)
+    return bool((colour > np.median(colour) + VIVID).mean() > 0.01)
 
-    Ink and paper of different colours can be equally light. None for a picture without colours.
+
+def clearest(image: Image.Image) -> Gray | None:
+    """Return a colour picture as gray: the darker, the further from the paper's colour.
+
+    Ink and paper of different colours can be equally light, and a pale ink beside a dark one is
+    lost. None for a picture without colours.
     """
-    if image.has_transparency_data or image.mode not in ("RGB", "P", "CMYK", "YCbCr", "HSV"):
+    if not _has_colours(image):
         return None
     rgb = ImageOps.exif_transpose(image).convert("RGB")
     few = np.asarray(rgb.resize((64, 64), Image.Resampling.BOX)).reshape(-1, 3)
-    axis = np.linalg.eigh(np.cov(few.T))[1][:, -1]
-    # Scaled so that all values are from 0 to 255.
-    axis /= np.abs(axis).sum()
-    mixed = rgb.convert("L", (*axis.tolist(), -255 * float(axis.clip(max=0).sum())))
-    return np.divide(np.asarray(mixed), 255, dtype=np.float32)
+    paper = Image.new("RGB", rgb.size, tuple(np.median(few, axis=0).astype(int).tolist()))
+    away = np.asarray(reduce(ImageChops.lighter, ImageChops.difference(rgb, paper).split()))
+    return 1 - np.divide(away, max(1, away.max()), dtype=np.float32)
+
+
+def _has_colours(image: Image.Image) -> bool:
+    modes = "RGB", "P", "CMYK", "YCbCr", "HSV"
+    return not image.has_transparency_data and image.mode in modes

@@ -90,6 +90,7 @@ class CompactCNN(nn.Module):
         crop: Side of an aligned image, in pixels; None to keep all of the image.
         shrink: Side of a pixel of an aligned image, in pixels of the image: 1.3 makes the digit
             smaller, and each feature sees more of it.
+        resize: Whether the alignment makes wide, narrow, high and low digits more alike.
         name: Name in tables and reports; not part of the description.
 
     Attributes:
@@ -112,22 +113,24 @@ class CompactCNN(nn.Module):
         paper: Annotated[float, Strict(), AllowInfNan(False)] = 0.0,
         crop: Side | None = None,
         shrink: Annotated[float, Strict(), Ge(0.1), Le(10)] = 1.0,
+        resize: Switch = False,
         name: Name = "CompactCNN",
     ) -> None:
         super().__init__()
         self.name = name
         given = [dict(block) if isinstance(block, Mapping) else block for block in blocks]
         stack: list[Block] = validated(Blocks, given, "model.blocks")
-        if not align and (crop or shrink != 1):
-            raise ConfigError("model.align=false: crop and shrink need model.align=true")
+        if not align and (crop or resize or shrink != 1):
+            raise ConfigError("model.align=false: crop, shrink and resize need model.align=true")
         self.side, self.seen = side, crop or round(side / shrink)
         check_blocks(stack, self.seen, classes)
         self.description: dict[str, Any] = {"blocks": [asdict(block) for block in stack]}
         self.description |= {"dropout": float(dropout), "classes": classes, "side": side}
         self.description |= {"align": align, "paper": paper, "crop": crop, "shrink": float(shrink)}
+        self.description |= {"resize": resize}
         self.alignment: nn.Module = nn.Identity()
         if align:
-            self.alignment = Alignment(side, paper, self.seen, shrink)
+            self.alignment = Alignment(side, paper, self.seen, shrink, resize)
         widths = [1, *(block.channels for block in stack)]
         self.widest = max(side, self.seen) ** 2 * max(widths)
         self.blocks = nn.Sequential(*map(ConvBlock, widths, stack))
