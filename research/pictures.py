@@ -109,7 +109,7 @@ def accuracy() -> Figure:
         axes.plot(parameters, reached, color="0.75", lw=7, marker="o")
         # To its right, but to the left of the leftmost mark, where no names are.
         left = parameters[0] < 1_000
-        offset, place = ((-8, 0), ("right", "center")) if left else ((10, 2), ("left", "top"))
+        offset, place = ((-8, 10), ("right", "center")) if left else ((10, 2), ("left", "top"))
         axes.annotate(
             words,
             (parameters[0], reached[0]),
