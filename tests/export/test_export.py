@@ -143,7 +143,7 @@ def test_onnx_takes_raw_pixels_of_any_batch_and_says_what_it_is(
         (logits,) = session.run(None, {"pixels": images.numpy()})
         np.testing.assert_allclose(logits, classify(network, images), atol=1e-4)
     facts = {p.key: p.value for p in onnx.load(file).metadata_props}
-    assert facts["parameters"] == "994"
+    assert facts["parameters"] == "990"
     assert facts["classes"] == "0 1 2 3 4 5 6 7 8 9"
     assert facts["test_correct"].startswith(str(pretrained.record("nano")["test_correct"]))
 

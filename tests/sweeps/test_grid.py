@@ -94,7 +94,7 @@ def test_jobs_that_fail_end_no_others(launcher: str, here: Here, tmp_path: Path)
     assert page.count("ZeroDivisionError") == bad
     assert "2 jobs: 1 failed, 1 finished." in page
     assert "<th>callbacks.boom.epoch</th>" in page
-    assert "<td>994</td><td>no</td>" in page
+    assert "<td>990</td><td>no</td>" in page
     assert "<td>8</td>" in page
     assert 'href="1/report.html"' not in page, "test=false makes no page"
     assert 'href="1"' in page

@@ -547,12 +547,12 @@ def test_over_budget_is_refused_before_data_is_touched(
 
 
 def test_over_budget_trains_when_not_enforced_and_says_so(tiny: Make) -> None:
-    result = train(tiny("requirements.max_parameters=994"))
+    result = train(tiny("requirements.max_parameters=990"))
     assert result.report.requirements["max_parameters"] == {
         "name": "max_parameters",
-        "title": "Parameters < 994",
-        "limit": 994,
-        "value": 994,
+        "title": "Parameters < 990",
+        "limit": 990,
+        "value": 990,
         "passed": False,
     }
     assert not result.passed
