@@ -291,7 +291,7 @@ def test_version_and_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row.split()[0] for row in rows[1:-1]] == sorted(
         pretrained.names(), key=lambda name: -pretrained.record(name)["parameters"]
     )
-    assert re.search(r"^nano +990 +4.0 kB +99.09%  under 1,000", "\n".join(rows), re.MULTILINE)
+    assert re.search(r"^nano +990 +4.0 kB +99.00%  under 1,000", "\n".join(rows), re.MULTILINE)
 
 
 def test_a_file_of_a_strangers_folder_is_not_imported(
