@@ -190,7 +190,7 @@ def test_the_short_commands_of_the_readme_run(
             done.append(capsys.readouterr().out)
     assert "number.png  31415" in done[0]
     assert "Accuracy: 9,960 of 10,000 (99.60%)" in done[1]
-    assert "9,912 of 10,000" in done[2]
+    assert "9,904 of 10,000" in done[2]
 
 
 def test_the_python_of_the_readme_runs() -> None:

@@ -89,7 +89,7 @@ def doubled(levels: int = 60) -> list[Any]:
             facts(source={"_target_": MNIST.source["_target_"], "split_seed": doubled()}),
             "source.split_seed=",
         ),
-        (head(lambda w: w.index_fill(1, torch.tensor(0), float("nan"))), r"10 of its 140 .*NaN"),
+        (head(lambda w: w.index_fill(1, torch.tensor(0), float("nan"))), r"10 of its 180 .*NaN"),
         (head(lambda w: w.to("meta")), "that this project's train.py wrote"),
         (head(torch.Tensor.to_sparse), "that this project's train.py wrote"),
         (head(torch.Tensor.tolist), "that this project's train.py wrote"),

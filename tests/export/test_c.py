@@ -241,7 +241,7 @@ def test_names_are_made_of_what_is_given(tmp_path: Path) -> None:
     assert "int _3_digits_predict(struct _3_digits_state *" in done.path.read_text()
     assert re.fullmatch(r"constants [\d,]+ bytes, memory 1,[45]\d\d bytes", done.notes[0])
     if shutil.which("arm-none-eabi-gcc"):
-        assert re.fullmatch(r"flash [45],\d{3} bytes on a Cortex-M3 .*", done.notes[1])
+        assert re.fullmatch(r"flash 6,\d{3} bytes on a Cortex-M3 .*", done.notes[1])
     done = export(nano, "c", tmp_path / "program", name="other")
     assert "#ifdef __cplusplus" in done.path.read_text()
     assert "int other_predict(" in done.path.read_text()

@@ -160,8 +160,8 @@ def test_int8_onnx_holds_its_weights_in_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "size"),
     [
-        ("onnx", 29_000),
-        ("onnx-int8", 38_000),
+        ("onnx", 34_000),
+        ("onnx-int8", 41_000),
         pytest.param("torch", 0, marks=pytest.mark.slow),
     ],
 )

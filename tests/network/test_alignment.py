@@ -197,7 +197,8 @@ def test_training_straightens_after_it_distorts(tiny: Make, mnist: MNISTDataModu
     assert torch.equal(amounts.seen[0], scaled)
     network = classifier.network
     assert isinstance(network, CompactCNN)
-    straight = Alignment(28, 0.0, network.seen)(scaled)
+    shrink, resize = (network.description[key] for key in ("shrink", "resize"))
+    straight = Alignment(28, 0.0, network.seen, shrink, resize)(scaled)
     given: list[Tensor] = []
     network.blocks.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
     network.train()(batch)

@@ -386,9 +386,9 @@ def test_a_run_without_a_best_epoch_yet_goes_on(tmp_path: Path) -> None:
     "odd",
     [
         *(None, "abc", [1, 2], {"network.linear.weight": [1.0]}, {"network.linear.weight": "x"}),
-        {"network.linear.weight": torch.zeros(10, 14).to_sparse()},
-        {"network.linear.weight": torch.zeros(10, 14, device="meta")},
-        {"network.linear.weight": torch.zeros(10, 14).to(torch.uint8).view(torch.bits8)},
+        {"network.linear.weight": torch.zeros(10, 18).to_sparse()},
+        {"network.linear.weight": torch.zeros(10, 18, device="meta")},
+        {"network.linear.weight": torch.zeros(10, 18).to(torch.uint8).view(torch.bits8)},
     ],
 )
 @pytest.mark.filterwarnings("ignore:Sparse")
