@@ -56,7 +56,7 @@ class Alignment(nn.Module):
         resize: bool = False,
     ) -> None:
         super().__init__()
-        self.paper, self.crop, self.resize, self.side = paper, crop or side, resize, side
+        self.paper, self.crop, self.side = paper, crop or side, side
         # Coordinates of each pixel from the image's centre: in pixels, and in half sides.
         offset = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
         x, y = offset.repeat(side), offset.repeat_interleave(side)
