@@ -50,6 +50,10 @@ NUMBER = {
     "frames": 400,
     "shadow": 400,
     "blurred": 400,
+    "segments": 400,
+    "dots": 400,
+    "segment numbers": 1_000,
+    "dot numbers": 1_000,
 }
 USUAL = 600
 
@@ -75,7 +79,7 @@ def group(name: str) -> list[Case]:
     """Make the pictures of a group."""
     if name == OPTDIGITS:
         return list(optdigits())
-    count = NUMBER.get(name.split()[0], USUAL)
+    count = NUMBER.get(name, NUMBER.get(name.split()[0], USUAL))
     return list({**GROUPS, **SEVERAL}[name](digits(count), np.random.default_rng(0)))
 
 

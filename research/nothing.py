@@ -5,16 +5,16 @@ training images into a folder in MNIST's layout (eleven classes: the digits, and
 prints the command that trains on the folder, and the command that puts the result into the package.
 No test image of MNIST is used; 5,000 of its training images are the test images of the folder.
 
-The pictures without digits are letters of matplotlib's fonts, scribbles, boxes, patterns, and
-digits of MNIST's training images that are mirrored, turned, cut, crossed out or joined. Letters
-with the shape of a digit (O, I, l, S, Z, B and the like) are left out.
+The pictures without digits are letters and symbols of matplotlib's fonts, scribbles, boxes, filled
+shapes, patterns, and digits of MNIST's training images that are mirrored, turned, cut, crossed out
+or joined. Letters with the shape of a digit (O, I, l, S, Z, B and the like) are left out.
 """
 
 import argparse
 import gzip
 import string
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -50,20 +50,34 @@ FONTS = (
 # Letters that do not look like a digit, in any font or handwriting.
 LETTERS = "".join(c for c in string.ascii_letters if c not in "OoDIiLlSsZzBbgqYy")
 SIGNS = "#%&@?+*=<>~^{}[]$€§"
+# Letters of other scripts, and digits of one, that do not look like our digits.
+SCRIPTS = (
+    *"ΓΔΛΞΠΣΦΨΩαεηκλμνπτυφχψωГДЖИЙКЛПФЦШЩЫЮЯдживйклмнптфцшщыюяԱԲԳԴԵԸԺԻԼԽԿՀՂՄՆՈՊՋՌՍՎՐՓՖ",
+    *"אהחטכלמעפצקשתبتثجحخسشصضطظغكلني٢٣٤",
+)
+# Arrows, signs of mathematics, filled shapes, and pictures such as ☎ and ✂.
+SYMBOLS = (
+    *map(chr, (*range(0x2190, 0x21BE), *range(0x2701, 0x274D), *range(0x2600, 0x2654))),
+    *"∀∃∏∑√∝∞∠∧∨∩∪≈≠≡≤≥⊂⊃⊆⊇⊕⊗⊞⊠⊢⊣⊤⋈■▬▲▼◀▶◆◈●◐◑◒◓◔◕◖◗◢◣◤◥★♚♛♜♝♞♟♠♣♥♦♪♫♯⚑⚒⚓⚔⚖",
+)
 NONE = 10
 SHARES = {  # of the drawn pictures
-    "letters": 0.35,
+    "letters": 0.3,
     "signs": 0.04,
-    "scribbles": 0.1,
+    "scripts": 0.05,
+    "symbols": 0.05,
+    "shapes": 0.06,
+    "scribbles": 0.08,
     "curves": 0.12,
     "boxes": 0.08,
-    "patterns": 0.05,
-    "mirrored": 0.08,
-    "pairs": 0.1,
-    "crossed": 0.06,
-    "cut": 0.06,
+    "patterns": 0.03,
+    "mirrored": 0.06,
+    "pairs": 0.06,
+    "crossed": 0.04,
+    "cut": 0.03,
 }
 SIDE = 120
+SANS = slice(4)  # the first fonts have all scripts and symbols
 
 
 class Drawing:
@@ -80,7 +94,7 @@ class Drawing:
         self.labels = labels
         self.rng = rng
         folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-        files = sorted(file for name in FONTS for file in folder.glob(f"{name}.ttf"))
+        files = [file for name in FONTS for file in sorted(folder.glob(f"{name}.ttf"))]
         self.fonts = [ImageFont.truetype(str(file), 80) for file in files]
 
     def digit(self, among: str = "0123456789") -> ndarray:
@@ -90,10 +104,11 @@ class Drawing:
             if str(self.labels[number]) in among:
                 return self.images[number]
 
-    def text(self, characters: str) -> ndarray:
+    def text(self, characters: Sequence[str], fonts: slice = slice(None)) -> ndarray:
         """Draw a character in any of the fonts, turned, slanted, thickened and bent a little."""
         character = str(self.rng.choice(list(characters)))
-        font = self.fonts[int(self.rng.integers(len(self.fonts)))]
+        among = self.fonts[fonts]
+        font = among[int(self.rng.integers(len(among)))]
         paper = Image.new("L", (SIDE, SIDE))
         ImageDraw.Draw(paper).text((SIDE / 2, SIDE / 2), character, 255, font, anchor="mm")
         slant = self.rng.uniform(-0.25, 0.25)
@@ -124,6 +139,28 @@ class Drawing:
     def signs(self) -> ndarray:
         """Draw a sign."""
         return self.text(SIGNS)
+
+    def scripts(self) -> ndarray:
+        """Draw a letter of another script."""
+        return self.text(SCRIPTS, SANS)
+
+    def symbols(self) -> ndarray:
+        """Draw a symbol."""
+        return self.text(SYMBOLS, SANS)
+
+    def shapes(self) -> ndarray:
+        """Draw a filled disc, polygon or star, or a half of it."""
+        corners = int(self.rng.choice([3, 4, 5, 6, 60]))
+        angles = np.arange(2 * corners) * np.pi / corners + self.rng.uniform(0, np.pi)
+        star = self.rng.uniform(0.3, 0.7) if corners < 60 and self.rng.random() < 0.4 else 1
+        radii = self.rng.uniform(20, 55, (2, 1)) * np.where(np.arange(2 * corners) % 2, star, 1)
+        points = SIDE / 2 + radii * np.stack([np.cos(angles), np.sin(angles)])
+        paper = Image.new("L", (SIDE, SIDE))
+        ImageDraw.Draw(paper).polygon([*map(tuple, points.T)], 255)
+        drawn = self.bent(np.asarray(paper))
+        if self.rng.random() < 0.4:
+            drawn = drawn[:, : SIDE // 2]
+        return np.rot90(drawn, int(self.rng.integers(4)))
 
     def scribbles(self) -> ndarray:
         """Draw one to three random walks."""
@@ -228,8 +265,9 @@ class Drawing:
 def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
     """Yield images laid out as MNIST's digits are, ``uint8 [28, 28]``, and their labels.
 
-    Half of them show no digit. A tenth are digits of the fonts. The rest are MNIST's own digits,
-    also laid out again: otherwise traces of the layout would separate the classes.
+    Half of them show no digit. A tenth are digits of the fonts, and a tenth are drawn as for
+    ``synthetic.npz``. The rest are MNIST's own digits, also laid out again: otherwise traces of the
+    layout would separate the classes.
 
     Args:
         drawing: Draws the images.
@@ -237,6 +275,7 @@ def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
     """
     kinds: list[Callable[[], ndarray]] = [getattr(drawing, name) for name in SHARES]
     shares = np.array(list(SHARES.values()))
+    written = iter(drawn_forms(count))
     for number in tqdm(range(count), disable=None, unit="image"):
         while True:
             if number < 0.5 * count:
@@ -245,6 +284,9 @@ def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
             elif number < 0.6 * count:
                 label = number % 10
                 made = drawing.text(str(label))
+            elif number < 0.7 * count:
+                label = number % 10
+                made = next(written)
             else:
                 label = number % 10
                 made = drawing.digit(str(label))
@@ -254,6 +296,12 @@ def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
             except PictureError:  # no ink is found
                 continue
             break
+
+
+def drawn_forms(count: int) -> ndarray:
+    """Draw the forms of people and displays, ``uint8 [count, 28, 28]``: 0 to 9, in turns."""
+    labels = torch.arange(count) % 10
+    return strokes.draw(labels, torch.Generator().manual_seed(count))[:, 0].numpy()
 
 
 def photographed(light: ndarray, rng: Generator) -> ndarray:
@@ -302,11 +350,11 @@ def main() -> None:
         drawing = Drawing(images[some], labels[some], rng)
         drawn, meant = zip(*draw(drawing, count), strict=True)
         some = some[: count // 2]
-        forms = torch.arange(10).repeat_interleave(count // 100)  # the forms of people
-        written = strokes.draw(forms, torch.Generator().manual_seed(count))[:, 0].numpy()
+        forms = np.arange(count // 10) % 10
+        written = drawn_forms(count // 10)
         write_idx(
             *(options.folder, name, np.concatenate([images[some], np.stack(drawn), written])),
-            np.concatenate([labels[some], np.array(meant), forms.numpy()]),
+            np.concatenate([labels[some], np.array(meant), forms]),
         )
     names = ",".join(f'"{name}"' for name in [*string.digits, "none"])
     print(

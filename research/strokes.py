@@ -3,9 +3,10 @@
 python research/strokes.py     # writes the file again; the same bytes with any version of torch
 
 They are ones with a flag, a foot or both, sixes with a hook or a small loop, crossed sevens and
-sevens with a wave, open fours and fours that are nearly nines, slashed zeros, and others. A form
-consists of a few strokes. Its points, slant, width and pen are random, and it is laid out as the
-digits of MNIST are: in a box of 20×20, its centre of mass in the middle.
+sevens with a wave, open fours and fours that are nearly nines, slashed zeros, and others; and the
+digits of displays, of seven segments or of 5×7 dots. A form consists of a few strokes. Its points
+(but those of displays), slant, width and pen are random, and it is laid out as the digits of MNIST
+are: in a box of 20×20, its centre of mass in the middle.
 """
 
 from functools import cache
@@ -22,11 +23,16 @@ BOX = 20
 STEPS = 3  # pieces of a curve between two of its points
 JITTER = 0.035  # standard deviation of the points, as a share of the height
 CHUNK = 500  # images drawn at a time
+LEVELS = 15  # of gray; the file is half as large as with all
+KINDS = ("bar", "line", "curve")
 Stroke = tuple[str, tuple[tuple[float, float], ...]]
 
 
 def _stroke(text: str) -> Stroke:
-    """Read ``curve 0,50 99,0``: percent of the width from the left, of the height from the top."""
+    """Read ``curve 0,50 99,0``: percent of the width from the left, of the height from the top.
+
+    The kinds are ``curve``, ``line``, and ``bar``, a line whose points are not random.
+    """
     kind, *points = text.split()
     pairs = [point.split(",") for point in points]
     return kind, tuple((int(x) / 100, int(y) / 100) for x, y in pairs)
@@ -34,8 +40,8 @@ def _stroke(text: str) -> Stroke:
 
 LOOP = "curve 72,12 45,0 20,8 10,28 20,46 42,52 66,42 75,24 72,10"
 RING = "curve 58,1 42,2 15,20 4,52 15,84 50,99 82,84 95,50 85,18 54,0"
-# The forms of each digit.
-FORMS: tuple[tuple[tuple[Stroke, ...], ...], ...] = tuple(
+# The forms of each digit, as people write them.
+WRITTEN: tuple[tuple[tuple[Stroke, ...], ...], ...] = tuple(
     tuple(tuple(map(_stroke, form.split(" + "))) for form in forms)
     for forms in (
         (
@@ -50,6 +56,7 @@ FORMS: tuple[tuple[tuple[Stroke, ...], ...], ...] = tuple(
             "curve 15,28 38,18 55,0 + line 55,0 55,100",
             "line 50,0 50,100 + line 25,100 75,100",
             "line 5,45 55,0 55,100 + line 25,100 85,100",
+            "line 0,80 60,0 60,100",
         ),
         (
             "curve 10,25 45,0 82,25 50,65 12,96 12,80 40,84 92,98",
@@ -99,6 +106,56 @@ FORMS: tuple[tuple[tuple[Stroke, ...], ...], ...] = tuple(
     )
 )
 
+# Segments that are on, and other ways of some displays.
+SEGMENTS = (
+    *("abcdef", "bc", "abdeg", "abcdg", "bcfg"),
+    *("acdfg", "acdefg", "abc", "abcdefg", "abcdfg"),
+)
+OTHER_SEGMENTS = (*SEGMENTS[:6], "cdefg", "abcf", "abcdefg", "abcfg")
+# Rows of five dots, from the top; a row is a number of two digits, base 16.
+DOTS = (
+    *("0E11131519110E", "040C040404040E", "0E11010204081F", "1F02040201110E", "02060A121F0202"),
+    *("1F101E0101110E", "0608101E11110E", "1F010204080808", "0E11110E11110E", "0E11110F01020C"),
+)
+OTHER_DOTS = (
+    *("0E11111111110E", "060A0202020202", "0E11010E10101F", "0E11010601110E", "1111111F010101"),
+    *("1F10101E01011E", "0E11101E11110E", "1F010102040404", "0E11110E11110E", "0E11110F01110E"),
+)
+
+
+def _segments(names: str, gap: int) -> tuple[Stroke, ...]:
+    """Return the segments of a digit, each shorter by the gap at both ends."""
+    left, right, low = 15 + gap, 85 - gap, 50 - gap
+    ends = {
+        **{
+            "a": f"{left},0 {right},0",
+            "g": f"{left},50 {right},50",
+            "d": f"{left},100 {right},100",
+        },
+        **{"f": f"15,{gap} 15,{low}", "e": f"15,{50 + gap} 15,{50 + low}"},
+        **{"b": f"85,{gap} 85,{low}", "c": f"85,{50 + gap} 85,{50 + low}"},
+    }
+    return tuple(_stroke(f"bar {ends[name]}") for name in names)
+
+
+def _dots(rows: str) -> tuple[Stroke, ...]:
+    """Return the dots of a digit."""
+    places = [
+        f"{10 + 20 * column},{100 * row // 6}"
+        for row, value in enumerate(bytes.fromhex(rows))
+        for column in range(5)
+        if value >> (4 - column) & 1
+    ]
+    return tuple(_stroke(f"bar {place} {place}") for place in places)
+
+
+FORMS = tuple(
+    (*written, _segments(one, 3), _segments(two, 10), _dots(three), _dots(four))
+    for written, one, two, three, four in zip(
+        WRITTEN, SEGMENTS, OTHER_SEGMENTS, DOTS, OTHER_DOTS, strict=True
+    )
+)
+
 
 def draw(labels: Int64[Tensor, " n"], generator: torch.Generator) -> UInt8[Tensor, "n 1 28 28"]:
     """Draw digits, each in one of its forms.
@@ -123,6 +180,7 @@ def _draw(labels: Int64[Tensor, " n"], generator: torch.Generator) -> UInt8[Tens
         return low + (high - low) * torch.rand(len(labels), 1, generator=generator)
 
     jitter = JITTER * torch.randn(places.shape, generator=generator)
+    jitter *= kinds[number].unsqueeze(2) >= 0
     x, y = (places + jitter).unbind(dim=2)
     narrow = labels[:, None] == 1
     x = (x - 0.5) * torch.where(narrow, uniform(0.5, 0.9), uniform(0.55, 0.95))
@@ -150,12 +208,15 @@ def _draw(labels: Int64[Tensor, " n"], generator: torch.Generator) -> UInt8[Tens
     columns = (places + steps[:, :1]) % IMAGE_SIZE
     numbers = torch.arange(len(labels))[:, None, None]
     ink = ink[numbers, rows[:, :, None], columns[:, None]]
-    return (255 * ink).round().to(torch.uint8).unsqueeze(1)
+    return (255 // LEVELS * (LEVELS * ink).round()).to(torch.uint8).unsqueeze(1)
 
 
 @cache
 def _points() -> tuple[Float[Tensor, "forms p 2"], Float[Tensor, "forms p"]]:
-    """Return the points of all forms, with NaN after each stroke; and 1 for points of curves."""
+    """Return the points of all forms, with NaN after each stroke; and their kinds.
+
+    -1 is a bar, 0 a line and 1 a curve.
+    """
     forms = [form for forms in FORMS for form in forms]
     most = max(sum(len(points) + 1 for _, points in form) for form in forms)
     places, kinds = torch.full((len(forms), most, 2), torch.nan), torch.zeros(len(forms), most)
@@ -164,7 +225,7 @@ def _points() -> tuple[Float[Tensor, "forms p 2"], Float[Tensor, "forms p"]]:
         for kind, points in form:
             end = start + len(points)
             places[number, start:end] = torch.tensor(points)
-            kinds[number, start:end] = float(kind == "curve")
+            kinds[number, start:end] = KINDS.index(kind) - 1
             start = end + 1
     return places, kinds
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 from numpy.random import Generator
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from tests.inference.photographs import on_paper, photograph
@@ -372,6 +372,92 @@ def blurred(digits: Digits, rng: Generator) -> Iterator[Case]:
         yield Case(either(seen.clip(0, 255).astype(np.uint8), rng), label)
 
 
+SEGMENTS = (
+    *("abcdef", "bc", "abdeg", "abcdg", "bcfg"),
+    *("acdfg", "acdefg", "abc", "abcdefg", "abcdfg"),
+)
+OTHER_SEGMENTS = (*SEGMENTS[:6], "cdefg", "abcf", "abcdefg", "abcfg")  # of some displays
+# Seven rows of five dots, a row in two hexadecimal digits.
+DOTS = (
+    *("0E11131519110E", "040C040404040E", "0E11010204081F", "1F02040201110E", "02060A121F0202"),
+    *("1F101E0101110E", "0608101E11110E", "1F010204080808", "0E11110E11110E", "0E11110F01020C"),
+)
+OTHER_DOTS = ("0E11111111110E", *DOTS[1:3], "0E11010601110E", *DOTS[4:])
+TALL = 140  # pixels of a drawn digit
+
+
+def shown(style: Callable[[str, Generator], Image.Image], many: bool) -> Any:
+    """Return a maker of pictures of displays: each with one digit, or with a number."""
+
+    def pictures(digits: Digits, rng: Generator) -> Iterator[Case]:
+        """Lit or dark digits of a display, on its background."""
+        for some in _numbers(digits, rng, 2, 6) if many else ([one] for one in digits):
+            ink = np.asarray(style(_text(some), rng)) / 255
+            tall = rng.uniform(10 if style is _dots else 16, 90)
+            pads = [round(TALL * rng.uniform(0.1, 0.6)) for _ in range(4)]
+            ink = np.pad(ink, (pads[:2], pads[2:]))
+            ink = ndimage.gaussian_filter(ink, TALL * rng.uniform(0, 0.02))
+            small = Image.fromarray((255 * ink).astype(np.uint8))
+            height, wide = (max(4, round(side * tall / TALL)) for side in ink.shape)
+            small = small.resize((wide, height), Image.Resampling.BOX)
+            ink = np.asarray(small.rotate(rng.uniform(-3, 3), Image.Resampling.BICUBIC)) / 255
+            seen = rng.uniform(20, 80) + ink * rng.uniform(80, 170) + rng.normal(0, 2, ink.shape)
+            yield Case(either(seen.clip(0, 255).astype(np.uint8), rng), _text(some))
+
+    return pictures
+
+
+def _segments(text: str, rng: Generator) -> Image.Image:
+    """Draw digits of seven segments as light ink."""
+    wide, thick, gap = TALL * rng.uniform((0.42, 0.08, 0), (0.65, 0.17, 0.03))
+    pitch = wide + TALL * rng.uniform(0.2, 0.4)
+    paper = Image.new("L", (round(pitch * len(text)), TALL))
+    pen = ImageDraw.Draw(paper)
+    known = SEGMENTS if rng.random() < 0.7 else OTHER_SEGMENTS
+    half, slant = thick / 2, rng.uniform(0, 0.2)
+    xs, ys = (half, wide - half), (half, TALL / 2, TALL - half)
+    ends = {
+        **{"a": (0, 0, 1, 0), "b": (1, 0, 1, 1), "c": (1, 1, 1, 2), "d": (0, 2, 1, 2)},
+        **{"e": (0, 1, 0, 2), "f": (0, 0, 0, 1), "g": (0, 1, 1, 1)},
+    }
+    for number, digit in enumerate(text):
+        for name in known[int(digit)]:
+            x1, y1, x2, y2 = ends[name]
+            one, two = (np.array([number * pitch + xs[x], ys[y]]) for x, y in ((x1, y1), (x2, y2)))
+            along = (two - one) / np.linalg.norm(two - one)
+            one, two = one + gap * along, two - gap * along
+            aside = half * along[::-1]
+            six = one, one + half * along + aside, two - half * along + aside, two
+            six += two - half * along - aside, one + half * along - aside
+            pen.polygon([tuple(corner) for corner in six], 255)
+    return _slanted(paper, slant)
+
+
+def _dots(text: str, rng: Generator) -> Image.Image:
+    """Draw digits of 5×7 round or square dots as light ink."""
+    step = TALL / 7
+    space = int(rng.integers(6, 8)) * step
+    paper = Image.new("L", (round(space * len(text)), TALL))
+    pen = ImageDraw.Draw(paper)
+    known = DOTS if rng.random() < 0.5 else OTHER_DOTS
+    half = step / 2 * rng.uniform(0.65, 1)
+    draw = pen.ellipse if rng.random() < 0.5 else pen.rectangle
+    for number, digit in enumerate(text):
+        for row, value in enumerate(bytes.fromhex(known[int(digit)])):
+            for column in range(5):
+                if value >> (4 - column) & 1:
+                    x, y = number * space + (column + 0.5) * step, (row + 0.5) * step
+                    draw((x - half, y - half, x + half, y + half), 255)
+    return paper
+
+
+def _slanted(paper: Image.Image, slant: float) -> Image.Image:
+    """Slant a drawing to the right."""
+    wide = paper.width + round(slant * paper.height)
+    shift = (1, slant, -slant * paper.height, 0, 1, 0)
+    return paper.transform((wide, paper.height), Image.Transform.AFFINE, shift)
+
+
 def _numbers(digits: Digits, rng: Generator, least: int, most: int) -> Iterator[list[Any]]:
     """Yield digits in numbers of ``least`` to ``most``."""
     given = list(digits)
@@ -401,6 +487,8 @@ SEVERAL: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
     "ledger": ledger,
     "uphill": uphill,
     "painted": painted,
+    "segment numbers": shown(_segments, True),
+    "dot numbers": shown(_dots, True),
 }
 GROUPS: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
     "8×8": low8,
@@ -418,4 +506,6 @@ GROUPS: dict[str, Callable[[Digits, Generator], Iterator[Case]]] = {
     "frames": frames,
     "shadow": shadow,
     "blurred": blurred,
+    "segments": shown(_segments, False),
+    "dots": shown(_dots, False),
 }

@@ -21,7 +21,7 @@ from mnist_lit.data.idx import ImagesDataModule
 from mnist_lit.validation import Share
 
 SYNTHETIC = Path(__file__).with_name("synthetic.npz")
-EACH = 250  # images of each digit
+EACH = 400  # images of each digit
 
 
 @dataclass(eq=False, repr=False)
