@@ -36,6 +36,7 @@ SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
 LEFT = 0.5  # height of something that may be a digit, as a share of the digits'
 LOWEST = 0.6  # height of a digit, as a share of the highest one
 RISE = 0.8  # of the lower digit's height, at most, from the middle of a digit to the next
+UPRIGHT = 1.7  # height of a zero of a display, divided by its width
 LIKELY = 0.8  # least probability that all digits of a picture are right
 
 
@@ -301,14 +302,16 @@ def _is_box(image: UInt8[ndarray, "h w"]) -> bool:
     """Return whether ink runs along all four edges of the ink's bounding box.
 
     None of MNIST's 60,000 training digits has ink along 85 % of each edge. The network reads many
-    boxes as zeros.
+    boxes as zeros. A higher one may be a zero of a display.
     """
     ink = np.greater_equal(image, 96)
     if not ink.any():
         return False
     ink = ink[window(bounds(ink))]
     edges = ink[:2].any(0), ink[-2:].any(0), ink[:, :2].any(1), ink[:, -2:].any(1)
-    return min(ink.shape) >= 5 and all(edge.sum() >= 0.9 * len(edge) for edge in edges)
+    height, width = ink.shape
+    box = min(height, width) >= 5 and height < UPRIGHT * width
+    return box and all(edge.sum() >= 0.9 * len(edge) for edge in edges)
 
 
 def in_lines(boxes: Sequence[tuple[int, int, int, int]]) -> list[list[int]]:

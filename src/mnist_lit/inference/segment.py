@@ -70,7 +70,7 @@ class Segments(NamedTuple):
     left: bool
 
 
-def segment(gray: Gray, several: bool, joined: bool = True) -> Segments:
+def segment(gray: Gray, several: bool, joined: float = 1) -> Segments:
     """Return the possible digits of a picture, in any order.
 
     A digit that is small on a large picture is found on a reduced copy, and read from the part of
@@ -79,7 +79,7 @@ def segment(gray: Gray, several: bool, joined: bool = True) -> Segments:
     Args:
         gray: The picture, from 0 (black) to 1 (white).
         several: Whether there may be several digits; otherwise only one is returned.
-        joined: Whether pieces that are less than a stroke's width apart are one part.
+        joined: Pieces less than this apart are one part; as a multiple of a stroke's width.
 
     Raises:
         PictureError: No ink is found.
@@ -152,9 +152,9 @@ class _Parts(NamedTuple):
         return bool((large & ~(kept & self.inside)).any())
 
 
-def _parts_of(mask: Mask, joined: bool = True) -> _Parts:
+def _parts_of(mask: Mask, joined: float = 1) -> _Parts:
     """Divide a mask into parts."""
-    near = ndimage.distance_transform_edt(~mask) <= (stroke(mask) + 1) / 2 if joined else mask
+    near = ndimage.distance_transform_edt(~mask) <= joined * (stroke(mask) + 1) / 2
     labels = np.where(mask, labelled(near), 0)
     boxes, areas = boxes_of(labels), np.bincount(labels.ravel())[1:]
     edges = labels[0], labels[-1], labels[:, 0], labels[:, -1]
@@ -199,7 +199,7 @@ class _Groups(NamedTuple):
 
 
 def _groups_with_enough_pixels(
-    gray: Gray, seen: Foreground, joined: bool
+    gray: Gray, seen: Foreground, joined: float
 ) -> tuple[Foreground, _Groups]:
     """Group strokes; repeat with more pixels while digits have too few."""
     groups = _groups(seen.mask, joined)
@@ -215,7 +215,7 @@ def _groups_with_enough_pixels(
     return seen, groups
 
 
-def _groups(mask: Mask, joined: bool) -> _Groups:
+def _groups(mask: Mask, joined: float) -> _Groups:
     found = _parts_of(mask, joined)
     parts, boxes, areas, inside, main = found
     if not inside[main]:

@@ -259,7 +259,7 @@ def _lines(mask: Mask) -> list[tuple[Mask, float]]:
         share = size(box)[1] / mask.shape[1]
         line = labels == number
         thick = np.median(line[window(box)].sum(axis=0))
-        if share >= LONG and thick <= RULE * max(mask.shape):
+        if share >= LONG and thick <= RULE * mask.shape[1]:
             found.append((line, share))
     return found
 

@@ -19,6 +19,7 @@ MARGIN = 0.25  # share of the longer side
 ALONG = 0.85  # share of an edge; a frame covers more of it, a digit less
 MOST_FRAME = 0.35  # of the picture; more is a digit that fills it, or a desk
 STAGES = 3
+DOTTED = 1.7  # strokes' widths between the dots of a digit, at most
 VIVID = 64  # of 255; difference of a pixel's largest and least channel, beyond the paper's
 SEEN = 200  # pixels a side, enough to find frames
 
@@ -29,13 +30,13 @@ class View(NamedTuple):
     Attributes:
         gray: The picture, from 0 (black) to 1 (white).
         margin: Pixels that were added on each side.
-        joined: Whether pieces that are less than a stroke's width apart are one part.
+        joined: Pieces less than this apart are one part; as a multiple of a stroke's width.
         left: Whether something that may be a digit was painted over.
     """
 
     gray: Gray
     margin: int = 0
-    joined: bool = True
+    joined: float = 1
     left: bool = False
 
 
@@ -69,8 +70,8 @@ def _bare(gray: Gray) -> Iterator[View]:
     border = np.concatenate((inside[0], inside[-1], inside[:, 0], inside[:, -1]))
     yield View(np.pad(inside, margin, constant_values=np.median(border)), margin)
     bare = np.pad(np.where(around, paper, gray), margin, constant_values=paper)
-    yield View(bare, margin, True, left)
-    yield View(bare, margin, False, left)
+    for joined in (1, 0, DOTTED):
+        yield View(bare, margin, joined, left)
 
 
 def surroundings(gray: Gray) -> tuple[float, Mask, Mask, bool]:
