@@ -67,9 +67,9 @@ SHARES = {  # of the drawn pictures
     "scripts": 0.05,
     "symbols": 0.05,
     "shapes": 0.06,
-    "scribbles": 0.08,
+    "scribbles": 0.1,
     "curves": 0.12,
-    "boxes": 0.08,
+    "boxes": 0.12,
     "patterns": 0.03,
     "mirrored": 0.06,
     "pairs": 0.06,
@@ -265,9 +265,8 @@ class Drawing:
 def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
     """Yield images laid out as MNIST's digits are, ``uint8 [28, 28]``, and their labels.
 
-    Half of them show no digit. A tenth are digits of the fonts, and a tenth are drawn as for
-    ``synthetic.npz``. The rest are MNIST's own digits, also laid out again: otherwise traces of the
-    layout would separate the classes.
+    Half of them show no digit. A tenth are digits of the fonts. The rest are the drawing's digits,
+    also laid out again: otherwise traces of the layout would separate the classes.
 
     Args:
         drawing: Draws the images.
@@ -275,7 +274,6 @@ def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
     """
     kinds: list[Callable[[], ndarray]] = [getattr(drawing, name) for name in SHARES]
     shares = np.array(list(SHARES.values()))
-    written = iter(drawn_forms(count))
     for number in tqdm(range(count), disable=None, unit="image"):
         while True:
             if number < 0.5 * count:
@@ -284,9 +282,6 @@ def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
             elif number < 0.6 * count:
                 label = number % 10
                 made = drawing.text(str(label))
-            elif number < 0.7 * count:
-                label = number % 10
-                made = next(written)
             else:
                 label = number % 10
                 made = drawing.digit(str(label))
@@ -296,12 +291,6 @@ def draw(drawing: Drawing, count: int) -> Iterator[tuple[ndarray, int]]:
             except PictureError:  # no ink is found
                 continue
             break
-
-
-def drawn_forms(count: int) -> ndarray:
-    """Draw the forms of people and displays, ``uint8 [count, 28, 28]``: 0 to 9, in turns."""
-    labels = torch.arange(count) % 10
-    return strokes.draw(labels, torch.Generator().manual_seed(count))[:, 0].numpy()
 
 
 def photographed(light: ndarray, rng: Generator) -> ndarray:
@@ -347,11 +336,12 @@ def main() -> None:
     order = rng.permutation(len(images))
     parts = {"train": (order[5000:], options.count), "t10k": (order[:5000], options.count // 12)}
     for name, (some, count) in parts.items():
-        drawing = Drawing(images[some], labels[some], rng)
+        forms = np.arange(count // 5) % 10  # those of people and displays
+        written = strokes.draw(torch.from_numpy(forms), torch.Generator().manual_seed(count))[:, 0]
+        pool = np.concatenate([images[some], written.numpy()])
+        drawing = Drawing(pool, np.concatenate([labels[some], forms]), rng)
         drawn, meant = zip(*draw(drawing, count), strict=True)
         some = some[: count // 2]
-        forms = np.arange(count // 10) % 10
-        written = drawn_forms(count // 10)
         write_idx(
             *(options.folder, name, np.concatenate([images[some], np.stack(drawn), written])),
             np.concatenate([labels[some], np.array(meant), forms]),

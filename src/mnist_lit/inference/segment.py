@@ -35,6 +35,7 @@ TOUCH = 0.25  # a part that touches an edge by more than this extends beyond it
 # Shares of a digit's height:
 WHOLE = 0.6  # a piece of this height is a digit, if another one is beside it
 FRAGMENT = 0.5  # a lower piece is a part of the digit beside it, or a point or a dash
+MISSED = 0.35  # a piece of this size, or of this share of a digit's ink, may be a digit or a sign
 WIDE = 1.1  # a wider group may be two touching digits
 NARROW = 0.35  # each of these digits is wider than this
 OVERLAP = 0.5  # share of the narrower stroke's width, if one is above the other
@@ -239,7 +240,11 @@ def _groups(mask: Mask, joined: float) -> _Groups:
     tall = heights >= FRAGMENT * heights[np.argmax(tallest)]
     numbers = np.append(0, np.where(tall, tall.cumsum(), 0))
     within = np.isin(parts, np.flatnonzero(inside) + 1)
-    left = found.leave(inside, float(np.median(heights[tall])))
+    usual = float(np.median(heights[tall]))
+    inks = np.bincount(labels.ravel())[1:]
+    missed = (size(digits[~tall]) >= MISSED * usual).any()
+    missed |= inks[~tall].sum() >= MISSED * np.median(inks[tall])
+    left = found.leave(inside, usual) or bool(missed)
     return _Groups(numbers[labels], digits[tall], within, left)
 
 
