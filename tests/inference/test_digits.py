@@ -30,6 +30,8 @@ LEAST = {
     "ledger": (30, 24),
     "uphill": (20, 17),
     "painted": (20, 18),
+    "segment numbers": (20, 16),
+    "dot numbers": (20, 17),
 }
 
 
@@ -85,6 +87,19 @@ def test_a_thing_of_a_digits_size_beside_a_number_makes_it_unsure(
     (found,) = mnist_lit.predict(paper)
     assert (found.status, found.why) == ("unsure", "something of a digit's size is left out")
     assert str(found).endswith(f"unsure: {found.why}")
+
+
+@pytest.mark.parametrize("box", [(97, 58, 112, 64), (98, 92, 106, 100)], ids=["dash", "point"])
+def test_a_sign_between_digits_makes_a_number_unsure(
+    box: tuple[int, int, int, int], written: list[Image.Image]
+) -> None:
+    paper = Image.new("L", (220, 140), 255)
+    for digit, left in zip(written[:2], (15, 115), strict=True):
+        paper.paste(digit, (left, 20))
+    assert mnist_lit.predict(paper)[0].status == "read"
+    ImageDraw.Draw(paper).ellipse(box, 0)
+    (found,) = mnist_lit.predict(paper)
+    assert (found.text, found.status) == ("72", "unsure")
 
 
 @pytest.mark.parametrize("side", [300, 2400])

@@ -24,7 +24,7 @@ PURPOSES = {
     "tiny": "under 4,000 parameters: 4 kB as 8-bit integers",
     "micro": "under 2,000 parameters: 8 kB as floats, 2 kB as 8-bit integers",
     "nano": "under 1,000 parameters: 4 kB as floats, 1 kB as 8-bit integers",
-    "pico": "at most 690 parameters: 3 kB as floats",
+    "pico": "under 700 parameters: 3 kB as floats",
 }
 
 

@@ -6,8 +6,8 @@ import stat
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -108,18 +108,18 @@ def pages(source: Any, name: str = "the picture") -> Iterator[Image.Image]:
 
 def labelled_pages(source: Any, name: str) -> Iterator[tuple[str, Image.Image]]:
     """Read pages as ``pages`` does, each with a label, as ``#2``, if there are several."""
-    found = _decoded(source)
-    for number in count(1):
-        with refusing(name_of(source, name)):
-            page = next(found, None)
-            if page is None:
-                return
-            if number > MAX_PAGES:
-                raise PictureError(f"more than {MAX_PAGES:,} pages; save fewer in a file")
-        yield page
+    with closing(_decoded(source)) as found:  # also at a limit
+        for number in count(1):
+            with refusing(name_of(source, name)):
+                page = next(found, None)
+                if page is None:
+                    return
+                if number > MAX_PAGES:
+                    raise PictureError(f"more than {MAX_PAGES:,} pages; save fewer in a file")
+            yield page
 
 
-def _decoded(source: Any) -> Iterator[tuple[str, Image.Image]]:
+def _decoded(source: Any) -> Generator[tuple[str, Image.Image], None, None]:
     """Yield the label and the image of each page; a page is decoded when it is requested."""
     content = read_content(source)
     if not content:

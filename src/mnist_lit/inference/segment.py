@@ -35,7 +35,6 @@ TOUCH = 0.25  # a part that touches an edge by more than this extends beyond it
 # Shares of a digit's height:
 WHOLE = 0.6  # a piece of this height is a digit, if another one is beside it
 FRAGMENT = 0.5  # a lower piece is a part of the digit beside it, or a point or a dash
-MISSED = 0.35  # a piece of this size, or of this share of a digit's ink, may be a digit or a sign
 WIDE = 1.1  # a wider group may be two touching digits
 NARROW = 0.35  # each of these digits is wider than this
 OVERLAP = 0.5  # share of the narrower stroke's width, if one is above the other
@@ -212,7 +211,8 @@ def _groups_with_enough_pixels(
         if side < 1.2 * seen.side:
             break
         seen = seen.closer(gray, groups.within, side)
-        groups = _groups(seen.mask, joined)._replace(left=groups.left)
+        closer = _groups(seen.mask, joined)
+        groups = closer._replace(left=groups.left or closer.left)
     return seen, groups
 
 
@@ -240,12 +240,20 @@ def _groups(mask: Mask, joined: float) -> _Groups:
     tall = heights >= FRAGMENT * heights[np.argmax(tallest)]
     numbers = np.append(0, np.where(tall, tall.cumsum(), 0))
     within = np.isin(parts, np.flatnonzero(inside) + 1)
-    usual = float(np.median(heights[tall]))
-    inks = np.bincount(labels.ravel())[1:]
-    missed = (size(digits[~tall]) >= MISSED * usual).any()
-    missed |= inks[~tall].sum() >= MISSED * np.median(inks[tall])
-    left = found.leave(inside, usual) or bool(missed)
+    left = found.leave(inside, float(np.median(heights[tall]))) or not tall.all()
+    left |= any(
+        _has_sign(labels[window(box)] == number) for number, box in enumerate(digits, 1)
+    )
     return _Groups(numbers[labels], digits[tall], within, left)
+
+
+def _has_sign(digit: Mask) -> bool:
+    """Return whether a piece is beside the rest of a digit, as a point or a dash."""
+    pieces = labelled(digit)
+    boxes, areas = boxes_of(pieces), np.bincount(pieces.ravel())[1:]
+    main = size(boxes)[:, 0].argmax()
+    beside = (shared(boxes, boxes[main])[:, 1] <= 0) & (areas >= SPECK * areas[main])
+    return bool(size(boxes)[main, 0] >= WHOLE * len(digit) and beside.any())
 
 
 def _are_owners(digits: Box, box: Box) -> Bool[ndarray, " n"]:
