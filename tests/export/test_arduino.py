@@ -1,6 +1,7 @@
 """The archive for Arduino, PlatformIO, ESP-IDF, Zephyr and CMake."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -56,6 +57,13 @@ endfunction()
 """,
 }
 
+MAIN = """
+#define DIGITS_SELFTEST
+#include <digits.h>
+static struct digits_state state;
+int main(void) { return digits_selftest(&state); }
+"""
+
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -78,10 +86,7 @@ def test_a_program_is_built_with_it(system: str, library: Path, tmp_path: Path) 
         f"{PROJECTS[system]}add_subdirectory({library}/{place} digits)\n"
         "target_link_libraries(program digits)\n"
     )
-    (tmp_path / "main.c").write_text(
-        "#define DIGITS_SELFTEST\n#include <digits.h>\nstatic struct digits_state state;\n"
-        "int main(void) { return digits_selftest(&state); }\n"
-    )
+    (tmp_path / "main.c").write_text(MAIN)
     for command in (["cmake", "-S", ".", "-B", "out"], ["cmake", "--build", "out"]):
         subprocess.run(command, cwd=tmp_path, check=True)
     assert subprocess.run([tmp_path / "out" / "program"]).returncode == 0
@@ -113,6 +118,50 @@ def test_each_manifest_follows_the_rules_of_its_tool(library: Path) -> None:
     root = Path(__file__).parents[2]
     assert (library / "LICENSE").read_text() == (root / "LICENSE").read_text()
     assert "digits_predict(&state, pixels, logits)" in (library / "README.md").read_text("ascii")
+
+
+# Runs PlatformIO without what it would fetch from servers: SCons, and the names of licences.
+PLATFORMIO = """
+import sys
+from platformio.package.manager import core
+core.get_core_package_dir = lambda name: "scons"
+from platformio.__main__ import main
+from platformio.package.manifest.schema import ManifestSchema
+ManifestSchema.load_spdx_licenses = staticmethod(lambda: {"licenses": [{"licenseId": "MIT"}]})
+sys.exit(main(["pio", *sys.argv[1:]]))
+"""
+PLATFORM = {
+    "platform/platform.json": '{"name": "pc", "version": "1.0.0", "title": "PC"}',
+    "platform/builder/main.py": "from SCons.Script import Default, DefaultEnvironment\n"
+    "Default(DefaultEnvironment().BuildProgram())\n",
+    "scons/scons.py": "from SCons.Script.Main import main; main()\n",
+    "platformio.ini": "[env:pc]\nplatform = file://platform\nlib_compat_mode = strict\n",
+}
+
+
+@pytest.mark.slow
+def test_platformio_finds_and_builds_the_library(library: Path, tmp_path: Path) -> None:
+    if (pio := shutil.which("pio")) is None or shutil.which("scons") is None:
+        pytest.skip("PlatformIO or SCons is not installed")
+    python = Path(pio).with_name("python")
+    for name, content in {**PLATFORM, "src/main.c": MAIN}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    shutil.copytree(library, tmp_path / "lib" / "digits")
+    places = {"PLATFORMIO_CORE_DIR": str(tmp_path / "core")}
+    settings = {**os.environ, **places, "PLATFORMIO_SETTING_ENABLE_TELEMETRY": "no"}
+    for words in (["pkg", "pack", "lib/digits"], ["run"]):
+        subprocess.run([python, "-c", PLATFORMIO, *words], cwd=tmp_path, env=settings, check=True)
+    assert subprocess.run([tmp_path / ".pio" / "build" / "pc" / "program"]).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_component_manager_of_esp_idf_takes_it(library: Path, tmp_path: Path) -> None:
+    if shutil.which("compote") is None:
+        pytest.skip("compote is not installed")
+    words = ["--project-dir", str(library), "--name", "digits", "--dest-dir", str(tmp_path)]
+    subprocess.run(["compote", "-W", "component", "pack", *words], check=True)
+    assert len(list(tmp_path.glob("digits_*.tgz"))) == 1
 
 
 @pytest.mark.usefixtures("few_images")

@@ -47,7 +47,7 @@ EVERYTHING: list[dict[str, Any]] = [
     {"channels": 8, "separable": True, "padding": False},
     {"channels": 8, "separable": True, "pointwise": False},
     {"channels": 8, "residual": True, "pool": "after_activation"},
-    {"channels": 12, "kernel": 1},
+    {"channels": 20, "kernel": 1},
 ]
 
 
