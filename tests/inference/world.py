@@ -427,8 +427,9 @@ def _segments(text: str, rng: Generator) -> Image.Image:
             along = (two - one) / np.linalg.norm(two - one)
             one, two = one + gap * along, two - gap * along
             aside = half * along[::-1]
-            six = one, one + half * along + aside, two - half * along + aside, two
-            six += two - half * along - aside, one + half * along - aside
+            forward, aside = half * along, half * along[::-1]
+            inner = one + forward, two - forward
+            six = one, inner[0] + aside, inner[1] + aside, two, inner[1] - aside, inner[0] - aside
             pen.polygon([tuple(corner) for corner in six], 255)
     return _slanted(paper, slant)
 

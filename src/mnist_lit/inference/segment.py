@@ -241,9 +241,7 @@ def _groups(mask: Mask, joined: float) -> _Groups:
     numbers = np.append(0, np.where(tall, tall.cumsum(), 0))
     within = np.isin(parts, np.flatnonzero(inside) + 1)
     left = found.leave(inside, float(np.median(heights[tall]))) or not tall.all()
-    left |= any(
-        _has_sign(labels[window(box)] == number) for number, box in enumerate(digits, 1)
-    )
+    left |= any(_has_sign(labels[window(box)] == number) for number, box in enumerate(digits, 1))
     return _Groups(numbers[labels], digits[tall], within, left)
 
 
