@@ -246,12 +246,13 @@ def _groups(mask: Mask, joined: float) -> _Groups:
 
 
 def _has_sign(digit: Mask) -> bool:
-    """Return whether a piece is beside the rest of a digit, as a point or a dash."""
+    """Return whether one or two short pieces, as a dash or a colon, are beside the rest."""
     pieces = labelled(digit)
     boxes, areas = boxes_of(pieces), np.bincount(pieces.ravel())[1:]
-    main = size(boxes)[:, 0].argmax()
+    heights = size(boxes)[:, 0] / len(digit)
+    main = heights.argmax()
     beside = (shared(boxes, boxes[main])[:, 1] <= 0) & (areas >= SPECK * areas[main])
-    return bool(size(boxes)[main, 0] >= WHOLE * len(digit) and beside.any())
+    return bool(heights[main] >= WHOLE and 0 < (beside & (heights < FRAGMENT)).sum() <= 2)
 
 
 def _are_owners(digits: Box, box: Box) -> Bool[ndarray, " n"]:
