@@ -38,7 +38,7 @@ NUMBER = {
     "page": 60,
     "equal": 100,
     "broken": 200,
-    "numbers": 10_000,
+    "numbers": 5_000,
     "touching": 2_500,
     "lines": 2_500,
     "filling": 1_000,
