@@ -230,6 +230,7 @@ ARDUINO = """
 #include <avr/pgmspace.h>
 #include <avr/sleep.h>
 #include <stdlib.h>
+#define F(text) text
 struct {
     void begin(long) { UBRR0 = 0; UCSR0B = 1 << TXEN0; }
     void print(const char *text) { while (*text) { while (!(UCSR0A & 32)) {} UDR0 = *text++; } }
@@ -270,3 +271,51 @@ def test_the_sketch_of_the_arduino_library_says_the_digit(tmp_path: Path) -> Non
     )
     assert "Self-test: right" in said.stdout
     assert "This is a 5, read in ms: 0" in said.stdout  # the first training image
+
+
+# Arduino's own library for AVR, and a sketch that also says how much of the memory is never used.
+CORE = Path("/usr/share/arduino/hardware/arduino/avr")
+UNUSED = """
+#include <Arduino.h>
+#define loop once
+#include "picture.ino"
+#undef loop
+extern uint8_t _end;
+__attribute__((constructor)) void fill() {
+    for (uint8_t *p = &_end; p < (uint8_t *)SP - 8; p++) *p = 0xA5;
+}
+void loop() {
+    once();
+    const uint8_t *p = &_end;
+    while (*p == 0xA5) p++;
+    Serial.print(F("Unused: "));
+    Serial.println(p - &_end);
+    Serial.flush();
+    cli();
+    SMCR = 1;
+    sleep_cpu();
+}
+"""
+
+
+@pytest.mark.slow
+def test_the_sketch_fits_the_memory_of_an_uno(library: Path, tmp_path: Path) -> None:
+    if not CORE.is_dir() or shutil.which("avr-gcc") is None or shutil.which("simavr") is None:
+        pytest.skip("arduino-core-avr, avr-gcc or simavr is not installed")
+    main = "#define DIGITS_SELFTEST\n#include <avr/sleep.h>\n" + UNUSED
+    (tmp_path / "sketch.cpp").write_text(main)
+    # Debian's compiler cannot build the strings, which the sketch does not need.
+    core = [f for f in (CORE / "cores" / "arduino").glob("*.[cS]*") if f.stem != "WString"]
+    folders = [CORE / "cores" / "arduino", CORE / "variants" / "standard", library / "src"]
+    options = ["-mmcu=atmega328p", "-Os", "-w", "-std=gnu++11", "-flto", "-ffunction-sections"]
+    options += ["-fdata-sections", "-Wl,--gc-sections", "-DF_CPU=16000000L", "-DARDUINO=10819"]
+    options += [f"-I{folder}" for folder in [*folders, library / "examples" / "picture"]]
+    files = [tmp_path / "sketch.cpp", library / "src" / "digits.c", *core]
+    subprocess.run(["avr-gcc", *options, *files, "-o", "run"], cwd=tmp_path, check=True)
+    run = ["simavr", "-m", "atmega328p", "-f", "16000000", str(tmp_path / "run")]
+    said = subprocess.run(run, capture_output=True, text=True, errors="replace", timeout=120)
+    lines = said.stdout + said.stderr
+    assert "Self-test: right" in lines
+    unused = re.search(r"Unused: (\d+)", lines)
+    assert unused is not None
+    assert int(unused[1]) > 0

@@ -118,11 +118,17 @@ int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
 #ifdef __AVR__
 #include <avr/pgmspace.h>
 #define {{ NAME }}_FLASH PROGMEM
+#define {{ NAME }}_STARTS(layer) ((layer)->map == 0)
+#define {{ NAME }}_LAYERS(layer, i) /* a copy of one and the next */ \
+    struct {{ name }}_layer layer[2]; \
+    memcpy_P(layer, {{ name }}_layers + i, ((i < {{ layers|length - 1 }}) + 1) * sizeof *layer);
 #define {{ NAME }}_I8(p) ((int8_t)pgm_read_byte(p))
 #define {{ NAME }}_I16(p) ((int16_t)pgm_read_word(p))
 #define {{ NAME }}_I32(p) ((int32_t)pgm_read_dword(p))
 #else
 #define {{ NAME }}_FLASH
+#define {{ NAME }}_STARTS(layer) ((layer) == {{ name }}_layers)
+#define {{ NAME }}_LAYERS(layer, i) const struct {{ name }}_layer *layer = {{ name }}_layers + i;
 #define {{ NAME }}_I8(p) (*(p))
 #define {{ NAME }}_I16(p) (*(p))
 #define {{ NAME }}_I32(p) (*(p))
@@ -130,6 +136,8 @@ int {{ name }}_finish(struct {{ name }}_state *state, {{ sum_t }} *logits);
 {% set flash, at8, at16, at32 = NAME ~ "_FLASH ", NAME ~ "_I8", NAME ~ "_I16", NAME ~ "_I32" %}
 {% else %}
 #define {{ NAME }}_AT(p) (*(p))
+#define {{ NAME }}_STARTS(layer) ((layer) == {{ name }}_layers)
+#define {{ NAME }}_LAYERS(layer, i) const struct {{ name }}_layer *layer = {{ name }}_layers + i;
 {% set flash, at8, at16, at32 = "", NAME ~ "_AT", NAME ~ "_AT", NAME ~ "_AT" %}
 {% endif %}
 #endif
@@ -165,7 +173,7 @@ static const {{ values.dtype ~ "_t" if int8 else "float" }} {{ name }}_{{ key }}
 {% endfor %}
 
 /* {{ (["weights", "norm"] + (["depthwise"] if separable else []) + fields|list)|join(", ") }} */
-static const struct {{ name }}_layer {{ name }}_layers[{{ layers|length }}] = {
+static const struct {{ name }}_layer {{ name }}_layers[{{ layers|length }}] {{ flash }}= {
 {% for layer in layers %}
 {% set row = table[loop.index0] %}
 {% set depthwise = name ~ "_depthwise" ~ layer.block if layer.depthwise is not none else "" %}
@@ -577,7 +585,7 @@ static float {{ name }}_norm(float sum, const float *norm, int filters) {
 static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ name }}_layer *l, int y, {{ map_t }} *out) {
     const {{ map_t }} *rows[{{ span }}];
     int step = l->pool ? 2 : 1, kernel = l->kernel + step - 1, top = step * y - l->padding, from = 0, to = l->size;
-    int first = l == {{ name }}_layers, end = l->out, slot = (top + l->slots) % l->slots;
+    int first = {{ NAME }}_STARTS(l), end = l->out, slot = (top + l->slots) % l->slots;
     if (first) from = to, to = 0;
     for (int i = 0; i < kernel; i++) {
         rows[i] = {% if pairs %}top + i < 0 || top + i >= l->size ? 0 : {% endif %}s->maps + l->map + slot * l->size * l->channels;
@@ -634,7 +642,7 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
 {% endif %}
 {% endif %}
 {% if lists %}
-            if ((beyond > from && column < to){% if border %} || (l == {{ name }}_layers && (column < {{ border }} || beyond > {{ seen + border }})){% endif %})
+            if ((beyond > from && column < to){% if border %} || ({{ NAME }}_STARTS(l) && (column < {{ border }} || beyond > {{ seen + border }})){% endif %})
                 count = {{ name }}_gather(s, l, rows + down, top + down, column);
 {% if int8 %}
 #ifdef {{ NAME }}_SMLAD
@@ -704,7 +712,8 @@ static void {{ name }}_layer_row(struct {{ name }}_state *s, const struct {{ nam
 /* Make all rows that can be made of those that there are, the last layers' first. */
 static void {{ name }}_run(struct {{ name }}_state *s) {
     for (int i = {{ layers|length - 1 }}; i >= 0;) {
-        const struct {{ name }}_layer *l = {{ name }}_layers + i, *to = l + 1;
+        {{ NAME }}_LAYERS(l, i)
+        const struct {{ name }}_layer *to = l + 1;
         int y = s->rows[i + 1], step = l->pool ? 2 : 1;
         int need = step * y + step - 1 + l->kernel - l->padding;
         if (y >= l->out || s->rows[i] < (need < l->size ? need : l->size)) {

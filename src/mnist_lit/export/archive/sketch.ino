@@ -23,7 +23,7 @@ void take(int (*give)({{ name }}_state *, const uint8_t *)) {
 void setup() {
   Serial.begin(115200);
 #ifdef {{ NAME }}_SELFTEST
-  Serial.println({{ name }}_selftest(&state) ? "Self-test: wrong" : "Self-test: right");
+  Serial.println({{ name }}_selftest(&state) ? F("Self-test: wrong") : F("Self-test: right"));
 #endif
 }
 
@@ -36,9 +36,9 @@ void loop() {
   take({{ name }}_row);
   int answer = {{ name }}_finish(&state, 0);
   unsigned long ended = millis();
-  Serial.print("This is a ");
+  Serial.print(F("This is a "));
   Serial.print(answer);
-  Serial.print(", read in ms: ");
+  Serial.print(F(", read in ms: "));
   Serial.println(ended - began);
   delay(2000);
 }
