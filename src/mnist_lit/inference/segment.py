@@ -35,6 +35,7 @@ TOUCH = 0.25  # a part that touches an edge by more than this extends beyond it
 # Shares of a digit's height:
 WHOLE = 0.6  # a piece of this height is a digit, if another one is beside it
 FRAGMENT = 0.5  # a lower piece is a part of the digit beside it, or a point or a dash
+SIGN = 0.25  # of a digit's ink; a point or a dash has less
 WIDE = 1.1  # a wider group may be two touching digits
 NARROW = 0.35  # each of these digits is wider than this
 OVERLAP = 0.5  # share of the narrower stroke's width, if one is above the other
@@ -213,7 +214,9 @@ def _groups_with_enough_pixels(
         seen = seen.closer(gray, groups.within, side)
         closer = _groups(seen.mask, joined)
         groups = closer._replace(left=groups.left or closer.left)
-    return seen, groups
+    numbers = enumerate(groups.boxes, 1)
+    signs = any(_has_sign(groups.labels[window(box)] == number) for number, box in numbers)
+    return seen, groups._replace(left=groups.left or signs)
 
 
 def _groups(mask: Mask, joined: float) -> _Groups:
@@ -241,7 +244,6 @@ def _groups(mask: Mask, joined: float) -> _Groups:
     numbers = np.append(0, np.where(tall, tall.cumsum(), 0))
     within = np.isin(parts, np.flatnonzero(inside) + 1)
     left = found.leave(inside, float(np.median(heights[tall]))) or not tall.all()
-    left |= any(_has_sign(labels[window(box)] == number) for number, box in enumerate(digits, 1))
     return _Groups(numbers[labels], digits[tall], within, left)
 
 
@@ -251,8 +253,10 @@ def _has_sign(digit: Mask) -> bool:
     boxes, areas = boxes_of(pieces), np.bincount(pieces.ravel())[1:]
     heights = size(boxes)[:, 0] / len(digit)
     main = heights.argmax()
-    beside = (shared(boxes, boxes[main])[:, 1] <= 0) & (areas >= SPECK * areas[main])
-    return bool(heights[main] >= WHOLE and 0 < (beside & (heights < FRAGMENT)).sum() <= 2)
+    shares = areas / areas[main]
+    signs = (heights < FRAGMENT) & (shares > SPECK) & (shares < SIGN)
+    signs &= shared(boxes, boxes[main])[:, 1] <= 0
+    return bool(heights[main] >= WHOLE and 0 < signs.sum() <= 2)
 
 
 def _are_owners(digits: Box, box: Box) -> Bool[ndarray, " n"]:
