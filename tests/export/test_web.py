@@ -238,11 +238,14 @@ def test_the_paper_has_every_pixel_of_the_screen(browser: Browser) -> None:
 
 
 ZIGZAG = [(60 + 200 * (i % 2), 60 + 14 * i) for i in range(15)]
+WAVE = [(40 + 26 * i, 60 + 200 * (i % 2)) for i in range(9)]
 ALL = [(12 + 296 * (i // 2 % 2 ^ i % 2), 12 + 16 * (i // 2)) for i in range(38)]
 EIGHTS = [[(x + 40 * (i % 2), 60 + 30 * (i // 2)) for i in range(12)] for x in (40, 140, 240)]
 
 
-@pytest.mark.parametrize("strokes", [[ZIGZAG], [ALL], EIGHTS], ids=["scribble", "all", "three"])
+@pytest.mark.parametrize(
+    "strokes", [[ZIGZAG], [WAVE], [ALL], EIGHTS], ids=["scribble", "wave", "all", "three"]
+)
 def test_what_is_no_digit_is_announced_as_such(
     strokes: list[list[tuple[int, int]]], paper: Page
 ) -> None:
