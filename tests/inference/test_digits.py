@@ -276,7 +276,7 @@ def test_an_empty_box_is_no_zero(size: tuple[int, int], thick: int) -> None:
 def test_test_digits_are_not_refused(mnist: MNISTDataModule) -> None:
     found = mnist_lit.predict(mnist.test.images[:1000])
     assert all(len(one.digits) == 1 for one in found)
-    assert sum(one.status == "unsure" for one in found) <= 15
+    assert sum(one.status == "unsure" for one in found) <= 18
 
 
 def test_the_command_reads_numbers(
