@@ -85,7 +85,7 @@ def test_a_thing_of_a_digits_size_beside_a_number_makes_it_unsure(
     paper = on_paper([written[:3]])
     ImageDraw.Draw(paper).rectangle((paper.width - 40, 40, paper.width - 5, 90), fill=0)
     (found,) = mnist_lit.predict(paper)
-    assert (found.status, found.why) == ("unsure", "something of a digit's size is left out")
+    assert (found.status, found.why) == ("unsure", "something is left out")
     assert str(found).endswith(f"unsure: {found.why}")
 
 

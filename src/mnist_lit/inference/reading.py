@@ -272,7 +272,7 @@ def _in_order(kept: Sequence[Scored], others: Sequence[Scored], parted: bool, le
     reading = Reading(tuple(tuple(kept[number][0] for number in line) for line in lines), "read")
     uneven = min(heights) < LOWEST * max(heights)
     reasons = {
-        "something of a digit's size is left out": left,
+        "something is left out": left,
         "something may be no digit": score < UNSURE,
         # They are hardly more often right than wrong.
         "digits that touch were cut apart": parted,
