@@ -53,6 +53,7 @@ PUBLIC_MARKS = (
     ("150 epochs", (1_000_000, 1_500_000), (99.7, 99.8)),
 )
 NUMBER, NUMBER_SIDE = "31415", 112  # the number, and the side of a digit in pixels
+WRITTEN = (7, 1, 0, 2, 1)  # of the drawn digits, those that are no display's
 PAPER, PEN = 320, 22  # pixels, as on the page of the demo
 # A digit drawn by hand: points of one stroke, as shares of the paper's side.
 FIVE = (
@@ -194,7 +195,7 @@ def number() -> bytes:
     drawn_digits = bank()
     paper = Image.new("L", (NUMBER_SIDE * (len(NUMBER) + 1), NUMBER_SIDE * 2), 236)
     for place, digit in enumerate(NUMBER):
-        ink = Image.fromarray(drawn_digits.images[int(digit) * EACH + place, 0].numpy())
+        ink = Image.fromarray(drawn_digits.images[int(digit) * EACH + WRITTEN[place], 0].numpy())
         ink = ink.resize((NUMBER_SIDE, NUMBER_SIDE), Image.Resampling.BICUBIC)
         at = NUMBER_SIDE // 2 + place * NUMBER_SIDE, NUMBER_SIDE // 2 + (-6, 5)[place % 2]
         paper.paste(40, at, ink)
