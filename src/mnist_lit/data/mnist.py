@@ -1,7 +1,7 @@
 """MNIST as a LightningDataModule; synthetic digits can replace a share of its training images.
 
-``synthetic.npz`` has 250 images of each digit, in forms that people use but MNIST hardly has: ones
-with a foot, crossed sevens, open fours and others, laid out as MNIST's digits are.
+``synthetic.npz`` has 400 images of each digit, in forms that MNIST hardly has: ones with a foot,
+crossed sevens, open fours, digits of displays and others, laid out as MNIST's digits are.
 ``research/strokes.py`` draws them.
 """
 
@@ -61,7 +61,7 @@ class MNISTDataModule(ImagesDataModule, MnistSet):
 
 @cache
 def bank() -> Images:
-    """Return the synthetic digits, 250 of each class in the order of the classes."""
+    """Return the synthetic digits, 400 of each class in the order of the classes."""
     with np.load(SYNTHETIC) as file:
         images = torch.from_numpy(file["images"])
     return Images(images.unsqueeze(1), torch.arange(10).repeat_interleave(EACH))
