@@ -28,7 +28,7 @@ BATCH = 256
 REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 # A score is the probability of being a digit, times that of the class. Below NONE it is no digit;
 # below UNSURE, the reading is unsure. Of photographs of 2,000 training digits that the second
-# network was not trained on, 0.05 % and 0.85 % have such scores.
+# network was not trained on, 0.05 % and 1.35 % have such scores.
 NONE = 0.01
 UNSURE = 0.4
 PARTIAL = 0.1  # most that the score of a view without some of the ink counts for
