@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -32,13 +33,18 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_network() -> Iterator[None]:
     """Send downloads to a port where nobody listens."""
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("http_proxy", "https_proxy"):
+            patch.setenv(name, "http://127.0.0.1:9")
+            patch.setenv(name.upper(), "http://127.0.0.1:9")
+        patch.setenv("no_proxy", "")
+        patch.setenv("NO_PROXY", "")
+        # The opener keeps the proxies of the time when it was built.
+        urllib.request.install_opener(urllib.request.build_opener())
+        yield
+    urllib.request.install_opener(urllib.request.build_opener())
 
 
 def tree(folder: Path) -> set[Path]:
