@@ -37,6 +37,8 @@ LEFT = 0.5  # height of something that may be a digit, as a share of the digits'
 LOWEST = 0.6  # height of a digit, as a share of the highest one
 RISE = 0.8  # of the lower digit's height, at most, from the middle of a digit to the next
 UPRIGHT = 1.7  # height of a zero of a display, divided by its width
+# Views without frames are tried, because a frame looks like touching ones; others are not.
+PARTED = "digits that touch were cut apart"
 LIKELY = 0.8  # least probability that all digits of a picture are right
 
 
@@ -184,7 +186,8 @@ def read_all(
         rest = [
             number
             for number, seen in enumerate(best)
-            if seen.reading.status != "read" or (stage == STAGES and colourful[number])
+            if not (seen.reading.status == "read" or (stage > 1 and seen.reading.why == PARTED))
+            or (stage == STAGES and colourful[number])
         ]
         more = _best(trained, [*further(rest, stage)], device)
         for number, seen in zip(rest, more, strict=True):
@@ -275,7 +278,7 @@ def _in_order(kept: Sequence[Scored], others: Sequence[Scored], parted: bool, le
         "something is left out": left,
         "something may be no digit": score < UNSURE,
         # They are hardly more often right than wrong.
-        "digits that touch were cut apart": parted,
+        PARTED: parted,
         "digits of very different heights": uneven,
         f"less probable than {LIKELY:.0%}": reading.probability < LIKELY,
     }
