@@ -30,7 +30,7 @@ REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 # below UNSURE, the reading is unsure. Of photographs of 2,000 training digits that the second
 # network was not trained on, 0.05 % and 1.35 % have such scores.
 NONE = 0.01
-UNSURE = 0.4
+UNSURE = 0.25
 PARTIAL = 0.1  # most that the score of a view without some of the ink counts for
 SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
 LEFT = 0.5  # height of something that may be a digit, as a share of the digits'

@@ -134,6 +134,7 @@ class _Parts(NamedTuple):
         labels: The number of each pixel's part, from 1; 0 is background.
         boxes: The box of each part.
         areas: Its number of pixels.
+        touching: Its number of pixels on each edge.
         inside: Whether it lies inside the picture, or at most touches one edge a little.
         main: The index of the main part, from 0. That is the largest one, but parts that extend
             beyond the picture count less: they are the edge of a table or a shadow more often than
@@ -143,6 +144,7 @@ class _Parts(NamedTuple):
     labels: Int[ndarray, "h w"]
     boxes: Box
     areas: Int[ndarray, " n"]
+    touching: Int[ndarray, "4 n"]
     inside: Bool[ndarray, " n"]
     main: int
 
@@ -166,7 +168,7 @@ def _parts_of(mask: Mask, joined: float = 1) -> _Parts:
     for part in np.flatnonzero(~inside):
         if widest(labels == part + 1) > THICK * max(mask.shape):
             weights[part] = SPECK
-    return _Parts(labels, boxes, areas, inside, int((areas * weights).argmax()))
+    return _Parts(labels, boxes, areas, touching, inside, int((areas * weights).argmax()))
 
 
 def one_digit(mask: Mask) -> tuple[Mask, bool]:
@@ -175,7 +177,7 @@ def one_digit(mask: Mask) -> tuple[Mask, bool]:
     Also return whether something of a digit's size is left out, or extends beyond the picture.
     """
     parts = _parts_of(mask)
-    labels, boxes, areas, inside, main = parts
+    labels, boxes, areas, _, inside, main = parts
     distant = -REACH * size(boxes[main]).max()
     kept = (areas >= SPECK * areas[main]) & (shared(boxes, boxes[main]) > distant).all(axis=1)
     kept &= inside | (np.arange(len(boxes)) == main)
@@ -221,7 +223,7 @@ def _groups_with_enough_pixels(
 
 def _groups(mask: Mask, joined: float) -> _Groups:
     found = _parts_of(mask, joined)
-    parts, boxes, areas, inside, main = found
+    parts, boxes, areas, touching, inside, main = found
     if not inside[main]:
         digit, left = one_digit(mask)
         return _Groups(digit.astype(np.int32), bounds(digit)[None], mask, left)
@@ -243,7 +245,9 @@ def _groups(mask: Mask, joined: float) -> _Groups:
     tall = heights >= FRAGMENT * heights[np.argmax(tallest)]
     numbers = np.append(0, np.where(tall, tall.cumsum(), 0))
     within = np.isin(parts, np.flatnonzero(inside) + 1)
-    left = found.leave(inside, float(np.median(heights[tall]))) or not tall.all()
+    # What touches an edge beside a digit may be a frame; views on more paper tell.
+    whole = inside & ~touching.any(axis=0) if tall.sum() > 1 else inside
+    left = found.leave(whole, float(np.median(heights[tall]))) or not tall.all()
     return _Groups(numbers[labels], digits[tall], within, left)
 
 
