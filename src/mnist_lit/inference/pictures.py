@@ -88,11 +88,13 @@ class Look(NamedTuple):
     Attributes:
         candidates: The digits, in any order.
         left: Whether something of a digit's size was left out, or extends beyond the picture.
+        signs: Whether there seem to be signs or decimal points beside digits.
         colourful: Whether there may be more digits than in gray.
     """
 
     candidates: list[Candidate]
     left: bool = False
+    signs: bool = False
     colourful: bool = False
 
 
@@ -177,7 +179,8 @@ def _look(view: View, scale: float, several: bool) -> Look | str:
         inner = np.subtract(view.gray.shape, 2 * view.margin)
         spans = size(segments.found[0].box) * segments.scale >= FILLING * inner
         left |= bool(spans.any() and not spans.all() and view.margin)
-    return Look([candidate(found) for found in segments.found], left and several)
+    found = [candidate(one) for one in segments.found]
+    return Look(found, left and several, segments.signs)
 
 
 def _edges(box: Box, larger: float, gray: Gray, scale: float = 1, margin: int = 0) -> Edges:

@@ -37,7 +37,7 @@ LEFT = 0.5  # height of something that may be a digit, as a share of the digits'
 LOWEST = 0.6  # height of a digit, as a share of the highest one
 RISE = 0.8  # of the lower digit's height, at most, from the middle of a digit to the next
 UPRIGHT = 1.7  # height of a zero of a display, divided by its width
-# Views without frames are tried, because a frame looks like touching ones; others are not.
+# Of the further views only those without frames are tried: a frame looks like ones that touch.
 PARTED = "digits that touch were cut apart"
 LIKELY = 0.8  # least probability that all digits of a picture are right
 
@@ -148,11 +148,13 @@ class Seen(NamedTuple):
         reading: The reading.
         score: The least score of a digit.
         whole: Whether nothing seems to be left out or added.
+        signs: Whether there seem to be signs beside the digits.
     """
 
     reading: Reading
     score: float
     whole: bool
+    signs: bool = False
 
     @property
     def rank(self) -> tuple[int, float, int]:
@@ -192,6 +194,8 @@ def read_all(
         more = _best(trained, [*further(rest, stage)], device)
         for number, seen in zip(rest, more, strict=True):
             before = best[number]
+            if before.signs and seen.reading.text == before.reading.text:
+                continue  # other views may have too few pixels for a sign
             # Pictures of other things have views that look a little like digits.
             if seen.score >= UNSURE or before.reading.lines:
                 best[number] = max(before, seen, key=attrgetter("rank"))
@@ -223,7 +227,7 @@ def _best(trained: Trained, pages: Sequence[Prepared], device: torch.device) -> 
             parted |= len(best) > 1
             for one in best:
                 (kept if one[1] >= NONE or not candidate.sought else others).append(one)
-        return _in_order(kept, others, parted, look.left)
+        return _in_order(kept, others, parted, look.left)._replace(signs=look.signs)
 
     def best_of(page: Prepared) -> Seen:
         if isinstance(page, str):

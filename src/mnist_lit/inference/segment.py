@@ -36,6 +36,7 @@ TOUCH = 0.25  # a part that touches an edge by more than this extends beyond it
 WHOLE = 0.6  # a piece of this height is a digit, if another one is beside it
 FRAGMENT = 0.5  # a lower piece is a part of the digit beside it, or a point or a dash
 SIGN = 0.25  # of a digit's ink; a point or a dash has less
+POINT = 0.7  # of a stroke's width; a smaller speck is noise
 WIDE = 1.1  # a wider group may be two touching digits
 NARROW = 0.35  # each of these digits is wider than this
 OVERLAP = 0.5  # share of the narrower stroke's width, if one is above the other
@@ -64,11 +65,13 @@ class Segments(NamedTuple):
         found: The digits, in any order.
         scale: The side of the picture, divided by that of the reduced one of their boxes.
         left: Whether something of a digit's size was left out, or extends beyond the picture.
+        signs: Whether there seem to be signs or decimal points beside digits.
     """
 
     found: list[Found]
     scale: float
     left: bool
+    signs: bool = False
 
 
 def segment(gray: Gray, several: bool, joined: float = 1) -> Segments:
@@ -86,15 +89,17 @@ def segment(gray: Gray, several: bool, joined: float = 1) -> Segments:
         PictureError: No ink is found.
     """
     seen = threshold(gray)
-    left = seen.is_uneven
+    left, signs = seen.is_uneven, False
     digit = _only_piece(seen.mask) if several else None
     if digit is None and several and max(gray.shape) > TINY:
         seen, groups = _groups_with_enough_pixels(gray, seen, joined)
+        numbers = enumerate(groups.boxes, 1)
+        signs = any(_has_sign(groups.labels[window(box)] == number) for number, box in numbers)
+        signs = signs or _has_point(groups, stroke(seen.mask))
+        left |= groups.left or signs
         if len(groups.boxes) > 1 or _is_wide(groups.boxes[0]):
-            return Segments(
-                list(_found(seen, groups)), max(gray.shape) / seen.side, left or groups.left
-            )
-        left |= groups.left
+            found = list(_found(seen, groups))
+            return Segments(found, max(gray.shape) / seen.side, left, signs)
     if digit is None:
         digit, leaves = one_digit(seen.mask)
         left |= leaves
@@ -110,7 +115,7 @@ def segment(gray: Gray, several: bool, joined: float = 1) -> Segments:
         with suppress(PictureError):  # the part alone may have too little contrast
             closer = foreground(gray[window(around)])
             ink = closer.ink(one_digit(closer.mask)[0])
-    return Segments([Found(bounds(digit) - seen.margin, ink)], scale, left)
+    return Segments([Found(bounds(digit) - seen.margin, ink)], scale, left, signs)
 
 
 def _only_piece(mask: Mask) -> Mask | None:
@@ -216,9 +221,7 @@ def _groups_with_enough_pixels(
         seen = seen.closer(gray, groups.within, side)
         closer = _groups(seen.mask, joined)
         groups = closer._replace(left=groups.left or closer.left)
-    numbers = enumerate(groups.boxes, 1)
-    signs = any(_has_sign(groups.labels[window(box)] == number) for number, box in numbers)
-    return seen, groups._replace(left=groups.left or signs)
+    return seen, groups
 
 
 def _groups(mask: Mask, joined: float) -> _Groups:
@@ -261,6 +264,14 @@ def _has_sign(digit: Mask) -> bool:
     signs = (heights < FRAGMENT) & (shares > SPECK) & (shares < SIGN)
     signs &= shared(boxes, boxes[main])[:, 1] <= 0
     return bool(heights[main] >= WHOLE and 0 < signs.sum() <= 2)
+
+
+def _has_point(groups: _Groups, wide: int) -> bool:
+    """Return whether one or two specks beside digits are as large as a point of the pen."""
+    specks = boxes_of(labelled(groups.within & (groups.labels == 0)))
+    near = shared(specks, union(groups.boxes)).min(axis=1) > 0
+    points = near & (size(specks).min(axis=1) >= POINT * wide)
+    return bool(len(groups.boxes) > 1 and 0 < points.sum() <= 2)
 
 
 def _are_owners(digits: Box, box: Box) -> Bool[ndarray, " n"]:
