@@ -17,7 +17,7 @@ from mnist_lit.cli import main
 from mnist_lit.inference.predict import Page, boxed, montage, prepare_again, sheet
 from mnist_lit.inference.reading import Reading, in_lines
 from tests.inference.test_ink import digits
-from tests.inference.world import SEVERAL
+from tests.inference.world import GROUPS, SEVERAL
 
 # Number of pictures, and the least number that is read completely right.
 LEAST = {
@@ -33,6 +33,7 @@ LEAST = {
     "segment numbers": (20, 16),
     "dot numbers": (20, 17),
 }
+SLOW = ("cut", "desk", "ledger", "uphill", "painted")  # as the others, on other paper
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,10 @@ def on_paper(rows: list[list[Image.Image]]) -> Image.Image:
     return paper
 
 
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SEVERAL],
+)
 def test_numbers_are_read(name: str, mnist: MNISTDataModule) -> None:
     count, least = LEAST[name]
     made = SEVERAL[name](islice(digits(mnist), 600), np.random.default_rng(1))
@@ -89,7 +93,11 @@ def test_a_thing_of_a_digits_size_beside_a_number_makes_it_unsure(
     assert str(found).endswith(f"unsure: {found.why}")
 
 
-@pytest.mark.parametrize("box", [(97, 58, 112, 64), (98, 92, 106, 100)], ids=["dash", "point"])
+@pytest.mark.parametrize(
+    "box",
+    [(97, 58, 112, 64), (98, 92, 106, 100), (101, 95, 106, 100)],
+    ids=["dash", "point", "small point"],
+)
 def test_a_sign_between_digits_makes_a_number_unsure(
     box: tuple[int, int, int, int], written: list[Image.Image]
 ) -> None:
@@ -100,6 +108,16 @@ def test_a_sign_between_digits_makes_a_number_unsure(
     ImageDraw.Draw(paper).ellipse(box, 0)
     (found,) = mnist_lit.predict(paper)
     assert (found.text, found.status) == ("72", "unsure")
+
+
+def test_the_edge_of_a_cell_that_touches_two_edges_of_the_picture_is_not_a_one(
+    mnist: MNISTDataModule,
+) -> None:
+    train = mnist.images("train")
+    some = ((train.images[n, 0].numpy(), str(int(train.labels[n]))) for n in range(22_000, 22_096))
+    made = list(GROUPS["cells"](some, np.random.default_rng(1)))
+    found = mnist_lit.predict([made[17].picture, made[95].picture])
+    assert [one.text for one in found] == [made[17].text, made[95].text]
 
 
 @pytest.mark.parametrize("side", [300, 2400])
