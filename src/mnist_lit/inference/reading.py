@@ -28,9 +28,10 @@ BATCH = 256
 REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 # A score is the probability of being a digit, times that of the class. Below NONE it is no digit;
 # below UNSURE, the reading is unsure. Of photographs of 2,000 training digits that the second
-# network was not trained on, 0.05 % and 1.35 % have such scores.
+# network was not trained on, 0.05 % and 0.95 % have such scores.
 NONE = 0.01
 UNSURE = 0.25
+FURTHER = 0.4  # least score of a digit that only a further view shows
 PARTIAL = 0.1  # most that the score of a view without some of the ink counts for
 SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
 LEFT = 0.5  # height of something that may be a digit, as a share of the digits'
@@ -198,9 +199,9 @@ def read_all(
             if before.signs and same and len(before.reading.digits) > 1:
                 continue  # other views may have too few pixels for a sign
             # Pictures of other things have views that look a little like digits.
-            if seen.score >= UNSURE or before.reading.lines:
+            if seen.score >= FURTHER or before.reading.lines:
                 best[number] = max(before, seen, key=attrgetter("rank"))
-            if before.reading.status == "read" and seen.score >= UNSURE:
+            if before.reading.status == "read" and seen.score >= FURTHER:
                 # Gray hid some of the digits.
                 best[number] = max(before, seen, key=lambda one: len(one.reading.digits))
     return [seen.reading for seen in best]
