@@ -31,7 +31,7 @@ REJECTOR = Path(__file__).with_name("digit-or-none.ckpt")
 # network was not trained on, 0.05 % and 0.95 % have such scores.
 NONE = 0.01
 UNSURE = 0.25
-FURTHER = 0.4  # least score of a digit that only a further view shows
+FURTHER = 0.4  # below it other views are tried; least score of a digit that only these show
 PARTIAL = 0.1  # most that the score of a view without some of the ink counts for
 SAME_LINE = 0.4  # share of the lower digit's height that is beside the other
 LEFT = 0.5  # height of something that may be a digit, as a share of the digits'
@@ -189,14 +189,18 @@ def read_all(
         rest = [
             number
             for number, seen in enumerate(best)
-            if not (seen.reading.status == "read" or (stage > 1 and seen.reading.why == PARTED))
+            if seen.score < FURTHER
+            or not (seen.reading.status == "read" or (stage > 1 and seen.reading.why == PARTED))
             or (stage == STAGES and colourful[number])
         ]
         more = _best(trained, [*further(rest, stage)], device)
         for number, seen in zip(rest, more, strict=True):
             before = best[number]
-            same = seen.reading.text == before.reading.text
-            if before.signs and same and len(before.reading.digits) > 1:
+            if (
+                before.signs
+                and before.reading.text[1:]
+                and seen.reading.text == before.reading.text
+            ):
                 continue  # other views may have too few pixels for a sign
             # Pictures of other things have views that look a little like digits.
             if seen.score >= FURTHER or before.reading.lines:
