@@ -196,11 +196,8 @@ def read_all(
         more = _best(trained, [*further(rest, stage)], device)
         for number, seen in zip(rest, more, strict=True):
             before = best[number]
-            if (
-                before.signs
-                and before.reading.text[1:]
-                and seen.reading.text == before.reading.text
-            ):
+            same = seen.reading.text == before.reading.text
+            if before.signs and same and len(before.reading.digits) > 1:
                 continue  # other views may have too few pixels for a sign
             # Pictures of other things have views that look a little like digits.
             if seen.score >= FURTHER or before.reading.lines:

@@ -98,8 +98,7 @@ def segment(gray: Gray, several: bool, joined: float = 1) -> Segments:
         signs = signs or _has_point(groups, stroke(seen.mask))
         left |= groups.left or signs
         if len(groups.boxes) > 1 or _is_wide(groups.boxes[0]):
-            found = list(_found(seen, groups))
-            return Segments(found, max(gray.shape) / seen.side, left, signs)
+            return Segments([*_found(seen, groups)], max(gray.shape) / seen.side, left, signs)
     if digit is None:
         digit, leaves = one_digit(seen.mask)
         left |= leaves
